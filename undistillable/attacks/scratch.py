@@ -1,0 +1,7 @@
+"""No attack: the student is trained alone, the control of every attack."""
+
+from undistillable.defenses import none
+
+PARENTS = ()
+
+make = none.make

@@ -1,0 +1,210 @@
+"""The loss functions of knowledge distillation, as functions of logits.
+
+Every function takes logits `float[..., K]` and integer labels `int[...]` and
+returns one number an example, `float32[...]`; average them yourself. All
+arithmetic is float32 and in log space, whatever the type of the input: the
+divergence of two softmaxes written with their probabilities has NaN gradients
+as soon as one probability underflows.
+
+  from undistillable import losses
+  loss = losses.self_undermining(
+    logits, adversary_logits, labels, temperature=4.0, omega=0.04).mean()
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Cross entropy of softmax(logits) with integer labels.
+
+  Equation: `-log softmax(z)_y`
+
+  Args:
+    logits: float[..., K].
+    labels: int[...], in 0..K-1.
+
+  Returns:
+    float32[...], in nats.
+
+  Raises:
+    ValueError: the shapes do not fit, or labels are not integers.
+
+  Example:
+    >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0])
+    1.3862943649291992
+  """
+  _check_labels(logits, labels)
+  return optax.softmax_cross_entropy_with_integer_labels(
+    jnp.asarray(logits, jnp.float32), labels
+  )
+
+
+def kl_divergence(
+  p_logits: jax.Array, q_logits: jax.Array, *, temperature: float = 1.0
+) -> jax.Array:
+  """Kullback-Leibler divergence KL(p || q) of two softened softmaxes.
+
+  Equation: `sum_k p_k (log p_k - log q_k)`, `p = softmax(p_logits / tau)` and
+  `q = softmax(q_logits / tau)`. The factor tau^2 of the distillation losses is
+  not included. Both arguments receive gradients.
+
+  Args:
+    p_logits: float[..., K].
+    q_logits: float[..., K].
+    temperature: tau > 0.
+
+  Returns:
+    float32[...], in nats.
+
+  Raises:
+    ValueError: the shapes differ, or tau is not positive.
+
+  Example:
+    >>> logits = jnp.array([[1.0, 2.0]])
+    >>> float(kl_divergence(logits, logits, temperature=4.0)[0])
+    0.0
+  """
+  _check_same_shape(p_logits, q_logits)
+  check_positive('temperature', temperature)
+  log_p = jax.nn.log_softmax(jnp.asarray(p_logits, jnp.float32) / temperature)
+  log_q = jax.nn.log_softmax(jnp.asarray(q_logits, jnp.float32) / temperature)
+  return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def distillation(
+  student_logits: jax.Array,
+  teacher_logits: jax.Array,
+  labels: jax.Array,
+  *,
+  temperature: float,
+  alpha: float,
+) -> jax.Array:
+  """Knowledge distillation: the loss with which a student learns a teacher.
+
+  Equation: `alpha tau^2 KL(teacher || student) + (1 - alpha) CE(student, y)`.
+  No gradient reaches the teacher.
+
+  Args:
+    student_logits: float[..., K].
+    teacher_logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    temperature: tau > 0, of both softmaxes in the divergence.
+    alpha: weight of the teacher, in 0..1; 0 is cross entropy alone.
+
+  Returns:
+    float32[...].
+
+  Raises:
+    ValueError: shapes do not fit, tau <= 0, or alpha outside 0..1.
+
+  Example:
+    >>> z = jnp.array([[0.0, 0.0]])
+    >>> float(distillation(z, z, jnp.array([1]), temperature=4.0, alpha=1.0)[0])
+    0.0
+
+  Source: Hinton et al. (2015), arXiv:1503.02531, section 2; weights as in
+  Ma et al. (2021), arXiv:2105.07381, eq. 1.
+  """
+  check_alpha(alpha)
+  teacher_logits = jax.lax.stop_gradient(teacher_logits)
+  divergence = kl_divergence(
+    teacher_logits, student_logits, temperature=temperature
+  )
+  return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(
+    student_logits, labels
+  )
+
+
+def self_undermining(
+  teacher_logits: jax.Array,
+  adversary_logits: jax.Array,
+  labels: jax.Array,
+  *,
+  temperature: float,
+  omega: float,
+) -> jax.Array:
+  """Self-undermining: the loss with which a teacher becomes nasty.
+
+  Equation: `CE(teacher, y) - omega tau^2 KL(teacher || adversary)`. The
+  divergence is taken in the direction of the released code, so it is bounded
+  for each example by `-log min_k q_k` of the adversary. No gradient reaches
+  the adversary.
+
+  Args:
+    teacher_logits: float[..., K], of the network in training.
+    adversary_logits: float[..., K], of the frozen, normally trained one.
+    labels: int[...], in 0..K-1.
+    temperature: tau_A > 0.
+    omega: weight of the divergence, >= 0; 0 is cross entropy alone.
+
+  Returns:
+    float32[...]; negative values are normal.
+
+  Raises:
+    ValueError: shapes do not fit, tau <= 0, or omega < 0.
+
+  Example:
+    >>> z = jnp.array([[0.0, 0.0]])
+    >>> y = jnp.array([1])
+    >>> float(self_undermining(z, z, y, temperature=4.0, omega=0.04)[0])
+    0.6931471824645996
+
+  Source: Ma et al. (2021), arXiv:2105.07381, eq. 2.
+  """
+  check_not_negative('omega', omega)
+  adversary_logits = jax.lax.stop_gradient(adversary_logits)
+  divergence = kl_divergence(
+    teacher_logits, adversary_logits, temperature=temperature
+  )
+  return (
+    cross_entropy(teacher_logits, labels)
+    - omega * temperature**2 * divergence
+  )
+
+
+def _check_labels(logits: jax.Array, labels: jax.Array) -> None:
+  """Says which shape was expected; optax would broadcast some wrong ones."""
+  if jnp.ndim(logits) < 1 or jnp.shape(labels) != jnp.shape(logits)[:-1]:
+    raise ValueError(
+      f'labels of shape {jnp.shape(labels)} do not fit logits of shape '
+      f'{jnp.shape(logits)}; expected logits [..., K] and integer labels [...]'
+    )
+  if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+    raise ValueError(
+      f'labels are {jnp.result_type(labels)}; expected integers, one an '
+      'example (for one-hot labels pass labels.argmax(-1))'
+    )
+
+
+def _check_same_shape(p_logits: jax.Array, q_logits: jax.Array) -> None:
+  """A broadcast between the two is a mistake in the caller's network."""
+  if jnp.shape(p_logits) != jnp.shape(q_logits) or jnp.ndim(p_logits) < 1:
+    raise ValueError(
+      f'logits of shapes {jnp.shape(p_logits)} and {jnp.shape(q_logits)}; '
+      'expected the same [..., K] for both networks'
+    )
+
+
+def check_positive(name: str, value: float) -> None:
+  """Raises ValueError unless the concrete `value` is positive, finite."""
+  if _is_number(value) and not 0 < value < float('inf'):
+    raise ValueError(f'{name}={value}; expected a positive number')
+
+
+def check_not_negative(name: str, value: float) -> None:
+  """Raises ValueError unless the concrete `value` is >= 0 and finite."""
+  if _is_number(value) and not 0 <= value < float('inf'):
+    raise ValueError(f'{name}={value}; expected a number >= 0')
+
+
+def check_alpha(alpha: float) -> None:
+  """Raises ValueError unless the concrete weight `alpha` is in 0..1."""
+  if _is_number(alpha) and not 0 <= alpha <= 1:
+    raise ValueError(f'alpha={alpha}; expected a weight in 0..1')
+
+
+def _is_number(value: float) -> bool:
+  """Only concrete numbers can be checked: a traced one has no value yet."""
+  return isinstance(value, int | float)
