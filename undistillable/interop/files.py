@@ -1,0 +1,86 @@
+"""State dicts in files: safetensors, and PyTorch's own where torch is."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import numpy as safetensors
+
+_TORCH_SUFFIXES = ('.bin', '.pt', '.pth', '.tar')
+# Where training scripts put the weights, beside the epoch and the optimiser.
+_WRAPPERS = ('state_dict', 'model', 'net')
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """The tensors of a checkpoint file, by name.
+
+  Args:
+    path: a `.safetensors` file, or a `.pt`, `.pth`, `.tar` or `.bin` file
+      written by `torch.save`, for which PyTorch must be installed. Only
+      tensors and plain containers are unpickled, never code.
+
+  Returns:
+    Arrays by tensor name, for `from_torch`.
+
+  Raises:
+    FileNotFoundError: where there is no such file.
+    ImportError: for a PyTorch file without PyTorch.
+    ValueError: for another suffix, or a file that holds no state dict.
+
+  Example:
+    >>> variables = from_torch('resnet18', load('resnet18.safetensors'))
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'no checkpoint file at {path}')
+  if path.suffix == '.safetensors':
+    return safetensors.load_file(path)
+  if path.suffix in _TORCH_SUFFIXES:
+    return _load_torch(path)
+  known = ', '.join(sorted((*_TORCH_SUFFIXES, '.safetensors')))
+  raise ValueError(f'{path}: unknown suffix {path.suffix!r}; known: {known}')
+
+
+def save(
+  path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a state dict (see `to_torch`) to a `.safetensors` file.
+
+  Example:
+    >>> save('resnet18.safetensors', to_torch('resnet18', variables))
+  """
+  path = pathlib.Path(path)
+  if path.suffix != '.safetensors':
+    raise ValueError(f'{path}: the suffix must be .safetensors')
+  # safetensors writes the buffer as it lies, whatever its strides say.
+  arrays = {key: np.ascontiguousarray(x) for key, x in state_dict.items()}
+  safetensors.save_file(arrays, path)
+
+
+def _load_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads what torch.save wrote, and unwraps the state dict in it."""
+  try:
+    import torch  # An optional dependency, heavy, and needed here alone.
+  except ImportError as error:
+    raise ImportError(
+      f'{path} is a PyTorch file: install torch (pip install torch), or '
+      'convert the file where torch is: safetensors.torch.save_file('
+      "torch.load(path, weights_only=True), 'weights.safetensors')"
+    ) from error
+  loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
+  for wrapper in _WRAPPERS:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+      loaded = loaded[wrapper]
+  if not isinstance(loaded, Mapping) or not all(
+    isinstance(value, torch.Tensor) for value in loaded.values()
+  ):
+    raise ValueError(
+      f'{path} holds no state dict (a mapping of names to tensors), neither '
+      f'directly nor under {", ".join(_WRAPPERS)}'
+    )
+  return {
+    key: x.float().numpy() if x.is_floating_point() else x.numpy()
+    for key, x in loaded.items()
+  }

@@ -1,0 +1,220 @@
+"""From a PyTorch state dict to Flax variables and back.
+
+There is no table of names: a Flax module carries the path of its PyTorch
+counterpart as its name (`layer1.0.conv1`), so only the leaves are renamed, and
+kernels transposed from OIHW to HWIO, or from (out, in) to (in, out).
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from undistillable import models
+
+_LEAVES = {
+  'bias': 'bias',
+  'kernel': 'weight',
+  'mean': 'running_mean',
+  'scale': 'weight',
+  'var': 'running_var',
+}
+_SHOWN = 5  # Names listed for each kind of problem; the rest are counted.
+
+
+def from_torch(
+  name: str,
+  state_dict: Mapping[str, Any],
+  *,
+  image_size: int | tuple[int, int] | None = None,
+  **overrides: Any,
+) -> dict[str, Any]:
+  """Variables of the model `name` from a PyTorch state dict.
+
+  The number of classes and of input channels are read off the tensors.
+
+  Args:
+    name: a key of `models.MODELS`.
+    state_dict: tensor names to arrays (NumPy, JAX or PyTorch). A DataParallel
+      prefix `module.` and `num_batches_tracked` are dropped.
+    image_size: pixels of a side, or (height, width). Only needed for the
+      networks that flatten their feature maps, and there only when the images
+      are not square.
+    **overrides: fields of the module, as for `models.get_model`.
+
+  Returns:
+    {'params': ..., 'batch_stats': ...} of float32 NumPy arrays; the latter is
+    absent where the network has no BatchNorm.
+
+  Raises:
+    ValueError: naming the missing, unexpected and misshapen tensors.
+
+  Example:
+    >>> variables = from_torch('resnet18', load('resnet18.safetensors'))
+    >>> logits = get_model('resnet18', 10).apply(variables, images)
+  """
+  tensors = _clean(state_dict)
+  expected = _fitting_template(name, tensors, image_size, overrides)
+  variables: dict[str, Any] = {}
+  for tensor_name, (path, _) in expected.items():
+    collection, module, leaf = path
+    array = tensors[tensor_name]
+    if leaf == 'kernel':
+      array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    array = np.ascontiguousarray(array)
+    variables.setdefault(collection, {}).setdefault(module, {})[leaf] = array
+  return variables
+
+
+def to_torch(
+  name: str,
+  variables: Mapping[str, Any],
+  *,
+  image_size: int | tuple[int, int] | None = None,
+  **overrides: Any,
+) -> dict[str, np.ndarray]:
+  """The PyTorch state dict of `variables`, in PyTorch's order of tensors.
+
+  The inverse of `from_torch`, bit for bit. Wrap every value in
+  `torch.from_numpy` and give it to `load_state_dict(..., strict=False)`, which
+  forgives the counters `num_batches_tracked` that we do not keep.
+
+  Args:
+    name: a key of `models.MODELS`.
+    variables: {'params': ..., 'batch_stats': ...}.
+    image_size: as for `from_torch`.
+    **overrides: as for `from_torch`.
+
+  Returns:
+    float32 arrays by tensor name.
+
+  Raises:
+    ValueError: naming the missing, unexpected and misshapen tensors.
+
+  Example:
+    >>> state_dict = to_torch('resnet18', variables)
+    >>> save('resnet18.safetensors', state_dict)
+  """
+  tensors = {}
+  for collection in ('params', 'batch_stats'):
+    for module, leaves in variables.get(collection, {}).items():
+      for leaf, value in leaves.items():
+        array = np.asarray(value, dtype=np.float32)
+        if leaf == 'kernel':
+          array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        tensors[_tensor_name(module, leaf)] = array
+  expected = _fitting_template(name, tensors, image_size, overrides)
+  return {key: np.ascontiguousarray(tensors[key]) for key in expected}
+
+
+def _tensor_name(module: str, leaf: str) -> str:
+  return f'{module}.{_LEAVES.get(leaf, leaf)}'
+
+
+def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """float32 arrays by name, without DataParallel's prefix and counters."""
+  tensors = {}
+  for name, value in state_dict.items():
+    name = name.removeprefix('module.')
+    if name.endswith('num_batches_tracked'):
+      continue
+    if hasattr(value, 'detach'):  # A PyTorch tensor, perhaps bfloat16.
+      value = value.detach().cpu().float()
+    tensors[name] = np.asarray(value, dtype=np.float32)
+  return tensors
+
+
+@functools.lru_cache(maxsize=64)
+def _template(name, num_classes, image_shape, overrides):
+  """PyTorch's tensor names, in its order, to (our path, PyTorch's shape)."""
+  model = models.get_model(name, num_classes, **dict(overrides))
+  order = []
+
+  def init():
+    variables = model.init(
+      jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32)
+    )
+    # A tree that leaves a traced function comes back sorted, so look inside.
+    order.extend(variables['params'])
+    return variables
+
+  variables = jax.eval_shape(init)
+  template = {}
+  for module in order:
+    for collection, leaf in (
+      ('params', 'kernel'),
+      ('params', 'scale'),
+      ('params', 'bias'),
+      ('batch_stats', 'mean'),
+      ('batch_stats', 'var'),
+    ):
+      value = variables.get(collection, {}).get(module, {}).get(leaf)
+      if value is not None:
+        shape = value.shape
+        if leaf == 'kernel':
+          shape = shape[:1:-1] + shape[:2] if len(shape) == 4 else shape[::-1]
+        path = (collection, module, leaf)
+        template[_tensor_name(module, leaf)] = (path, shape)
+  return template
+
+
+def _fitting_template(name, tensors, image_size, overrides):
+  """The template of `name` whose shapes `tensors` have, or a ValueError."""
+  overrides = tuple(sorted(overrides.items()))
+  # Classes, channels and pixels are not known yet: any will do for names.
+  draft = _template(name, 10, (32, 32, 3), overrides)
+  first, last = next(iter(draft)), next(reversed(draft))
+  num_classes = len(tensors[last]) if _has_rank(tensors, last, 1) else 10
+  image_shape = _image_shape(draft, first, tensors, image_size)
+  expected = _template(name, max(num_classes, 2), image_shape, overrides)
+  _check(name, expected, tensors)
+  return expected
+
+
+def _has_rank(tensors, name, rank: int) -> bool:
+  return name in tensors and tensors[name].ndim == rank
+
+
+def _image_shape(draft, first, tensors, image_size) -> tuple[int, int, int]:
+  """(H, W, C) of images that lead to the shapes found, as far as they tell."""
+  if _has_rank(tensors, first, 2):  # A network that flattens its images.
+    return 1, tensors[first].shape[1], 1
+  channels = tensors[first].shape[1] if _has_rank(tensors, first, 4) else 3
+  if image_size is None:
+    image_size = 32
+    for key, (_, shape) in draft.items():
+      # The inputs of a dense layer behind flattened maps grow with the area.
+      if len(shape) == 2 and _has_rank(tensors, key, 2):
+        area = 32 * 32 * tensors[key].shape[1] // shape[1]
+        image_size = max(8, math.isqrt(area))
+        break
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
+  return *image_size, channels
+
+
+def _check(name, expected, tensors) -> None:
+  """Raises one ValueError for all that does not fit."""
+  problems = {
+    'missing': [key for key in expected if key not in tensors],
+    'unexpected': [key for key in tensors if key not in expected],
+    'of another shape': [
+      f'{key} (expected {shape}, found {tensors[key].shape})'
+      for key, (_, shape) in expected.items()
+      if key in tensors and tensors[key].shape != shape
+    ],
+  }
+  lines = []
+  for kind, found in problems.items():
+    if found:
+      more = f', and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
+      lines.append(f'{len(found)} {kind}: {", ".join(found[:_SHOWN])}{more}')
+  if lines:
+    raise ValueError(
+      f'these tensors are not those of {name!r} ({len(expected)} tensors); '
+      + '; '.join(lines)
+    )

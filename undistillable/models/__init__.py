@@ -1,0 +1,59 @@
+"""The networks of the article and its released code, by name."""
+
+import difflib
+import functools
+from typing import Any
+
+import flax.linen as nn
+
+from undistillable.models import cnn, resnet, resnetc
+
+MODELS = {
+  'cnn': cnn.CNN,
+  'cnn16': functools.partial(cnn.CNN, width=16),
+  'cnn8': functools.partial(cnn.CNN, width=8),
+  'resnet18': functools.partial(resnet.ResNet, stage_sizes=(2, 2, 2, 2)),
+  'resnet34': functools.partial(resnet.ResNet, stage_sizes=(3, 4, 6, 3)),
+  'resnet50': functools.partial(
+    resnet.ResNet, block=resnet.bottleneck, stage_sizes=(3, 4, 6, 3)
+  ),
+  'resnetc110': functools.partial(resnetc.ResNetC, depth=110),
+  'resnetc14': functools.partial(resnetc.ResNetC, depth=14),
+  'resnetc20': functools.partial(resnetc.ResNetC, depth=20),
+  'resnetc32': functools.partial(resnetc.ResNetC, depth=32),
+  'resnetc44': functools.partial(resnetc.ResNetC, depth=44),
+  'resnetc56': functools.partial(resnetc.ResNetC, depth=56),
+  'resnetc8': functools.partial(resnetc.ResNetC, depth=8),
+}
+
+
+def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
+  """The network `name` with `num_classes` outputs.
+
+  Args:
+    name: a key of `MODELS`.
+    num_classes: K >= 2.
+    **overrides: fields of the module. All have `axis_name` (the pmapped axis
+      over which BatchNorm pools its batch; None: this device alone) and
+      `dtype` (of the computation; parameters, statistics and logits are
+      float32 in any case).
+
+  Returns:
+    A module: images float[B, H, W, C] -> logits float32[B, K]. It sows its
+    penultimate features as float32[B, F] under ('intermediates', 'features').
+
+  Raises:
+    ValueError: for an unknown name, or fewer than two classes.
+
+  Example:
+    >>> model = get_model('resnetc20', 10)
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  """
+  if name not in MODELS:
+    close = difflib.get_close_matches(name, MODELS, n=1)
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    known = ', '.join(sorted(MODELS))
+    raise ValueError(f'unknown model {name!r}; known: {known}{hint}')
+  if num_classes < 2:
+    raise ValueError(f'num_classes must be at least 2; got {num_classes}')
+  return MODELS[name](num_classes=num_classes, **overrides)

@@ -1,0 +1,178 @@
+"""Convolution, dense and batch-norm layers that follow PyTorch's conventions.
+
+The networks of this package keep PyTorch's tensor names, initialisers and
+BatchNorm arithmetic, so that a released checkpoint can be loaded and a trained
+one can be handed back (see `undistillable.interop`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from undistillable.models import convolution
+
+Initializer = Callable[..., jax.Array]
+
+# kaiming_uniform_(a=sqrt(5)), which is uniform in +-1/sqrt(fan_in): what
+# PyTorch gives a convolution or a linear layer that nobody initialises.
+torch_default = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# N(0, 2/(k*k*C_out)): kaiming_normal_(mode='fan_out').
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def _torch_bias(fan_in: int) -> Initializer:
+  """Uniform in +-1/sqrt(fan_in), PyTorch's default for biases."""
+  bound = 1 / math.sqrt(fan_in)
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class Conv(nn.Module):
+  """A 2-D convolution with a square kernel and symmetric zero padding.
+
+  float[B, H, W, C] -> dtype[B, H', W', features]. The parameter `kernel` is
+  float32[k, k, C / groups, features].
+  """
+
+  features: int
+  kernel_size: int
+  strides: int = 1
+  padding: int = 0
+  groups: int = 1
+  use_bias: bool = False
+  dtype: Any = jnp.float32
+  kernel_init: Initializer = torch_default
+  bias_init: Initializer | None = None  # None: PyTorch's default.
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, channels = self.kernel_size, x.shape[-1] // self.groups
+    shape = (k, k, channels, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    x = convolution.conv(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      strides=self.strides,
+      padding=self.padding,
+      groups=self.groups,
+    )
+    if self.use_bias:
+      init = self.bias_init or _torch_bias(k * k * channels)
+      bias = self.param('bias', init, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+    return x
+
+
+class Dense(nn.Module):
+  """A linear layer: float[B, F] -> dtype[B, features]."""
+
+  features: int
+  dtype: Any = jnp.float32
+  kernel_init: Initializer = torch_default
+  bias_init: Initializer | None = None  # None: PyTorch's default.
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    fan_in = x.shape[-1]
+    shape = (fan_in, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    init = self.bias_init or _torch_bias(fan_in)
+    bias = self.param('bias', init, (self.features,), jnp.float32)
+    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return x + bias.astype(self.dtype).reshape(1, -1)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation as PyTorch defines it, pooled over devices.
+
+  In training, `(x - mean) / sqrt(var + eps) * scale + bias` with the biased
+  variance of the whole batch, over every device of `axis_name`; the running
+  statistics become `0.9 * running + 0.1 * new`, where the new variance is the
+  unbiased one, n / (n - 1) times as large. Flax's own BatchNorm keeps the
+  biased one, and so evaluates differently from the released networks.
+  Statistics are float32 whatever `dtype` is.
+  """
+
+  train: bool
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+  momentum: float = 0.1
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    zeros, ones = jnp.zeros, jnp.ones
+    running_mean = self.variable('batch_stats', 'mean', zeros, shape)
+    running_var = self.variable('batch_stats', 'var', ones, shape)
+    x = x.astype(jnp.float32)
+    if self.train and not self.is_initializing():
+      mean, var, count = self._batch_statistics(x)
+      if not self.is_mutable_collection('batch_stats'):
+        raise ValueError(
+          f'{self.name}: with train=True BatchNorm updates its running '
+          "statistics; call apply(..., mutable=['batch_stats'])"
+        )
+      unbiased = var * (count / (count - 1))
+      running_mean.value += self.momentum * (mean - running_mean.value)
+      running_var.value += self.momentum * (unbiased - running_var.value)
+    else:
+      mean, var = running_mean.value, running_var.value
+    row = (1,) * (x.ndim - 1) + shape
+    x = (x - mean.reshape(row)) * jax.lax.rsqrt(var + self.epsilon).reshape(row)
+    x = x * scale.reshape(row) + bias.reshape(row)
+    return x.astype(self.dtype)
+
+  def _batch_statistics(self, x: jax.Array):
+    """Mean, biased variance float32[C] and the number of values pooled."""
+
+    def pool(values):
+      mean = jnp.mean(values, axis=tuple(range(x.ndim - 1)))
+      return (
+        mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+      )
+
+    devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+    count = devices * x.size // x.shape[-1]
+    if count < 2:
+      raise ValueError(
+        f'{self.name}: BatchNorm needs more than one value per channel in '
+        f'training, but got shape {x.shape}; use a larger batch or image'
+      )
+    mean = pool(x)
+    # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
+    centred = x - mean.reshape((1,) * (x.ndim - 1) + (-1,))
+    return mean, pool(jnp.square(centred)), count
+
+
+def check_images(images: jax.Array) -> None:
+  """Raises unless images is float[B, H, W, C] of at least 8x8 pixels."""
+  if images.ndim != 4 or min(images.shape[1:3]) < 8:
+    raise ValueError(
+      'images must be float[B, H, W, C] with H and W at least 8; got shape '
+      f'{images.shape}'
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """2x2 maximum, stride 2: float[B, H, W, C] -> float[B, H//2, W//2, C]."""
+  return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+  """float[B, H, W, C] -> float32[B, C]."""
+  return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+  """float[B, H, W, C] -> float[B, C*H*W], in PyTorch's order."""
+  return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
