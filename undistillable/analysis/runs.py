@@ -1,0 +1,169 @@
+"""Which runs belong together, and which run another is compared with.
+
+A run is a dict as the study writes it; see `summary.summarize`. Runs are never
+matched by their position: whatever order they finished in, the same runs give
+the same groups.
+"""
+
+import collections
+import json
+import math
+import re
+
+CONTROL = 'scratch'
+NORMAL = 'none'
+
+
+def usable(runs):
+  """Splits runs into those with a result, sorted, and notes on the others."""
+  kept, notes = {}, []
+  for run in sorted(runs, key=lambda run: run['id']):
+    accuracy = run.get('test_accuracy')
+    status = run.get('status', 'finished')
+    if status != 'finished':
+      notes.append(f'{run["id"]} is {status}, not finished: left out.')
+    elif accuracy is None or not math.isfinite(accuracy):
+      notes.append(f'{run["id"]} has no finite test accuracy: left out.')
+    else:
+      kept[run['id']] = run
+  return sorted(kept.values(), key=lambda r: (r['seed'], r['id'])), notes
+
+
+def natural(text):
+  """Sort key that puts resnet8 before resnet20."""
+  parts = re.split(r'(\d+)', str(text).lower())
+  return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
+
+
+def flatten(config, prefix=''):
+  """Nested config -> {'a.b': value}, without the seed."""
+  flat = {}
+  for key, value in (config or {}).items():
+    if isinstance(value, dict) and value:
+      flat.update(flatten(value, f'{prefix}{key}.'))
+    elif str(key) != 'seed':
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def show(value):
+  """A setting as a reader would write it."""
+  if isinstance(value, list | tuple):
+    return ', '.join(show(v) for v in value)
+  if isinstance(value, float):
+    return f'{value:g}'
+  return str(value)
+
+
+def is_normal(teacher):
+  """Whether this teacher was trained without any defence."""
+  return teacher['method'] == NORMAL
+
+
+def teacher_of(run, by_id):
+  """The teacher that a student learned from, or None."""
+  for parent in run.get('parents') or ():
+    if parent in by_id and by_id[parent]['role'] == 'teacher':
+      return by_id[parent]
+  return None
+
+
+def closest(run, candidates):
+  """The candidate with the most settings in common with `run`, or None."""
+  mine = flatten(run.get('config'))
+
+  def rank(candidate):
+    theirs = flatten(candidate.get('config'))
+    return sum(theirs.get(key, math.nan) == mine[key] for key in mine)
+
+  # max keeps the first of equals, and runs come sorted: order independent.
+  return max(candidates, key=rank, default=None)
+
+
+def control_of(student, runs):
+  """The same student network, trained alone with the same seed."""
+  return closest(
+    student,
+    [
+      run
+      for run in runs
+      if run['role'] == 'student'
+      and run['method'] == CONTROL
+      and _same(run, student, 'dataset', 'model', 'seed')
+    ],
+  )
+
+
+def normal_of(teacher, runs, by_id):
+  """The normal teacher that a protected one is compared with.
+
+  Its own parent if that has the same architecture, otherwise the one trained
+  with the same seed: a nasty teacher's adversary may be another network.
+  """
+  parents = [
+    by_id[parent]
+    for parent in teacher.get('parents') or ()
+    if parent in by_id
+    and is_normal(by_id[parent])
+    and _same(by_id[parent], teacher, 'dataset', 'model')
+  ]
+  return closest(teacher, parents) or closest(
+    teacher,
+    [
+      run
+      for run in runs
+      if run['role'] == 'teacher'
+      and is_normal(run)
+      and _same(run, teacher, 'dataset', 'model', 'seed')
+    ],
+  )
+
+
+def counterpart_of(student, teacher, runs, by_id):
+  """The same attack by the same student on the normal teacher, or None."""
+  normal = normal_of(teacher, runs, by_id)
+  if normal is None:
+    return None
+  return closest(
+    student,
+    [
+      run
+      for run in runs
+      if run['role'] == 'student'
+      and normal['id'] in (run.get('parents') or ())
+      and _same(run, student, 'dataset', 'model', 'method', 'seed')
+    ],
+  )
+
+
+def split_by_setting(runs):
+  """Runs of one kind -> {setting: runs}, one entry for each swept setting.
+
+  Seeds of one setting belong together; a setting counts as swept when two runs
+  with one seed differ in it. The setting reads 'omega 0.04', or '' if nothing
+  was swept.
+  """
+  flat = {run['id']: flatten(run.get('config')) for run in runs}
+  by_seed = collections.defaultdict(list)
+  for run in runs:
+    by_seed[run['seed']].append(flat[run['id']])
+  swept = sorted(
+    key
+    for key in {key for config in flat.values() for key in config}
+    if any(
+      len({json.dumps(config.get(key), default=str) for config in configs}) > 1
+      for configs in by_seed.values()
+    )
+  )
+  settings = collections.defaultdict(list)
+  for run in runs:
+    values = [
+      f'{key.rsplit(".", 1)[-1]} {show(flat[run["id"]].get(key))}'
+      for key in swept
+    ]
+    settings[', '.join(values)].append(run)
+  return dict(sorted(settings.items(), key=lambda item: natural(item[0])))
+
+
+def _same(run, other, *keys):
+  return all(run.get(key) == other.get(key) for key in keys)

@@ -1,0 +1,257 @@
+"""Runs of a study -> the numbers that answer its question.
+
+Every difference is taken between two runs with the same seed and averaged
+afterwards: a seed that is lucky for a student alone is lucky for the distilled
+one too, so the paired difference is far less noisy than that of the means.
+"""
+
+import collections
+import math
+import statistics
+
+from undistillable.analysis import runs as runs_lib
+from undistillable.analysis import sentence as sentence_lib
+
+# Differences that print as 0.0 points are called even, whatever their error.
+_PRINTED_ZERO = 0.05
+
+
+def summarize(runs):
+  """Summarises the runs of a study, finished or not, in any order.
+
+  Args:
+    runs: list of dicts with `id`, `role`, `model`, `method`, `parents`,
+      `dataset`, `seed`, `test_accuracy`, `config` and `status`.
+
+  Returns:
+    A dict that `json.dump` accepts:
+      teachers: list of {name, dataset, model, method, setting, protected,
+        accuracy, cost, verdict}; `cost` is the normal teacher's accuracy minus
+        this one's, `verdict` that of its accuracy against the normal one's.
+      students: list of {dataset, model, control, attacks}; an attack is
+        {method, setting, teacher, protected, accuracy, difference, verdict,
+        effect, failed}: `difference` is taken to the control, `effect` to the
+        same attack on the normal teacher, `failed` says that the protection
+        did not take anything away from this thief.
+      seeds, num_runs, notes (what is missing), headline, sentence.
+    Accuracies are `{mean, std, num_seeds, by_seed}` in percent, with std None
+    for one seed, or None altogether where no run has finished.
+  """
+  finished, notes = runs_lib.usable(runs)
+  by_id = {run['id']: run for run in finished}
+  names, teachers = _teachers(finished, by_id, notes)
+  students = _students(finished, by_id, names, notes)
+  summary = {
+    'teachers': teachers,
+    'students': students,
+    'seeds': sorted({run['seed'] for run in finished}),
+    'num_runs': len(finished),
+    'notes': notes + _missing(teachers, students, finished),
+  }
+  summary['headline'] = sentence_lib.headline(summary)
+  summary['sentence'] = sentence_lib.sentence(summary)
+  return summary
+
+
+def stat(by_seed):
+  """{seed: value} -> mean, standard deviation (ddof=1), number of seeds."""
+  if not by_seed:
+    return None
+  values = [by_seed[seed] for seed in sorted(by_seed)]
+  return {
+    'mean': statistics.fmean(values),
+    'std': statistics.stdev(values) if len(values) > 1 else None,
+    'num_seeds': len(values),
+    'by_seed': {str(seed): by_seed[seed] for seed in sorted(by_seed)},
+  }
+
+
+def verdict(difference):
+  """'gain', 'loss' or 'even', which is anything within one standard error."""
+  if difference is None:
+    return None
+  mean, std = difference['mean'], difference['std']
+  error = 0.0 if std is None else std / math.sqrt(difference['num_seeds'])
+  if abs(mean) < _PRINTED_ZERO or abs(mean) <= error:
+    return 'even'
+  return 'gain' if mean > 0 else 'loss'
+
+
+def _teachers(runs, by_id, notes):
+  """Names of the teachers by run id, and the entries of the summary."""
+  kinds = collections.defaultdict(list)
+  for run in runs:
+    if run['role'] == 'teacher':
+      kinds[run['dataset'], run['model'], run['method']].append(run)
+  many = len({dataset for dataset, _, _ in kinds}) > 1
+  names, entries = {}, []
+  for (dataset, model, method), kind in sorted(kinds.items(), key=_order):
+    for setting, group in runs_lib.split_by_setting(kind).items():
+      name = f'{"normal" if method == runs_lib.NORMAL else method} {model}'
+      name += f' ({setting})' if setting else ''
+      name += f' on {dataset}' if many else ''
+      names.update({run['id']: name for run in group})
+      group = _one_per_seed(group, name, notes)
+      entry = {
+        'name': name,
+        'dataset': dataset,
+        'model': model,
+        'method': method,
+        'setting': setting,
+        'protected': method != runs_lib.NORMAL,
+        'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+      }
+      entries.append(entry | _cost(group, runs, by_id))
+  return names, entries
+
+
+def _cost(teachers, runs, by_id):
+  """What protecting cost, seed by seed; nothing for a normal teacher."""
+  cost = {}
+  for teacher in teachers:
+    normal = runs_lib.normal_of(teacher, runs, by_id)
+    if normal is not None and not runs_lib.is_normal(teacher):
+      cost[teacher['seed']] = _accuracy(normal) - _accuracy(teacher)
+  gain = stat({seed: -value for seed, value in cost.items()})
+  return {'cost': stat(cost), 'verdict': verdict(gain)}
+
+
+def _students(runs, by_id, names, notes):
+  """One entry for each student network, with its control and attacks."""
+  kinds = collections.defaultdict(list)
+  for run in runs:
+    if run['role'] == 'student':
+      kinds[run['dataset'], run['model']].append(run)
+  entries = []
+  for (dataset, model), kind in sorted(kinds.items(), key=_order):
+    alone = [run for run in kind if run['method'] == runs_lib.CONTROL]
+    alone = _one_per_seed(alone, f'{model} trained alone', notes)
+    entries.append(
+      {
+        'dataset': dataset,
+        'model': model,
+        'control': stat({run['seed']: _accuracy(run) for run in alone}),
+        'attacks': _attacks(kind, runs, by_id, names, notes),
+      }
+    )
+  return entries
+
+
+def _attacks(students, runs, by_id, names, notes):
+  """Entries for one student network, by method, teacher and setting."""
+  kinds = collections.defaultdict(list)
+  for run in students:
+    teacher = runs_lib.teacher_of(run, by_id)
+    if run['method'] == runs_lib.CONTROL:
+      continue
+    if teacher is None and run.get('parents'):
+      notes.append(f'The teacher of {run["id"]} has no result: left out.')
+      continue
+    protected = teacher and not runs_lib.is_normal(teacher)
+    name = teacher and names[teacher['id']]
+    kinds[run['method'], bool(protected), name or ''].append(run)
+  entries = []
+  for (method, protected, name), kind in sorted(kinds.items(), key=_order):
+    for setting, group in runs_lib.split_by_setting(kind).items():
+      what = f'{group[0]["model"]} by {method} from {name or "nobody"}'
+      what += f' ({setting})' if setting else ''
+      group = _one_per_seed(group, what, notes)
+      entry = {
+        'method': method,
+        'setting': setting,
+        'teacher': name or None,
+        'protected': protected,
+        'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+      }
+      entries.append(entry | _differences(group, protected, runs, by_id))
+  return entries
+
+
+def _differences(group, protected, runs, by_id):
+  """To the control, and to the same attack on the normal teacher."""
+  difference, effect = {}, {}
+  for run in group:
+    control = runs_lib.control_of(run, runs)
+    if control is not None:
+      difference[run['seed']] = _accuracy(run) - _accuracy(control)
+    other = None
+    if protected:
+      teacher = runs_lib.teacher_of(run, by_id)
+      other = runs_lib.counterpart_of(run, teacher, runs, by_id)
+    if other is not None:
+      effect[run['seed']] = _accuracy(run) - _accuracy(other)
+  entry = {'difference': stat(difference), 'effect': stat(effect)}
+  entry['verdict'] = verdict(entry['difference'])
+  entry['failed'] = _failed(entry) if protected else None
+  return entry
+
+
+def _failed(attack):
+  """Whether a thief gains, or does as well as from the normal teacher."""
+  if attack['difference'] is None and attack['effect'] is None:
+    return None
+  helped = verdict(attack['effect']) in ('even', 'gain')
+  return helped or attack['verdict'] == 'gain'
+
+
+def _missing(teachers, students, runs):
+  """Sentences on the comparisons that could not be made."""
+  notes = []
+  protected = [t['name'] for t in teachers if t['protected']]
+  notes += [
+    f'No normal teacher to compare the {t["name"]} with.'
+    for t in teachers
+    if t['protected'] and t['cost'] is None
+  ]
+  for student in students:
+    model, attacks = student['model'], student['attacks']
+    if attacks and student['control'] is None:
+      notes.append(f'{model} was not trained alone: it has no control.')
+    if protected and not any(a['protected'] for a in attacks):
+      notes.append(f'{model} was not distilled from a protected teacher.')
+  return notes + _missing_seeds(teachers, students, runs)
+
+
+def _missing_seeds(teachers, students, runs):
+  """Which group lacks which seed of its data set."""
+  groups = [(t['dataset'], t['name'], t['accuracy']) for t in teachers]
+  for s in students:
+    groups.append((s['dataset'], f'{s["model"]} alone', s['control']))
+    groups += [
+      (s['dataset'], f'{s["model"]} by {a["method"]} from {a["teacher"]}', a)
+      for a in s['attacks']
+    ]
+  seeds = collections.defaultdict(set)
+  for run in runs:
+    seeds[run['dataset']].add(str(run['seed']))
+  notes = []
+  for dataset, name, entry in groups:
+    accuracy = entry.get('accuracy', entry) if entry else None
+    lacking = seeds[dataset] - set(accuracy['by_seed']) if accuracy else ()
+    if lacking:
+      lacking = ', '.join(sorted(lacking, key=runs_lib.natural))
+      notes.append(f'{name} has no result yet for seed {lacking}.')
+  return notes
+
+
+def _one_per_seed(group, name, notes):
+  """The first run of each seed: runs that differ in nothing are no seeds."""
+  first = {}
+  for run in group:
+    kept = first.setdefault(run['seed'], run)
+    if kept is not run:
+      notes.append(
+        f'{name}: two runs with seed {run["seed"]}; {run["id"]} is left out.'
+      )
+  return list(first.values())
+
+
+def _accuracy(run):
+  return float(run['test_accuracy'])
+
+
+def _order(item):
+  """Registry order for people: natural, and normal before any defence."""
+  return [
+    (str(part) != runs_lib.NORMAL, runs_lib.natural(part)) for part in item[0]
+  ]

@@ -1,0 +1,131 @@
+"""The summary as a table: for the terminal, for Markdown, for the page."""
+
+import typing
+
+_COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
+_NONE = '-'
+
+
+class Row(typing.NamedTuple):
+  """One kind of network: strings to print, and what they mean."""
+
+  model: str
+  trained: str
+  accuracy: str
+  difference: str
+  seeds: str
+  section: str  # 'teachers' or 'students'
+  kind: str  # 'normal', 'protected' or 'control'
+  verdict: str | None
+
+
+def rows(summary):
+  """The summary's networks, one row each, teachers first."""
+  many = len({t['dataset'] for t in summary['teachers']}) > 1
+  result = [_teacher_row(teacher, many) for teacher in summary['teachers']]
+  for student in summary['students']:
+    model = student['model'] + (f' on {student["dataset"]}' if many else '')
+    if student['control']:
+      result.append(_control_row(model, student['control']))
+    result += [_attack_row(model, attack) for attack in student['attacks']]
+  return result
+
+
+def text_table(summary):
+  """An aligned table for the terminal; the last line is the sentence."""
+  cells = [_COLUMNS] + [row[:5] for row in rows(summary)]
+  widths = [
+    max(len(cell) for cell in column) for column in zip(*cells, strict=True)
+  ]
+  rule = '─' * (sum(widths) + 2 * (len(widths) - 1))
+  lines, section = [_aligned(_COLUMNS, widths)], None
+  for row in rows(summary):
+    if row.section != section:
+      lines.append(rule)
+      section = row.section
+    lines.append(_aligned(row[:5], widths))
+  return '\n'.join(lines + [rule, summary['sentence']])
+
+
+def markdown_table(summary):
+  """The same as a Markdown table, without the sentence."""
+  lines = [
+    '| ' + ' | '.join(_COLUMNS) + ' |',
+    '| :-- | :-- | --: | --: | --: |',
+  ]
+  for row in rows(summary):
+    cells = (markdown_text(cell) for cell in row[:5])
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def markdown_text(text):
+  """Text that Markdown shows as it is: names may hold bars, stars or tags."""
+  for mark in '\\`*_[]<>|':
+    text = text.replace(mark, '\\' + mark)
+  return ' '.join(text.split())
+
+
+def plus_minus(stat, sign=''):
+  """'71.6 ± 2.1', without the deviation for one seed."""
+  if stat is None:
+    return _NONE
+  text = f'{stat["mean"]:{sign}.1f}'
+  # No '-0.0': a reader takes it for a loss.
+  text = text.replace('-0.0', '+0.0' if sign else '0.0')
+  return text if stat['std'] is None else f'{text} ± {stat["std"]:.1f}'
+
+
+def _teacher_row(teacher, many):
+  trained = 'normally' if not teacher['protected'] else teacher['method']
+  if teacher['setting']:
+    trained += f' ({teacher["setting"]})'
+  cost = teacher['cost']
+  change = cost and cost | {'mean': -cost['mean']}
+  return Row(
+    model=teacher['model'] + (f' on {teacher["dataset"]}' if many else ''),
+    trained=trained,
+    accuracy=plus_minus(teacher['accuracy']),
+    difference=plus_minus(change, '+'),
+    seeds=str(teacher['accuracy']['num_seeds']),
+    section='teachers',
+    kind='protected' if teacher['protected'] else 'normal',
+    verdict=teacher['verdict'],
+  )
+
+
+def _control_row(model, control):
+  return Row(
+    model=model,
+    trained='alone',
+    accuracy=plus_minus(control),
+    difference=_NONE,
+    seeds=str(control['num_seeds']),
+    section='students',
+    kind='control',
+    verdict=None,
+  )
+
+
+def _attack_row(model, attack):
+  how = attack['method']
+  how += f' ({attack["setting"]})' if attack['setting'] else ''
+  how += f' from {attack["teacher"]}' if attack['teacher'] else ' alone'
+  kind = 'protected' if attack['protected'] else 'normal'
+  return Row(
+    model=model,
+    trained=how,
+    accuracy=plus_minus(attack['accuracy']),
+    difference=plus_minus(attack['difference'], '+'),
+    seeds=str(attack['accuracy']['num_seeds']),
+    section='students',
+    kind=kind if attack['teacher'] else 'control',
+    verdict=attack['verdict'],
+  )
+
+
+def _aligned(cells, widths):
+  aligned = [cell.ljust(w) for cell, w in zip(cells, widths, strict=True)]
+  for i in (2, 3, 4):  # numbers
+    aligned[i] = cells[i].rjust(widths[i])
+  return '  '.join(aligned).rstrip()
