@@ -159,8 +159,7 @@ def self_undermining(
     teacher_logits, adversary_logits, temperature=temperature
   )
   return (
-    cross_entropy(teacher_logits, labels)
-    - omega * temperature**2 * divergence
+    cross_entropy(teacher_logits, labels) - omega * temperature**2 * divergence
   )
 
 

@@ -118,9 +118,7 @@ def frozen_fn(
   """
 
   def apply_fn(variables, images):
-    logits = model.apply(
-      jax.lax.stop_gradient(variables), images, train=False
-    )
+    logits = model.apply(jax.lax.stop_gradient(variables), images, train=False)
     return jax.lax.stop_gradient(serve(logits) if serve else logits)
 
   return apply_fn

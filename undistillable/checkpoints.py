@@ -1,0 +1,76 @@
+"""Checkpoints of a run: the only file that knows Orbax."""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from undistillable import errors, parallel
+
+
+class Checkpoints:
+  """The latest states of one run, written in the background.
+
+  Use as a context manager: leaving it waits for what is still being written.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder.absolute()
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(1),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    self._manager.close()
+
+  def save(self, epoch: int, state: Any) -> None:
+    """Writes the state after `epoch` epochs, in the background."""
+    self._manager.save(epoch, args=ocp.args.StandardSave(state))
+
+  def restore(self, template: Any) -> tuple[int, Any]:
+    """The latest state.
+
+    Args:
+      template: a state of the wanted structure; arrays or ShapeDtypeStructs.
+
+    Returns:
+      Epochs done, and the state on every device; (0, None) if there is none.
+
+    Raises:
+      errors.InputError: the checkpoint belongs to another architecture.
+    """
+    epoch = self._manager.latest_step()
+    if epoch is None:
+      return 0, None
+    try:
+      state = self._manager.restore(
+        epoch, args=ocp.args.StandardRestore(parallel.replicated(template))
+      )
+    except ValueError as error:
+      raise errors.InputError(
+        f'the checkpoint in {self._folder} was written for another '
+        'architecture or optimizer than the config names; delete the folder '
+        f'{self._folder.parent} to train that network again'
+      ) from error
+    return epoch, state
+
+
+def load(folder: pathlib.Path, template: Any) -> Any:
+  """The latest state of a finished run; see `Checkpoints.restore`."""
+  # A manager would create the folder of a run that is not there.
+  if not folder.is_dir():
+    raise errors.InputError(f'no checkpoint in {folder}')
+  with Checkpoints(folder) as checkpoints:
+    _, state = checkpoints.restore(template)
+  if state is None:
+    raise errors.InputError(
+      f'no checkpoint in {folder}; delete {folder.parent} to train it again'
+    )
+  return state

@@ -1,0 +1,74 @@
+"""From arrays on the device to batches, inside the compiled step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from undistillable.data import augment as augment_lib
+
+
+@functools.lru_cache(maxsize=32)
+def prepare_fn(
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  *,
+  augment: str = 'none',
+  dtype: jnp.dtype = jnp.float32,
+):
+  """What makes a batch of uint8 images fit for a network.
+
+  Equal arguments give the same function, so that what was compiled with it is
+  found again.
+
+  Args:
+    mean: of each channel, in 0..1.
+    std: of each channel, in 0..1.
+    augment: a name of `augment.AUGMENTATIONS`.
+    dtype: of the images that the network gets.
+
+  Returns:
+    `(arrays, indices int[b], rng) -> {'image': dtype[b, H, W, C],
+    'label': int32[b]}`.
+
+  Raises:
+    ValueError: an unknown augmentation.
+  """
+  augment_fn = augment_lib.get_augmentation(augment)
+
+  def prepare(arrays, indices, rng):
+    images = augment_fn(rng, arrays['image'][indices])
+    return {
+      'image': augment_lib.normalize(images, mean, std, dtype),
+      'label': arrays['label'][indices],
+    }
+
+  return prepare
+
+
+def epoch_order(
+  key: jax.Array, num_examples: int, batch_size: int, num_devices: int
+) -> np.ndarray:
+  """Which examples each device sees at each step of one epoch.
+
+  A permutation of all examples; those left over by the last whole batch wait
+  for the next epoch, which has another permutation.
+
+  Args:
+    key: of the epoch.
+    num_examples: in the training set.
+    batch_size: over all devices.
+    num_devices: that share a batch.
+
+  Returns:
+    int32[steps, num_devices, batch_size // num_devices].
+  """
+  order = np.asarray(_permutation(key, num_examples))
+  steps = num_examples // batch_size
+  return order[: steps * batch_size].reshape(steps, num_devices, -1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
+  return jax.random.permutation(key, num_examples)

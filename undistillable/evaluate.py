@@ -1,0 +1,85 @@
+"""What a network answers on every example, and how good that is."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.special
+
+from undistillable import method, parallel
+from undistillable.state import PyTree
+
+
+def predict(
+  apply_fn: method.ApplyFn,
+  variables: PyTree,
+  arrays: Mapping[str, np.ndarray],
+  prepare: parallel.PrepareFn,
+  *,
+  batch_size: int = 512,
+) -> np.ndarray:
+  """Logits of every example, on all devices.
+
+  Args:
+    apply_fn: `(variables, images) -> logits`, e.g. `method.frozen_fn(model)`.
+    variables: of the network.
+    arrays: image uint8[N, H, W, C] and label int32[N].
+    prepare: without augmentation; see `data.batches.prepare_fn`.
+    batch_size: over all devices; rounded up to a multiple of their number.
+
+  Returns:
+    float32[N, K].
+  """
+  num_examples = len(arrays['label'])
+  devices = parallel.num_devices()
+  share = -(-min(batch_size, num_examples) // devices)
+  predict_fn = parallel.predict_fn(apply_fn, prepare)
+  arrays = parallel.replicate(dict(arrays))
+  logits = []
+  for start in range(0, num_examples, share * devices):
+    # The last batch is padded with the last example; the padding is cut off.
+    indices = np.arange(start, start + share * devices)
+    indices = np.minimum(indices, num_examples - 1).reshape(devices, share)
+    logits.append(predict_fn(variables, arrays, indices))
+  logits = [np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in logits]
+  return np.concatenate(logits)[:num_examples]
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """How well the answers fit the labels.
+
+  Args:
+    logits: float[N, K].
+    labels: int[N].
+
+  Returns:
+    accuracy in percent, and nll: the mean cross entropy in nats.
+  """
+  log_p = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  return {
+    'accuracy': 100.0 * float(np.mean(logits.argmax(-1) == labels)),
+    'nll': float(-np.mean(log_p[np.arange(len(labels)), labels])),
+  }
+
+
+def fidelity(
+  logits: np.ndarray, teacher_logits: np.ndarray
+) -> dict[str, float]:
+  """How closely a student answers like its teacher.
+
+  Args:
+    logits: float[N, K], of the student.
+    teacher_logits: float[N, K].
+
+  Returns:
+    agreement: percent of examples with the same top class; kl: the mean of
+    KL(teacher || student) at temperature 1, in nats.
+
+  Source: Stanton et al. (2021), arXiv:2106.05945, section 3.
+  """
+  log_p = scipy.special.log_softmax(np.float64(teacher_logits), axis=-1)
+  log_q = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  same = logits.argmax(-1) == teacher_logits.argmax(-1)
+  return {
+    'agreement': 100.0 * float(np.mean(same)),
+    'kl': float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))),
+  }

@@ -1,0 +1,52 @@
+"""Protects a teacher, robs it, reports: the command line.
+
+  python -m undistillable.main --config=configs/digits.py --workdir=/tmp/digits
+
+Every field of the config can be overridden, as in --config.defense.omega=0.1.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from undistillable import errors, study
+from undistillable.analysis import table
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', help_string='A file of configs/.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where runs and report go. Default: workdirs/<dataset>.'
+)
+_REUSE_WORKDIR = flags.DEFINE_bool(
+  'reuse_workdir',
+  False,
+  'Replace the report of another config in the workdir, keeping its runs.',
+)
+
+
+def main(argv: list[str]) -> None:
+  """Flags in, report out."""
+  if len(argv) > 1:
+    sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
+  config = _CONFIG.value
+  workdir = pathlib.Path(_WORKDIR.value or f'workdirs/{config.dataset}')
+  command = shlex.join(['python', '-m', 'undistillable.main', *sys.argv[1:]])
+  try:
+    results = study.run(
+      config, workdir, reuse_workdir=_REUSE_WORKDIR.value, command=command
+    )
+  except errors.InputError as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit('interrupted; the same command goes on where this one stopped')
+  print(table.text_table(results['summary']))
+  print(f'\nReport: {workdir / "report.html"}')
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('config')
+  app.run(main)

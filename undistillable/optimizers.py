@@ -1,0 +1,135 @@
+"""Optimizers and learning-rate schedules, by name, as PyTorch applies them."""
+
+import optax
+
+SCHEDULES = ('constant', 'cosine', 'step')
+
+
+def sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> optax.GradientTransformation:
+  """SGD with momentum; weight decay is added to the gradient, of every array.
+
+  As torch.optim.SGD without dampening: the decay enters the momentum, and the
+  learning rate scales what comes out of it. BatchNorm and biases decay too.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(learning_rate, momentum=momentum),
+  )
+
+
+def adam(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float = 0.9,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam with L2 regularisation in the gradient, as torch.optim.Adam.
+
+  `momentum` is beta_1; beta_2 is 0.999.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.adam(learning_rate, b1=momentum),
+  )
+
+
+OPTIMIZERS = {
+  'adam': adam,
+  'sgd': sgd,
+}
+
+
+def get_schedule(
+  name: str,
+  *,
+  learning_rate: float,
+  epochs: int,
+  steps_per_epoch: int,
+  milestones: tuple[int, ...] = (),
+  gamma: float = 0.1,
+  warmup_epochs: int = 0,
+) -> optax.Schedule:
+  """The learning rate at every step.
+
+  Args:
+    name: 'constant'; 'step', times gamma at each milestone; or 'cosine', from
+      the learning rate down to 0 at the end.
+    learning_rate: the highest one.
+    epochs: length of the training.
+    steps_per_epoch: steps in an epoch.
+    milestones: for 'step', in epochs.
+    gamma: for 'step', the factor.
+    warmup_epochs: epochs of linear rise from 0 that come first; milestones
+      count from the start of the warm-up.
+
+  Returns:
+    `step -> learning rate`.
+
+  Raises:
+    ValueError: an unknown name or an impossible value.
+  """
+  if name not in SCHEDULES:
+    raise ValueError(
+      f'unknown schedule {name!r}; known: {", ".join(SCHEDULES)}'
+    )
+  if not learning_rate > 0:
+    raise ValueError(f'learning_rate={learning_rate}; expected a number > 0')
+  if not 0 <= warmup_epochs < epochs:
+    raise ValueError(
+      f'warmup_epochs={warmup_epochs}; expected 0..{epochs - 1}, fewer than '
+      f'the {epochs} epochs of the training'
+    )
+  warmup = warmup_epochs * steps_per_epoch
+  if name == 'constant':
+    schedule = optax.constant_schedule(learning_rate)
+  elif name == 'cosine':
+    schedule = optax.cosine_decay_schedule(
+      learning_rate, epochs * steps_per_epoch - warmup
+    )
+  else:
+    # optax counts from the end of the warm-up.
+    boundaries = {m * steps_per_epoch - warmup: gamma for m in milestones}
+    schedule = optax.piecewise_constant_schedule(learning_rate, boundaries)
+  if not warmup:
+    return schedule
+  rise = optax.linear_schedule(0.0, learning_rate, warmup)
+  return optax.join_schedules([rise, schedule], [warmup])
+
+
+def get_optimizer(
+  name: str,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """An optimizer of the registry.
+
+  Args:
+    name: a key of OPTIMIZERS.
+    learning_rate: a number or a schedule.
+    momentum: of SGD; beta_1 of Adam. In 0..1, without 1.
+    weight_decay: L2 coefficient, >= 0.
+
+  Returns:
+    An optax transformation.
+
+  Raises:
+    ValueError: an unknown name or an impossible value.
+  """
+  if name not in OPTIMIZERS:
+    raise ValueError(
+      f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}'
+    )
+  if not 0 <= momentum < 1:
+    raise ValueError(f'momentum={momentum}; expected 0 <= momentum < 1')
+  if not weight_decay >= 0:
+    raise ValueError(f'weight_decay={weight_decay}; expected a number >= 0')
+  return OPTIMIZERS[name](
+    learning_rate, momentum=momentum, weight_decay=weight_decay
+  )
