@@ -9,8 +9,7 @@ import collections
 import math
 import statistics
 
-from undistillable.analysis import runs as runs_lib
-from undistillable.analysis import sentence as sentence_lib
+from undistillable.analysis import runs as runs_lib, sentence as sentence_lib
 
 # Differences that print as 0.0 points are called even, whatever their error.
 _PRINTED_ZERO = 0.05
@@ -26,13 +25,13 @@ def summarize(runs):
   Returns:
     A dict that `json.dump` accepts:
       teachers: list of {name, dataset, model, method, setting, protected,
-        accuracy, cost, verdict}; `cost` is the normal teacher's accuracy minus
-        this one's, `verdict` that of its accuracy against the normal one's.
-      students: list of {dataset, model, control, attacks}; an attack is
-        {method, setting, teacher, protected, accuracy, difference, verdict,
-        effect, failed}: `difference` is taken to the control, `effect` to the
-        same attack on the normal teacher, `failed` says that the protection
-        did not take anything away from this thief.
+        accuracy, ids, cost, verdict}; `cost` is the normal teacher's accuracy
+        minus this one's, `verdict` judges this one's against the normal one's.
+      students: list of {dataset, model, control, control_ids, attacks}; an
+        attack is {method, setting, teacher, protected, accuracy, ids,
+        difference, verdict, effect, failed}: `difference` is taken to the
+        control, `effect` to the same attack on the normal teacher, `failed`
+        says that the protection took nothing away from this thief.
       seeds, num_runs, notes (what is missing), headline, sentence.
     Accuracies are `{mean, std, num_seeds, by_seed}` in percent, with std None
     for one seed, or None altogether where no run has finished.
@@ -100,6 +99,7 @@ def _teachers(runs, by_id, notes):
         'setting': setting,
         'protected': method != runs_lib.NORMAL,
         'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+        'ids': [run['id'] for run in group],
       }
       entries.append(entry | _cost(group, runs, by_id))
   return names, entries
@@ -131,6 +131,7 @@ def _students(runs, by_id, names, notes):
         'dataset': dataset,
         'model': model,
         'control': stat({run['seed']: _accuracy(run) for run in alone}),
+        'control_ids': [run['id'] for run in alone],
         'attacks': _attacks(kind, runs, by_id, names, notes),
       }
     )
@@ -162,6 +163,7 @@ def _attacks(students, runs, by_id, names, notes):
         'teacher': name or None,
         'protected': protected,
         'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+        'ids': [run['id'] for run in group],
       }
       entries.append(entry | _differences(group, protected, runs, by_id))
   return entries

@@ -1,0 +1,137 @@
+"""One look for all figures: colours by kind of run, light and dark, SVG, PNG.
+
+The three kinds keep their colours everywhere: grey for a student on its own,
+blue for the normal teacher and whoever learned from it, vermilion for a
+protected one. Okabe and Ito's palette stays apart for colour-blind readers.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+
+import matplotlib
+from matplotlib import figure as mpl_figure
+from matplotlib.backends import backend_agg, backend_svg
+
+# The page's own fonts; DejaVu, which matplotlib measures with, is wider than
+# all of them, so nothing overlaps.
+_FONTS = (
+  "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', "
+  "'Liberation Sans', Arial, sans-serif"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+  """Colours of one appearance; `protected` has one for each defence."""
+
+  ink: str
+  muted: str
+  line: str
+  surface: str
+  control: str
+  normal: str
+  protected: tuple[str, ...]
+
+  def of(self, kind, index=0):
+    """Colour of 'control', 'normal' or the index-th 'protected' teacher."""
+    if kind == 'protected':
+      return self.protected[index % len(self.protected)]
+    return getattr(self, kind)
+
+
+LIGHT = Theme(
+  ink='#1c2024',
+  muted='#5b636d',
+  line='#d9dde2',
+  surface='#ffffff',
+  control='#8a929c',
+  normal='#0072b2',
+  protected=('#d55e00', '#9a4f96', '#00856a', '#b58900'),
+)
+DARK = Theme(
+  ink='#e8eaed',
+  muted='#a3abb5',
+  line='#3a4048',
+  surface='#16191d',
+  control='#8f98a3',
+  normal='#4aa8e0',
+  protected=('#f0814a', '#cc8ac8', '#3fbf9f', '#e0b93f'),
+)
+
+
+@contextlib.contextmanager
+def use(theme):
+  """Figures made inside have this theme's look; settings are put back."""
+  settings = {
+    'font.family': ['DejaVu Sans'],
+    'font.size': 10,
+    'text.color': theme.ink,
+    'axes.edgecolor': theme.line,
+    'axes.facecolor': 'none',
+    'axes.labelcolor': theme.muted,
+    'axes.labelsize': 9,
+    'axes.titlecolor': theme.ink,
+    'axes.titlesize': 10,
+    'axes.titlelocation': 'left',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': False,
+    'axes.axisbelow': True,
+    'grid.color': theme.line,
+    'grid.linewidth': 0.6,
+    'xtick.color': theme.line,
+    'ytick.color': theme.line,
+    'xtick.labelcolor': theme.muted,
+    'ytick.labelcolor': theme.muted,
+    'xtick.labelsize': 9,
+    'ytick.labelsize': 9,
+    'figure.facecolor': 'none',
+    'legend.frameon': False,
+    'legend.fontsize': 9,
+    'text.parse_math': False,  # A model may be called 'net$1$'.
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'undistillable',  # The same figure is the same file.
+  }
+  with matplotlib.rc_context(settings):
+    yield
+
+
+def new(width, height):
+  """An empty figure in inches, apart from pyplot's global state."""
+  return mpl_figure.Figure(figsize=(width, height), layout='constrained')
+
+
+def title(figure, text, theme):
+  """A statement above the figure, at its left edge."""
+  figure.suptitle(
+    text, x=0.01, ha='left', fontsize=12, fontweight='bold', color=theme.ink
+  )
+
+
+def defense_index(summary):
+  """{name of a protected teacher: its number}, which fixes its colour."""
+  names = [t['name'] for t in summary['teachers'] if t['protected']]
+  return {name: i for i, name in enumerate(names)}
+
+
+def png(figure, theme, dpi=200):
+  """The figure as the bytes of a PNG, on the theme's ground."""
+  buffer = io.BytesIO()
+  with use(theme):
+    backend_agg.FigureCanvasAgg(figure).print_figure(
+      buffer, format='png', dpi=dpi, facecolor=theme.surface
+    )
+  return buffer.getvalue()
+
+
+def svg(figure, theme):
+  """The figure as SVG text on a transparent ground, in the page's fonts."""
+  buffer = io.StringIO()
+  with use(theme):
+    backend_svg.FigureCanvasSVG(figure).print_figure(
+      buffer, format='svg', metadata={'Date': None, 'Creator': None}
+    )
+  text = re.sub(r"'DejaVu Sans'(, [-\w' ]+)*", _FONTS, buffer.getvalue())
+  return text[text.index('<svg') :]
