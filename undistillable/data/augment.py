@@ -1,0 +1,208 @@
+"""Augmentation on the device: pure functions of uint8 images.
+
+Every function takes `(rng, image)` and returns images of the same shape and
+dtype; each example draws its own randomness, and everything can be traced, so
+that it runs inside the compiled train step, next to the images.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# One unit of the 16.16 fixed point in which Pillow walks through an image.
+_ONE = 1 << 16
+
+
+def normalize(image, mean, std, dtype=jnp.float32):
+  """Returns `(image / 255 - mean) / std`, computed in float32, then cast.
+
+  Args:
+    image: uint8[B, H, W, C].
+    mean: per-channel mean of the training images in units of 0..1, length C.
+    std: per-channel standard deviation, alike.
+    dtype: of the result; bfloat16 rounds once, at the end.
+
+  Returns:
+    dtype[B, H, W, C].
+
+  Example:
+    >>> normalize(jnp.full((1, 1, 1, 1), 255, jnp.uint8), (0.5,), (0.25,))
+    Array([[[[2.]]]], dtype=float32)
+  """
+  shape = (1,) * (image.ndim - 1) + (len(mean),)
+  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
+  std = jnp.asarray(std, jnp.float32).reshape(shape)
+  return ((image.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+
+
+def none(rng, image):
+  """Returns `image` as it is: uint8[B, H, W, C]."""
+  del rng
+  return image
+
+
+def pad_crop(rng, image, *, pad=4):
+  """Pads with `pad` zero pixels on each side and crops at a random place.
+
+  Args:
+    rng: a JAX random key.
+    image: uint8[B, H, W, C].
+    pad: pixels; the shift is uniform over -pad..pad in each direction.
+
+  Returns:
+    uint8[B, H, W, C].
+
+  Source: torchvision `RandomCrop(size, padding=pad)`.
+  """
+  shift = _draw_shift(rng, image.shape[0], pad)
+  return crop(image, shift, pad=pad)
+
+
+def pad_crop_flip(rng, image, *, pad=4):
+  """`pad_crop`, then a horizontal flip with probability 1/2.
+
+  Args:
+    rng: a JAX random key.
+    image: uint8[B, H, W, C].
+    pad: pixels.
+
+  Returns:
+    uint8[B, H, W, C].
+  """
+  crop_rng, flip_rng = jax.random.split(rng)
+  flipped = _draw_flip(flip_rng, image.shape[0])
+  # The crop is as likely as its mirror image, so the order does not matter.
+  return flip(pad_crop(crop_rng, image, pad=pad), flipped)
+
+
+def rotate_flip(rng, image, *, max_degrees=20.0):
+  """Turns each image by a random angle, then flips it with probability 1/2.
+
+  Args:
+    rng: a JAX random key.
+    image: uint8[B, H, W, C].
+    max_degrees: the angle is uniform over -max_degrees..max_degrees.
+
+  Returns:
+    uint8[B, H, W, C].
+
+  Source: torchvision `RandomRotation(max_degrees)` with its defaults (nearest
+  pixel, centre, same size, black outside) and `RandomHorizontalFlip()`.
+  """
+  rotate_rng, flip_rng = jax.random.split(rng)
+  degrees = jax.random.uniform(
+    rotate_rng, image.shape[:1], minval=-max_degrees, maxval=max_degrees
+  )
+  return flip(rotate(image, degrees), _draw_flip(flip_rng, image.shape[0]))
+
+
+def crop(image, shift, *, pad):
+  """Crops image b of the zero-padded batch at `shift[b]`, back to its size.
+
+  Args:
+    image: uint8[B, H, W, C].
+    shift: int32[B, 2], rows and columns, each in 0..2*pad; pad leaves the
+      image where it was.
+    pad: pixels of zeros on each side.
+
+  Returns:
+    uint8[B, H, W, C].
+  """
+  edge = (pad, pad)
+  padded = jnp.pad(image, ((0, 0), edge, edge, (0, 0)))
+
+  def one(padded, shift):
+    start = (shift[0], shift[1], 0)
+    return jax.lax.dynamic_slice(padded, start, image.shape[1:])
+
+  return jax.vmap(one)(padded, shift)
+
+
+def flip(image, flipped):
+  """Mirrors image b left to right where `flipped[b]`; bool[B]."""
+  return jnp.where(flipped[:, None, None, None], image[:, :, ::-1], image)
+
+
+def rotate(image, degrees):
+  """Turns image b counter-clockwise by `degrees[b]` about its centre.
+
+  Nearest pixel, black outside, as Pillow's `Image.rotate`: it walks through
+  the source in 16.16 fixed point, and so does this, since rounding in floats
+  would pick other pixels. Only the float32 sine and cosine are left to differ.
+
+  Args:
+    image: uint8[B, H, W, C].
+    degrees: float32[B].
+
+  Returns:
+    uint8[B, H, W, C].
+  """
+  height, width = image.shape[1:3]
+  angle = jnp.deg2rad(degrees.astype(jnp.float32))
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  centre_y, centre_x = height / 2, width / 2
+  # Where the centre of the first output pixel lies in the source.
+  first_x = centre_x + cos * (0.5 - centre_x) - sin * (0.5 - centre_y)
+  first_y = centre_y + sin * (0.5 - centre_x) + cos * (0.5 - centre_y)
+  cos, sin, first_x, first_y = (
+    jnp.floor(value * _ONE + 0.5).astype(jnp.int32)[:, None, None]
+    for value in (cos, sin, first_x, first_y)
+  )
+  row = jnp.arange(height, dtype=jnp.int32)[None, :, None]
+  column = jnp.arange(width, dtype=jnp.int32)[None, None, :]
+  x = (first_x + cos * column - sin * row) >> 16
+  y = (first_y + sin * column + cos * row) >> 16
+  inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+  x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+  turned = jax.vmap(lambda image, y, x: image[y, x])(image, y, x)
+  return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
+
+
+def _draw_shift(rng, batch_size, pad):
+  """One crop position an example: int32[B, 2] in 0..2*pad."""
+  return jax.random.randint(rng, (batch_size, 2), 0, 2 * pad + 1)
+
+
+def _draw_flip(rng, batch_size):
+  """One coin an example: bool[B]."""
+  return jax.random.bernoulli(rng, shape=(batch_size,))
+
+
+AUGMENTATIONS = {
+  'none': none,
+  'pad_crop': pad_crop,
+  'pad_crop_flip': pad_crop_flip,
+  'rotate_flip': rotate_flip,
+}
+
+
+def get_augmentation(name: str, **kwargs) -> Callable:
+  """Returns `fn(rng, image) -> image` by name.
+
+  Args:
+    name: an entry of `AUGMENTATIONS`.
+    **kwargs: its hyper-parameters, for example `pad=2`.
+
+  Raises:
+    ValueError: unknown name, or a hyper-parameter that it does not have.
+
+  Example:
+    >>> augment_fn = get_augmentation('pad_crop', pad=1)
+    >>> augment_fn(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8)).shape
+    (2, 8, 8, 1)
+  """
+  if name not in AUGMENTATIONS:
+    known = ', '.join(AUGMENTATIONS)
+    raise ValueError(f'unknown augmentation {name!r}; known: {known}')
+  fn = AUGMENTATIONS[name]
+  accepted = fn.__kwdefaults__ or {}
+  if unknown := sorted(set(kwargs) - set(accepted)):
+    raise ValueError(
+      f'augmentation {name!r} has no hyper-parameter {unknown[0]!r}; it has: '
+      + (', '.join(accepted) or 'none')
+    )
+  if kwargs.get('pad', 0) < 0:
+    raise ValueError(f'pad must not be negative; given {kwargs["pad"]}')
+  return functools.partial(fn, **kwargs) if kwargs else fn

@@ -1,0 +1,83 @@
+"""What a data set is, in memory and on disk."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from undistillable import errors
+
+
+class DataError(errors.InputError):
+  """A data folder or an archive that does not fit; the message says how."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A data set in memory.
+
+  Attributes:
+    name: an entry of `data.DATASETS`.
+    train: {'image': uint8[N, H, W, C], 'label': int32[N]}, NumPy, on the host.
+    test: alike.
+    class_names: one a class, by label.
+    mean: of the training images, by channel, in units of 0..1.
+    std: alike.
+  """
+
+  name: str
+  train: dict[str, np.ndarray]
+  test: dict[str, np.ndarray]
+  class_names: tuple[str, ...]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    return self.train['image'].shape[1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set on disk, `data_dir/name/version`, as tfds lays it out.
+
+  Attributes:
+    name: of the data set, for tfds and for us.
+    version: of the folder that we prepare; any other version is read as well.
+    image_shape: (height, width, channels).
+    num_classes: of 'label'.
+    num_examples: {'train': number, 'test': number} of the whole data set.
+    mean: of the training images, by channel, in units of 0..1.
+    std: alike.
+    builder_fn: `(archive, allow_partial, progress) -> tfds builder class`.
+    archives: file names that `builder_fn` reads, the one to download first;
+      none where the data set is embedded.
+  """
+
+  name: str
+  version: str
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  num_examples: dict[str, int]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  builder_fn: Callable
+  archives: tuple[str, ...] = ()
+
+  @property
+  def command(self) -> str:
+    """What prepares it, but for the folder."""
+    return f'python -m undistillable.data prepare {self.name}'
+
+
+def resolve_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
+  """`data_dir`, or tfds' own default where it is None."""
+  if data_dir is None:
+    data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  return pathlib.Path(data_dir).expanduser()

@@ -1,0 +1,220 @@
+"""Finds a prepared folder and checks it, without tfds and within a second."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import struct
+
+from undistillable.data import dataset
+
+# What tfds assumes of folders older than the field.
+_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+# A record of ours is a small image; a longer one is a damaged length.
+_MAX_RECORD_BYTES = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A complete folder: file_format, and {split: [(file, number), ...]}."""
+
+  path: pathlib.Path
+  file_format: str
+  shards: dict[str, list[tuple[pathlib.Path, int]]]
+
+
+def find(source: dataset.Source, data_dir: pathlib.Path) -> pathlib.Path | None:
+  """The folder of the newest version in `data_dir`, or None."""
+  root = data_dir / source.name
+  if not root.is_dir():
+    return None
+  versions = [path for path in root.iterdir() if _VERSION.fullmatch(path.name)]
+  return max(versions, key=_version_number, default=None)
+
+
+def check(source: dataset.Source, data_dir: pathlib.Path) -> Folder:
+  """Checks that all files of `source` are there, whole and as long as said.
+
+  Args:
+    source: the data set.
+    data_dir: where it should be.
+
+  Returns:
+    The folder to read.
+
+  Raises:
+    dataset.DataError: absent, half-prepared or damaged: which file, why, and
+      the command that mends it.
+  """
+  path = find(source, data_dir)
+  prepare = f'`{source.command} --data_dir={data_dir}`'
+  if path is None:
+    raise dataset.DataError(_absent(source, data_dir) + f'; {prepare} does it')
+  info_file = path / 'dataset_info.json'
+  try:
+    info = _read_json(info_file)
+    _check_features(source, _read_json(path / 'features.json'))
+    shards = _list_shards(path, info)
+    _check_counts(info['fileFormat'], shards)
+  except _FaultError as fault:
+    raise dataset.DataError(
+      f'{source.name}: {fault}. Remove {path} and prepare it again: {prepare}'
+    ) from fault
+  return Folder(path, info['fileFormat'], shards)
+
+
+def _version_number(path):
+  """(3, 0, 2) of a path that ends in 3.0.2, to compare."""
+  return tuple(int(part) for part in path.name.split('.'))
+
+
+class _FaultError(Exception):
+  """What is wrong with which file."""
+
+
+def _absent(source, data_dir):
+  """Says what is missing, and what an interrupted preparation left."""
+  message = f'{source.name} is not prepared in {data_dir}'
+  left = [
+    *data_dir.glob(f'incomplete.*_{source.name}'),
+    *data_dir.glob(f'{source.name}/*incomplete*'),
+  ]
+  if left:
+    message += (
+      ', or only half: a preparation that was interrupted or still runs has '
+      f'left {left[0]}, which can be removed if none runs'
+    )
+  return message
+
+
+def _read_json(file):
+  """An object from a file."""
+  try:
+    content = json.loads(file.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise _FaultError(
+      f'{file} is missing; the folder is half-prepared'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise _FaultError(f'{file} cannot be read ({error})') from error
+  if not isinstance(content, dict):
+    raise _FaultError(f'{file} holds no JSON object')
+  return content
+
+
+def _check_features(source, features):
+  """The images and labels must be those of `source`."""
+  try:
+    features = features['featuresDict']['features']
+    shape = features['image']['image']['shape']['dimensions']
+    shape = tuple(int(size) for size in shape)
+    num_classes = int(features['label']['classLabel']['numClasses'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise _FaultError(
+      f"features.json describes no 'image' and 'label' ({error!r})"
+    ) from error
+  given = (shape, num_classes)
+  expected = (source.image_shape, source.num_classes)
+  if given != expected:
+    raise _FaultError(
+      f'features.json says images of {shape} in {num_classes} classes, '
+      f'expected {expected[0]} in {expected[1]}'
+    )
+
+
+def _list_shards(path, info):
+  """The files of each split, with the number of records in each."""
+  try:
+    splits = {split['name']: split for split in info['splits']}
+    shards = {}
+    for name in ('train', 'test'):
+      lengths = [int(length) for length in splits[name]['shardLengths']]
+      template = splits[name].get('filepathTemplate', _TEMPLATE)
+      files = [
+        path / _format(template, info, name, index, len(lengths))
+        for index in range(len(lengths))
+      ]
+      shards[name] = list(zip(files, lengths, strict=True))
+      if not sum(lengths):
+        raise _FaultError(f'{path / "dataset_info.json"} says {name} is empty')
+  except (KeyError, TypeError, ValueError) as error:
+    raise _FaultError(
+      f'{path / "dataset_info.json"} does not describe train and test '
+      f'({error!r})'
+    ) from error
+  return shards
+
+
+def _format(template, info, split, index, num_shards):
+  """The name of a shard; `replace`, since the template comes from a file."""
+  fields = {
+    'DATASET': info['name'],
+    'SPLIT': split,
+    'FILEFORMAT': info['fileFormat'],
+    'SHARD_INDEX': f'{index:05d}',
+    'NUM_SHARDS': f'{num_shards:05d}',
+    'SHARD_X_OF_Y': f'{index:05d}-of-{num_shards:05d}',
+  }
+  for key, value in fields.items():
+    template = template.replace('{' + key + '}', value)
+  return template
+
+
+def _check_counts(file_format, shards):
+  """Every file must be there, and hold as many records as was written."""
+  count_fns = {'array_record': _count_array_record, 'tfrecord': _count_tfrecord}
+  if file_format not in count_fns:
+    raise _FaultError(
+      f'its files are in {file_format!r} format; known: ' + ', '.join(count_fns)
+    )
+  for file, expected in sum(shards.values(), []):
+    if not file.is_file():
+      raise _FaultError(f'{file} is missing')
+    given = count_fns[file_format](file)
+    if given != expected:
+      raise _FaultError(
+        f'{file} holds {given:,} records, but dataset_info.json says '
+        f'{expected:,}'
+      )
+
+
+def _count_array_record(file):
+  """The number of records, from the end of the file."""
+  from array_record.python import array_record_module
+
+  reader = array_record_module.ArrayRecordReader(str(file), '')
+  readable, count = reader.ok(), reader.num_records()
+  try:
+    reader.close()
+  except RuntimeError as error:
+    raise _FaultError(f'{file} is truncated or damaged ({error})') from error
+  if not readable:
+    raise _FaultError(f'{file} is truncated or damaged')
+  return count
+
+
+def _count_tfrecord(file):
+  """The number of records."""
+  return sum(1 for _ in tfrecords(file, skip=True))
+
+
+def tfrecords(file, *, skip=False):
+  """Yields the records of a TFRecord file, without TensorFlow.
+
+  A record is a length, its checksum, that many bytes, and their checksum. The
+  checksums are passed over: the images are decoded anyway.
+
+  Args:
+    file: a path.
+    skip: walk over the records without reading them.
+  """
+  size = file.stat().st_size
+  with file.open('rb') as stream:
+    while head := stream.read(12):
+      length = struct.unpack('<Q', head[:8])[0] if len(head) == 12 else size
+      end = stream.tell() + length + 4
+      if length > _MAX_RECORD_BYTES or end > size:
+        raise _FaultError(f'{file} is truncated or damaged')
+      yield b'' if skip else stream.read(length)
+      stream.seek(end)
