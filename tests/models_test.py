@@ -73,12 +73,15 @@ def test_parity_of_one_training_step(case):
   tensors = interop.to_torch(fixture['network'], {'params': grads, **updates})
   largest = max(fixture['grad_norms'].values())
   for name, norm in fixture['grad_norms'].items():
-    # A bias before BatchNorm has no gradient but rounding.
+    # In float32 a few units fall on the other side of their ReLU: PyTorch's
+    # float32 and float64 norms of mobilenetv2 differ by 2.5e-3, ours in
+    # float64 and PyTorch's by 1e-7. And a bias before BatchNorm has no
+    # gradient but rounding, hence the absolute part.
     np.testing.assert_allclose(
       np.linalg.norm(tensors[name]),
       norm,
-      rtol=1e-3,
-      atol=1e-6 * largest,
+      rtol=5e-3,
+      atol=1e-5 * largest,
       err_msg=name,
     )
   for name, norm in fixture['running_stat_norms_after_one_step'].items():

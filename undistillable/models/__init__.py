@@ -6,12 +6,33 @@ from typing import Any
 
 import flax.linen as nn
 
-from undistillable.models import cnn, resnet, resnetc
+from undistillable.models import (
+  cnn,
+  densenet,
+  mlp,
+  mobilenetv2,
+  resnet,
+  resnetc,
+  resnext,
+  shufflenetv2,
+)
 
 MODELS = {
   'cnn': cnn.CNN,
   'cnn16': functools.partial(cnn.CNN, width=16),
   'cnn8': functools.partial(cnn.CNN, width=8),
+  'densenet121': densenet.DenseNet,
+  'densenet161': functools.partial(
+    densenet.DenseNet, block_sizes=(6, 12, 36, 24), growth=48
+  ),
+  'densenet169': functools.partial(
+    densenet.DenseNet, block_sizes=(6, 12, 32, 32)
+  ),
+  'densenet201': functools.partial(
+    densenet.DenseNet, block_sizes=(6, 12, 48, 32)
+  ),
+  'mlp': mlp.MLP,
+  'mobilenetv2': mobilenetv2.MobileNetV2,
   'resnet18': functools.partial(resnet.ResNet, stage_sizes=(2, 2, 2, 2)),
   'resnet34': functools.partial(resnet.ResNet, stage_sizes=(3, 4, 6, 3)),
   'resnet50': functools.partial(
@@ -24,6 +45,8 @@ MODELS = {
   'resnetc44': functools.partial(resnetc.ResNetC, depth=44),
   'resnetc56': functools.partial(resnetc.ResNetC, depth=56),
   'resnetc8': functools.partial(resnetc.ResNetC, depth=8),
+  'resnext29': resnext.ResNeXt29,
+  'shufflenetv2': shufflenetv2.ShuffleNetV2,
 }
 
 

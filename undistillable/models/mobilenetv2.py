@@ -1,0 +1,70 @@
+"""MobileNetV2 as the released code has it.
+
+Sandler et al. (2018), arXiv:1801.04381, with the oddities of the variant for
+small images that the article's students use: the stem is a 1x1 convolution
+with a padding of one pixel, every convolution has a bias, the first block
+expands by 1 and keeps that convolution, and the classifier is a convolution.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from undistillable.models import layers
+
+# (expansion, features, blocks, strides of the first block), stages 1 to 7.
+_STAGES = (
+  (1, 16, 1, 1),
+  (6, 24, 2, 2),
+  (6, 32, 3, 2),
+  (6, 64, 4, 2),
+  (6, 96, 3, 1),
+  (6, 160, 3, 1),
+  (6, 320, 1, 1),
+)
+
+
+def _bottleneck(conv, norm, x, features: int, expand: int, strides: int, name):
+  """Expand, filter each channel alone, project; added to x where it fits."""
+  width, channels = expand * x.shape[-1], x.shape[-1]
+  name = f'{name}.residual'
+  y = conv(width, 1, name=f'{name}.0')(x)
+  y = nn.relu6(norm(name=f'{name}.1')(y))
+  y = conv(width, 3, strides, 1, groups=width, name=f'{name}.3')(y)
+  y = nn.relu6(norm(name=f'{name}.4')(y))
+  y = norm(name=f'{name}.7')(conv(features, 1, name=f'{name}.6')(y))
+  return x + y if strides == 1 and channels == features else y
+
+
+class MobileNetV2(nn.Module):
+  """Seven stages of inverted bottlenecks; 8x fewer pixels a side in all."""
+
+  num_classes: int
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
+    layers.check_images(images)
+    conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
+    norm = functools.partial(
+      layers.BatchNorm, train, self.axis_name, self.dtype
+    )
+    x = conv(32, 1, padding=1, name='pre.0')(images)
+    x = nn.relu6(norm(name='pre.1')(x))
+    for stage, (expand, features, num_blocks, strides) in enumerate(_STAGES, 1):
+      for i in range(num_blocks):
+        # A stage of one block is no sequence in PyTorch, so it has no index.
+        name = f'stage{stage}.{i}' if num_blocks > 1 else f'stage{stage}'
+        x = _bottleneck(
+          conv, norm, x, features, expand, strides if i == 0 else 1, name
+        )
+    x = nn.relu6(norm(name='conv1.1')(conv(1280, 1, name='conv1.0')(x)))
+    x = layers.global_mean(x)
+    self.sow('intermediates', 'features', x)
+    head = layers.Conv(self.num_classes, 1, use_bias=True, name='conv2')
+    return head(x[:, None, None, :])[:, 0, 0, :]

@@ -1,0 +1,83 @@
+"""ShuffleNetV2 (1x) as the released code has it.
+
+Ma et al. (2018), arXiv:1807.11164, with the oddities of the variant for small
+images that the article's students use: no ReLU after the stem's BatchNorm, no
+max-pool, a bias in every convolution, and a down-sampling branch that keeps
+the width of its input until its last convolution.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from undistillable.models import layers
+
+
+def _residual(conv, norm, x, features: int, strides: int, name: str):
+  """1x1, depthwise 3x3 without ReLU, 1x1."""
+  width = x.shape[-1]
+  y = nn.relu(norm(name=f'{name}.1')(conv(width, 1, name=f'{name}.0')(x)))
+  y = conv(width, 3, strides, 1, groups=width, name=f'{name}.3')(y)
+  y = norm(name=f'{name}.4')(y)
+  y = conv(features, 1, name=f'{name}.5')(y)
+  return nn.relu(norm(name=f'{name}.6')(y))
+
+
+def _shortcut(conv, norm, x, features: int, name: str):
+  """Depthwise 3x3 of stride 2 without ReLU, 1x1."""
+  width = x.shape[-1]
+  y = conv(width, 3, 2, 1, groups=width, name=f'{name}.0')(x)
+  y = norm(name=f'{name}.1')(y)
+  y = conv(features, 1, name=f'{name}.2')(y)
+  return nn.relu(norm(name=f'{name}.3')(y))
+
+
+def _shuffle(x):
+  """Interleaves the two halves of the channels."""
+  halves = x.reshape(*x.shape[:-1], 2, -1)
+  return jnp.swapaxes(halves, -1, -2).reshape(x.shape)
+
+
+def _down_unit(conv, norm, x, features: int, name: str):
+  """Both branches take all channels, at half the resolution."""
+  half = features // 2
+  residual = _residual(conv, norm, x, half, 2, f'{name}.residual')
+  shortcut = _shortcut(conv, norm, x, half, f'{name}.shortcut')
+  return _shuffle(jnp.concatenate([shortcut, residual], axis=-1))
+
+
+def _unit(conv, norm, x, name: str):
+  """The second half of the channels passes through the residual branch."""
+  shortcut, x = jnp.split(x, 2, axis=-1)
+  half = x.shape[-1]
+  residual = _residual(conv, norm, x, half, 1, f'{name}.residual')
+  return _shuffle(jnp.concatenate([shortcut, residual], axis=-1))
+
+
+class ShuffleNetV2(nn.Module):
+  """Three stages of a down-sampling unit and 3, 7 and 3 further units."""
+
+  num_classes: int
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
+    layers.check_images(images)
+    conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
+    norm = functools.partial(
+      layers.BatchNorm, train, self.axis_name, self.dtype
+    )
+    x = norm(name='pre.1')(conv(24, 3, 1, 1, name='pre.0')(images))
+    for stage, features, num_units in ((2, 116, 3), (3, 232, 7), (4, 464, 3)):
+      x = _down_unit(conv, norm, x, features, f'stage{stage}.0')
+      for i in range(num_units):
+        x = _unit(conv, norm, x, f'stage{stage}.{i + 1}')
+    x = nn.relu(norm(name='conv5.1')(conv(1024, 1, name='conv5.0')(x)))
+    x = layers.global_mean(x)
+    self.sow('intermediates', 'features', x)
+    return layers.Dense(self.num_classes, name='fc')(x)
