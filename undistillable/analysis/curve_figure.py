@@ -1,5 +1,7 @@
 """How the networks learned: accuracy and loss by epoch."""
 
+import math
+
 import numpy as np
 from matplotlib import lines
 
@@ -69,7 +71,7 @@ def training_curves(curves, *, theme=style.LIGHT, narrow=False, titled=True):
   stacked = narrow or len(panels) > _MAX_COLUMNS
   with style.use(theme):
     if stacked:  # A row for each panel.
-      figure = style.new(4.6 if narrow else 7.2, 0.9 + 1.75 * len(panels))
+      figure = style.new(4.6 if narrow else 7.2, 0.9 + 1.6 * len(panels))
       grid = figure.subplots(len(panels), 2, squeeze=False)
     else:
       figure = style.new(max(5.0, 2.25 * len(panels)), 4.6)
@@ -168,7 +170,8 @@ def _scale_loss(ax, chosen):
   ]
   if tops and 0 < min(tops) < max(tops) / _MAX_LINEAR_RATIO:
     # Not plain log: the loss of nasty training falls below zero.
-    ax.set_yscale('symlog', linthresh=float(min(tops)) / 2, linscale=0.5)
+    threshold = 10.0 ** math.floor(math.log10(min(tops)))
+    ax.set_yscale('symlog', linthresh=threshold)
     ax.yaxis.set_major_formatter('{x:g}')
     ax.set_title('logarithmic', loc='right', size=8, style='italic')
 

@@ -2,7 +2,10 @@
 
 import typing
 
-_COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
+from undistillable.analysis import markdown
+
+COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
+NUMERIC = (2, 3, 4)
 _NONE = '-'
 
 
@@ -33,12 +36,12 @@ def rows(summary):
 
 def text_table(summary):
   """An aligned table for the terminal; the last line is the sentence."""
-  cells = [_COLUMNS] + [row[:5] for row in rows(summary)]
+  cells = [COLUMNS] + [row[:5] for row in rows(summary)]
   widths = [
     max(len(cell) for cell in column) for column in zip(*cells, strict=True)
   ]
   rule = '─' * (sum(widths) + 2 * (len(widths) - 1))
-  lines, section = [_aligned(_COLUMNS, widths)], None
+  lines, section = [_aligned(COLUMNS, widths)], None
   for row in rows(summary):
     if row.section != section:
       lines.append(rule)
@@ -49,21 +52,9 @@ def text_table(summary):
 
 def markdown_table(summary):
   """The same as a Markdown table, without the sentence."""
-  lines = [
-    '| ' + ' | '.join(_COLUMNS) + ' |',
-    '| :-- | :-- | --: | --: | --: |',
-  ]
-  for row in rows(summary):
-    cells = (markdown_text(cell) for cell in row[:5])
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
-
-
-def markdown_text(text):
-  """Text that Markdown shows as it is: names may hold bars, stars or tags."""
-  for mark in '\\`*_[]<>|':
-    text = text.replace(mark, '\\' + mark)
-  return ' '.join(text.split())
+  return markdown.table(
+    COLUMNS, [row[:5] for row in rows(summary)], numeric=NUMERIC
+  )
 
 
 def plus_minus(stat, sign=''):
@@ -126,6 +117,6 @@ def _attack_row(model, attack):
 
 def _aligned(cells, widths):
   aligned = [cell.ljust(w) for cell, w in zip(cells, widths, strict=True)]
-  for i in (2, 3, 4):  # numbers
+  for i in NUMERIC:
     aligned[i] = cells[i].rjust(widths[i])
   return '  '.join(aligned).rstrip()

@@ -1,0 +1,52 @@
+"""The parts a report is made of, whatever it is written as."""
+
+import typing
+
+
+class Heading(typing.NamedTuple):
+  """A heading; level 2 opens a section, 3 a part of one."""
+
+  text: str
+  level: int = 2
+
+
+class Text(typing.NamedTuple):
+  """A paragraph; 'note' marks what is missing."""
+
+  text: str
+  kind: str = 'plain'
+
+
+class Code(typing.NamedTuple):
+  """What was typed at a shell."""
+
+  text: str
+
+
+class Link(typing.NamedTuple):
+  """A citation."""
+
+  text: str
+  url: str
+
+
+class Table(typing.NamedTuple):
+  """Rows of strings; `numeric` columns align right, `classes` mark rows."""
+
+  head: tuple[str, ...]
+  rows: list[tuple[str, ...]]
+  caption: str
+  numeric: tuple[int, ...] = ()
+  classes: tuple[str, ...] = ()
+
+
+class Picture(typing.NamedTuple):
+  """A figure: `path` of its PNG, and SVG texts for the page.
+
+  `svg` has the keys 'light', 'dark', 'light-narrow' and 'dark-narrow'.
+  """
+
+  path: str
+  alt: str
+  caption: str
+  svg: dict[str, str]

@@ -1,0 +1,152 @@
+"""A study -> the blocks of its report, in the order a reader needs them."""
+
+from undistillable.analysis import blocks, settings, table
+
+_SOURCE = blocks.Link(
+  'Ma et al. (2021). Undistillable: making a nasty teacher that cannot teach '
+  'students. ICLR 2021, arXiv:2105.07381.',
+  'https://arxiv.org/abs/2105.07381',
+)
+_READING = (
+  'Mean over seeds ± one standard deviation, on every test image. Difference: '
+  'a teacher against the normal teacher, a student against the same student '
+  'trained alone, taken seed by seed, in percentage points.'
+)
+_LIMITS = (
+  'A protection is known to hold only against the attacks, students and data '
+  'named here. A thief with another attack, more queries or other images may '
+  'do better. Differences within one standard error are called level.'
+)
+
+
+def blocks_of(summary, results, pictures, command):
+  """All blocks after the answer.
+
+  Args:
+    summary: what `summary.summarize` returns.
+    results: the study's `{"runs", "environment"}`.
+    pictures: {'accuracy' | 'logits' | 'curves': blocks.Picture, or a string
+      that says why there is none}.
+    command: what was typed to run the study, or ''.
+  """
+  parts = [blocks.Heading('Result'), _result(summary)]
+  parts += [blocks.Text(note, 'note') for note in summary['notes']]
+  for heading, name in (
+    ('Accuracy of every network', 'accuracy'),
+    ('What a thief sees', 'logits'),
+    ('How the networks learned', 'curves'),
+  ):
+    picture = pictures[name]
+    if isinstance(picture, str):
+      picture = blocks.Text(picture, 'note')
+    parts += [blocks.Heading(heading), picture]
+  return parts + _method(results, command) + _limits()
+
+
+def title(summary):
+  """The question that the report answers."""
+  names = [t['name'] for t in summary['teachers'] if t['protected']]
+  data = sorted({t['dataset'] for t in summary['teachers']})
+  where = f' on {data[0]}' if len(data) == 1 else ''
+  if not names:
+    return f'Distillation study{where}'
+  if len(names) == 1:
+    return f'How undistillable is the {names[0]}{where}?'
+  return f'How undistillable are {len(names)} protected teachers{where}?'
+
+
+def eyebrow(summary, environment):
+  """What kind of page this is, and how much stands behind it."""
+  seeds = len(summary['seeds'])
+  parts = ['Distillation audit']
+  parts.append(f'{summary["num_runs"]} trained networks')
+  parts.append(f'{seeds} seed{"" if seeds == 1 else "s"}')
+  if environment.get('date'):
+    parts.append(str(environment['date']))
+  return ' · '.join(parts)
+
+
+def tone(summary):
+  """'good', 'bad' or 'open': the colour of the answer, never its only sign."""
+  if 'holds' in summary['headline']:
+    return 'good'
+  return 'open' if 'Not enough' in summary['headline'] else 'bad'
+
+
+def alt_accuracy(summary):
+  """The bars in words."""
+  rows = [
+    f'{row.model} {row.trained}: {row.accuracy} percent'
+    for row in table.rows(summary)
+  ]
+  return f'Bar chart of test accuracy. {"; ".join(rows)}.'
+
+
+def _result(summary):
+  rows = table.rows(summary)
+  if not rows:
+    return blocks.Text('No run has finished.', 'note')
+  return blocks.Table(
+    head=table.COLUMNS,
+    rows=[tuple(c.replace('-', '−') if i in table.NUMERIC else c
+                for i, c in enumerate(row[:5])) for row in rows],
+    caption=_READING,
+    numeric=table.NUMERIC,
+    classes=tuple(f'{row.section} {row.kind}' for row in rows),
+  )  # fmt: skip
+
+
+def _method(results, command):
+  """How it was done."""
+  runs, environment = results.get('runs', []), results.get('environment') or {}
+  parts = [blocks.Heading('How it was done')]
+  if command:
+    parts += [blocks.Heading('Command', 3), blocks.Code(command)]
+  common = settings.common(runs)
+  if common:
+    caption = 'The same in every run.'
+    table_ = blocks.Table(('Setting', 'Value'), common, caption)
+    parts += [blocks.Heading('Settings', 3), table_]
+  head, rows = settings.differing(runs)
+  if rows:
+    caption = 'What differs between the kinds of network.'
+    parts.append(blocks.Table(head, rows, caption))
+  if environment:
+    rows = [(str(key), str(value)) for key, value in environment.items()]
+    caption = 'Versions and hardware.'
+    parts.append(blocks.Heading('Environment', 3))
+    parts.append(blocks.Table(('Item', 'Value'), rows, caption))
+  if runs:
+    parts += [blocks.Heading('Runs', 3), _runs(runs)]
+  return parts
+
+
+def _runs(runs):
+  """Every run, finished or not."""
+  total = settings.duration(sum(run.get('seconds') or 0.0 for run in runs))
+  head = ('Run', 'Method', 'Seed', 'Accuracy %', 'NLL', 'Epochs', 'Time')
+  rows = [
+    (
+      run['id'],
+      run['method'],
+      str(run['seed']),
+      _number(run.get('test_accuracy'), '.2f'),
+      _number(run.get('test_nll'), '.3f'),
+      str(run.get('epochs', '–')),
+      settings.duration(run.get('seconds')),
+    )
+    for run in sorted(runs, key=lambda r: (r['role'] != 'teacher', r['id']))
+  ]
+  caption = (
+    f'All {len(rows)} runs, {total} in all. Accuracy and NLL (negative log '
+    'likelihood, nats) on every test image.'
+  )
+  return blocks.Table(head, rows, caption, numeric=(2, 3, 4, 5, 6))
+
+
+def _limits():
+  return [blocks.Heading('Limits'), blocks.Text(_LIMITS), _SOURCE]
+
+
+def _number(value, spec):
+  return '–' if value is None else format(value, spec)
