@@ -22,13 +22,6 @@ from undistillable.analysis import (
   summary as summary_lib,
 )
 
-_VARIANTS = {
-  'light': (style.LIGHT, False),
-  'dark': (style.DARK, False),
-  'light-narrow': (style.LIGHT, True),
-  'dark-narrow': (style.DARK, True),
-}
-
 
 def write(results, workdir, *, command='', title=None):
   """Writes figures/*.png, report.md and report.html into `workdir`.
@@ -101,8 +94,8 @@ def _accuracy(summary, workdir):
     lambda **how: accuracy_figure.accuracy_bars(summary, **how),
     content.alt_accuracy(summary),
     'Grey: students on their own. Blue: the normal teacher and students who '
-    'learned from it. Orange: the protected teacher and students who learned '
-    'from it. In brackets the difference in points to the normal teacher or '
+    'learned from it. Orange and other colours: protected teachers and the '
+    'students of each. In brackets the difference in points to the normal teacher or '
     'to the student alone. A circle is one seed, the line one standard '
     'deviation.',
   )
@@ -119,8 +112,8 @@ def _logits(responses, workdir):
     'of both teachers over the classes, for the same test images.',
     f'{logit_figure.title(responses)}: classes at least half as far above '
     'the mean logit as the highest. The full-coloured bar is the true class. '
-    'A student learns from all the bars, so false peaks mislead it, while the '
-    'answer, the highest bar, stays right.',
+    'A client reads off the highest bar alone; a student learns from all of '
+    'them, so false peaks mislead it.',
   )
 
 
@@ -141,14 +134,13 @@ def _curves(summary, metrics, workdir):
 
 
 def _picture(workdir, name, draw, alt, caption):
-  """Draws a figure in every variant, and writes its PNG."""
+  """Draws a figure for page and telephone, light and dark, and its PNG."""
   path = f'figures/{name}.png'
-  figure = draw(theme=style.LIGHT)
-  _replace(workdir / path, style.png(figure, style.LIGHT))
-  svg = {
-    key: style.svg(draw(theme=theme, narrow=narrow, titled=False), theme)
-    for key, (theme, narrow) in _VARIANTS.items()
-  }
+  _replace(workdir / path, style.png(draw(), style.LIGHT))
+  wide = style.svg(draw(titled=False), style.LIGHT)
+  narrow = style.svg(draw(titled=False, narrow=True), style.LIGHT)
+  svg = {'light': wide, 'light-narrow': narrow}
+  svg |= {'dark': style.darken(wide), 'dark-narrow': style.darken(narrow)}
   return blocks.Picture(path=path, alt=alt, caption=caption, svg=svg)
 
 

@@ -31,13 +31,17 @@ class Link(typing.NamedTuple):
 
 
 class Table(typing.NamedTuple):
-  """Rows of strings; `numeric` columns align right, `classes` mark rows."""
+  """Rows of strings; `numeric` columns align right, `classes` mark rows.
+
+  `kind` is 'plain', 'runs' or 'results', which is laid out for a telephone.
+  """
 
   head: tuple[str, ...]
   rows: list[tuple[str, ...]]
   caption: str
   numeric: tuple[int, ...] = ()
   classes: tuple[str, ...] = ()
+  kind: str = 'plain'
 
 
 class Picture(typing.NamedTuple):

@@ -88,12 +88,15 @@ def _result(summary):
     return blocks.Text('No run has finished.', 'note')
   return blocks.Table(
     head=table.COLUMNS,
-    rows=[tuple(c.replace('-', '−') if i in table.NUMERIC else c
-                for i, c in enumerate(row[:5])) for row in rows],
+    # A hyphen is too short for a minus sign in a proportional font.
+    rows=[
+      (*row[:2], *(cell.replace('-', '−') for cell in row[2:5])) for row in rows
+    ],
     caption=_READING,
     numeric=table.NUMERIC,
     classes=tuple(f'{row.section} {row.kind}' for row in rows),
-  )  # fmt: skip
+    kind='results',
+  )
 
 
 def _method(results, command):
@@ -141,7 +144,8 @@ def _runs(runs):
     f'All {len(rows)} runs, {total} in all. Accuracy and NLL (negative log '
     'likelihood, nats) on every test image.'
   )
-  return blocks.Table(head, rows, caption, numeric=(2, 3, 4, 5, 6))
+  numeric = (2, 3, 4, 5, 6)
+  return blocks.Table(head, rows, caption, numeric, kind='runs')
 
 
 def _limits():

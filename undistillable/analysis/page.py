@@ -9,12 +9,13 @@ import string
 from undistillable.analysis import blocks
 
 # `screen`, so that paper always gets the wide figure in light colours.
+_NARROW = '(max-width: 40rem)'
+_DARK = '(prefers-color-scheme: dark)'
 _SOURCES = (
-  ('dark-narrow', 'screen and (max-width: 40rem) and '
-   '(prefers-color-scheme: dark)'),
-  ('light-narrow', 'screen and (max-width: 40rem)'),
-  ('dark', 'screen and (prefers-color-scheme: dark)'),
-)  # fmt: skip
+  ('dark-narrow', f'screen and {_NARROW} and {_DARK}'),
+  ('light-narrow', f'screen and {_NARROW}'),
+  ('dark', f'screen and {_DARK}'),
+)
 
 
 def render(title, headline, sentence, parts, *, eyebrow='', tone='open'):
@@ -91,11 +92,11 @@ def _table(part):
       f'<tr class="{_escape(f"{repeated} {kind}".strip())}">'
       f'<th scope="row">{_escape(row[0])}</th>{cells}</tr>'
     )
+  body = '\n'.join(rows)
   return (
-    f'<div class="table" tabindex="0"><table><caption>{_escape(part.caption)}'
-    f'</caption><thead><tr>{head}</tr></thead>\n<tbody>\n'
-    + '\n'.join(rows)
-    + '\n</tbody></table></div>'
+    f'<div class="table" tabindex="0"><table class="{_escape(part.kind)}">'
+    f'<caption>{_escape(part.caption)}</caption><thead><tr>{head}</tr></thead>'
+    f'\n<tbody>\n{body}\n</tbody></table></div>'
   )
 
 

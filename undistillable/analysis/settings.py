@@ -62,10 +62,10 @@ def _cell(shown):
 
 
 def _kind(run):
+  if run['role'] == 'teacher' and runs_lib.is_normal(run):
+    return 'normal teacher'
   if run['role'] == 'teacher':
-    return 'normal teacher' if runs_lib.is_normal(run) else (
-      f'{run["method"]} teacher'
-    )  # fmt: skip
+    return f'{run["method"]} teacher'
   if run['method'] == runs_lib.CONTROL:
     return 'student alone'
   return f'student by {run["method"]}'

@@ -135,3 +135,13 @@ def svg(figure, theme):
     )
   text = re.sub(r"'DejaVu Sans'(, [-\w' ]+)*", _FONTS, buffer.getvalue())
   return text[text.index('<svg') :]
+
+
+def darken(text):
+  """The same SVG in the dark theme: far quicker than drawing it again."""
+  light, dark = dataclasses.asdict(LIGHT), dataclasses.asdict(DARK)
+  colors = dict(zip(light.pop('protected'), dark.pop('protected'), strict=True))
+  colors |= {light[name]: dark[name] for name in light}
+  return re.sub(
+    r'#[0-9a-f]{6}\b', lambda found: colors.get(found[0], found[0]), text
+  )

@@ -6,7 +6,7 @@ from undistillable.analysis import markdown
 
 COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
 NUMERIC = (2, 3, 4)
-_NONE = '-'
+_NONE = '·'
 
 
 class Row(typing.NamedTuple):
@@ -24,10 +24,12 @@ class Row(typing.NamedTuple):
 
 def rows(summary):
   """The summary's networks, one row each, teachers first."""
-  many = len({t['dataset'] for t in summary['teachers']}) > 1
+  networks = summary['teachers'] + summary['students']
+  many = len({network['dataset'] for network in networks}) > 1
   result = [_teacher_row(teacher, many) for teacher in summary['teachers']]
   for student in summary['students']:
-    model = student['model'] + (f' on {student["dataset"]}' if many else '')
+    where = f' on {student["dataset"]}' if many else ''
+    model = f'student {student["model"]}{where}'
     if student['control']:
       result.append(_control_row(model, student['control']))
     result += [_attack_row(model, attack) for attack in student['attacks']]
@@ -71,10 +73,11 @@ def _teacher_row(teacher, many):
   trained = 'normally' if not teacher['protected'] else teacher['method']
   if teacher['setting']:
     trained += f' ({teacher["setting"]})'
+  where = f' on {teacher["dataset"]}' if many else ''
   cost = teacher['cost']
   change = cost and cost | {'mean': -cost['mean']}
   return Row(
-    model=teacher['model'] + (f' on {teacher["dataset"]}' if many else ''),
+    model=f'teacher {teacher["model"]}{where}',
     trained=trained,
     accuracy=plus_minus(teacher['accuracy']),
     difference=plus_minus(change, '+'),
