@@ -11,7 +11,8 @@ from undistillable import errors, parallel
 class Checkpoints:
   """The latest states of one run, written in the background.
 
-  Use as a context manager: leaving it waits for what is still being written.
+  Close it, or use it as a context manager: a process that ends before may leave
+  the last save half-done, and the one before it is then found instead.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -28,6 +29,10 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exc_info) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Waits for what is still being written."""
     self._manager.close()
 
   def save(self, epoch: int, state: Any) -> None:

@@ -1,0 +1,192 @@
+"""Training: resumed equals uninterrupted, scanned equals stepped, two = one."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from undistillable import (
+  checkpoints,
+  defenses,
+  errors,
+  evaluate,
+  method as method_lib,
+  models,
+  parallel,
+  train,
+)
+from undistillable.data import batches
+
+MODEL = models.get_model('cnn8', 10)
+METHOD = defenses.none.make(MODEL, optax.sgd(0.05, momentum=0.9))
+PLAIN = batches.prepare_fn((0.5,), (0.25,))
+SHIFTED = batches.prepare_fn((0.5,), (0.25,), augment='pad_crop')
+
+
+def _arrays(number=40, seed=0):
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 10, number).astype(np.int32)
+  image = rng.integers(0, 50, (number, 8, 8, 1)).astype(np.uint8)
+  image[np.arange(number), label % 8, label // 8] = 255  # Something to learn.
+  return {'image': image, 'label': label}
+
+
+def _fit(prepare=SHIFTED, **kwargs):
+  kwargs = {'epochs': 4, 'batch_size': 8, 'seed': 3} | kwargs
+  return train.fit(METHOD, _arrays(), prepare, **kwargs)
+
+
+def _assert_equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_loss_falls():
+  losses = []
+  _fit(PLAIN, epochs=12, on_step=lambda number, loss, accuracy: losses.append(loss))
+  assert len(losses) == 12 * 5
+  assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_the_seed_decides():
+  _assert_equal(_fit(), _fit())
+  first, second = (
+    jax.tree.leaves(_fit(seed=seed).params)[0] for seed in (3, 4)
+  )
+  assert (first != second).any()
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
+  whole = _fit(folder=tmp_path / 'whole')
+
+  class Killed(Exception):  # noqa: N818
+    pass
+
+  def die(number, loss, accuracy):
+    die.steps += number
+    if die.steps == 13:  # In the third epoch of five steps.
+      raise Killed
+
+  die.steps = 0
+  with pytest.raises(Killed):
+    _fit(folder=tmp_path / 'parts', on_step=die)
+  resumed_steps = []
+  resumed = _fit(
+    folder=tmp_path / 'parts', on_step=lambda n, *_: resumed_steps.append(n)
+  )
+  assert sum(resumed_steps) == 10
+  _assert_equal(resumed, whole)
+  lines = [
+    [
+      {k: v for k, v in json.loads(line).items() if k != 'secs'}
+      for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+    ]
+    for name in ('parts', 'whole')
+  ]
+  assert lines[0] == lines[1]
+  assert [line['epoch'] for line in lines[0]] == [1, 2, 3, 4]
+
+
+def test_a_finished_training_takes_no_further_step(tmp_path):
+  done = _fit(folder=tmp_path)
+  steps = []
+  again = _fit(folder=tmp_path, on_step=lambda n, *_: steps.append(n))
+  assert not steps
+  _assert_equal(done, again)
+
+
+def test_a_scanned_epoch_equals_single_steps():
+  arrays = _arrays()
+  order = batches.epoch_order(jax.random.key(0), 40, 8, 2)
+  ends, losses = [], []
+  for make in (parallel.steps_fn, parallel.scan_fn):
+    state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(1))
+    loss = []
+    epoch = make(METHOD, SHIFTED)
+    for new, metrics in epoch(state, {}, arrays, order, jax.random.key(2)):
+      state = new
+      loss.extend(metrics['loss'])
+    ends.append(state)
+    losses.append(loss)
+  assert len(losses[0]) == len(losses[1]) == 5
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *ends
+  )
+
+
+def test_every_example_comes_once_an_epoch_in_a_new_order():
+  orders = [
+    batches.epoch_order(jax.random.key(epoch), 40, 8, 2) for epoch in (1, 2)
+  ]
+  for order in orders:
+    assert order.shape == (5, 2, 4)
+    assert sorted(order.ravel()) == list(range(40))
+  assert (orders[0] != orders[1]).any()
+
+
+def test_a_non_finite_loss_stops_with_the_step_and_the_remedy(tmp_path):
+  explosive = defenses.none.make(MODEL, optax.sgd(1e30))
+  with pytest.raises(errors.DivergedError, match=r'teacher.*step \d+; lower x'):
+    train.fit(
+      explosive,
+      _arrays(),
+      PLAIN,
+      epochs=2,
+      batch_size=8,
+      label='teacher',
+      remedy='lower x',
+      folder=tmp_path,
+    )
+
+
+@pytest.mark.parametrize('batch_size', [0, 7, 42])
+def test_a_batch_that_does_not_fit_is_refused(batch_size):
+  with pytest.raises(ValueError, match=f'batch_size={batch_size}'):
+    _fit(batch_size=batch_size)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
+  _fit(folder=tmp_path)
+  other = defenses.none.make(models.get_model('cnn16', 10), optax.sgd(0.1))
+  template = train.abstract_state(other, _arrays(), PLAIN)
+  with pytest.raises(errors.InputError, match='another architecture'):
+    checkpoints.load(tmp_path / 'checkpoints', template)
+
+
+def test_a_checkpoint_holds_the_state_it_was_given(tmp_path):
+  state = _fit(folder=tmp_path)
+  template = train.abstract_state(METHOD, _arrays(), PLAIN)
+  _assert_equal(checkpoints.load(tmp_path / 'checkpoints', template), state)
+
+
+@pytest.mark.parametrize('batch_size', [3, 16, 512])
+def test_prediction_covers_every_example(batch_size):
+  arrays = _arrays(37)
+  state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(0))
+  logits = evaluate.predict(
+    method_lib.frozen_fn(MODEL),
+    state.variables,
+    arrays,
+    PLAIN,
+    batch_size=batch_size,
+  )
+  images = (arrays['image'] / np.float32(255) - 0.5) / np.float32(0.25)
+  expected = MODEL.apply(state.variables, jnp.asarray(images), train=False)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_by_hand():
+  logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+  scores = evaluate.scores(logits, np.array([0, 1]))
+  assert scores['accuracy'] == 50.0
+  np.testing.assert_allclose(scores['nll'], -np.log(0.5 * 0.1) / 2)
+
+
+def test_fidelity_by_hand():
+  p, q = np.log([[0.75, 0.25]]), np.log([[0.25, 0.75]])
+  found = evaluate.fidelity(q, p)
+  assert found['agreement'] == 0.0
+  np.testing.assert_allclose(found['kl'], 0.5 * np.log(3))
