@@ -95,9 +95,9 @@ def _accuracy(summary, workdir):
     content.alt_accuracy(summary),
     'Grey: students on their own. Blue: the normal teacher and students who '
     'learned from it. Orange and other colours: protected teachers and the '
-    'students of each. In brackets the difference in points to the normal teacher or '
-    'to the student alone. A circle is one seed, the line one standard '
-    'deviation.',
+    'students of each. In brackets the difference in points to the normal '
+    'teacher or to the student alone. A circle is one seed, the line one '
+    'standard deviation.',
   )
 
 

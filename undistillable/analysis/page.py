@@ -8,15 +8,6 @@ import string
 
 from undistillable.analysis import blocks
 
-# `screen`, so that paper always gets the wide figure in light colours.
-_NARROW = '(max-width: 40rem)'
-_DARK = '(prefers-color-scheme: dark)'
-_SOURCES = (
-  ('dark-narrow', f'screen and {_NARROW} and {_DARK}'),
-  ('light-narrow', f'screen and {_NARROW}'),
-  ('dark', f'screen and {_DARK}'),
-)
-
 
 def render(title, headline, sentence, parts, *, eyebrow='', tone='open'):
   """The whole report as HTML text.
@@ -101,15 +92,14 @@ def _table(part):
 
 
 def _picture(part):
-  sources = ''.join(
-    f'<source media="{media}" srcset="{_data(part.svg[key])}">\n'
-    for key, media in _SOURCES
+  """All drawings of a figure; the style sheet shows the one that fits."""
+  images = '\n'.join(
+    f'<img class="{kind}" alt="{_escape(part.alt)}"{_size(svg)} '
+    f'src="{_data(svg)}">'
+    for kind, svg in part.svg.items()
   )
-  return (
-    f'<figure><picture>\n{sources}<img src="{_data(part.svg["light"])}" '
-    f'alt="{_escape(part.alt)}"{_size(part.svg["light"])}></picture>\n'
-    f'<figcaption>{_escape(part.caption)}</figcaption></figure>'
-  )
+  caption = f'<figcaption>{_escape(part.caption)}</figcaption>'
+  return f'<figure>\n{images}\n{caption}\n</figure>'
 
 
 def _number(i, part):

@@ -127,15 +127,16 @@ def _cost(teacher):
 def _overview(protected, summary):
   """The same for many protected teachers, as ranges."""
   cells = {t['name']: _known(summary, t['name']) for t in protected}
-  known = [
-    t for t in protected if any(a['difference'] for _, a in cells[t['name']])
+  cells = {name: known for name, known in cells.items() if known}
+  failed = [
+    name
+    for name, known in cells.items()
+    if any(attack['failed'] for _, attack in known)
   ]
-  failed = [t for t in known if any(a['failed'] for _, a in cells[t['name']])]
   means = [
     attack['difference']['mean']
-    for teacher in known
-    for _, attack in cells[teacher['name']]
-    if attack['difference']
+    for known in cells.values()
+    for _, attack in known
   ]
   costs = [t['cost']['mean'] for t in protected if t['cost']]
   text = f'of {len(cells)} protected teachers, {len(failed)} failed to protect'

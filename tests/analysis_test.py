@@ -1,0 +1,304 @@
+"""Numbers, wording, tables and figures of a study, against fabricated runs."""
+
+import json
+import math
+import random
+
+import fabricated
+import numpy as np
+import pytest
+
+from undistillable.analysis import (
+  curve_figure,
+  figures,
+  logit_figure,
+  settings,
+  style,
+  summary as summary_lib,
+  table,
+)
+
+_run = fabricated.make_run
+_study = fabricated.make_study
+
+
+def sentence(*args, **kwargs):
+  return summary_lib.summarize(_study(*args, **kwargs))['sentence']
+
+
+def test_teachers_by_hand():
+  normal, nasty = summary_lib.summarize(
+    _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
+  )['teachers']
+  assert normal['accuracy']['mean'] == pytest.approx(98.5)
+  assert normal['accuracy']['std'] == pytest.approx(math.sqrt(0.5))
+  assert normal['cost'] is None
+  assert nasty['accuracy']['mean'] == pytest.approx(98.2)
+  assert nasty['cost']['mean'] == pytest.approx(0.3)
+  # Paired: the seeds themselves differ by a point, their costs by 0.2.
+  assert nasty['cost']['std'] == pytest.approx(math.sqrt(0.02))
+  assert nasty['cost']['num_seeds'] == 2
+
+
+def test_students_by_hand_and_paired_by_seed():
+  (student,) = summary_lib.summarize(
+    _study((80.0, 90.0, 100.0), (81.0, 91.0, 101.0), (60.0, 71.0, 79.0))
+  )['students']
+  normal, nasty = student['attacks']
+  assert student['control']['mean'] == pytest.approx(90.0)
+  assert student['control']['std'] == pytest.approx(10.0)
+  # Unpaired, a gain of 1 drowns in a deviation of 10; paired, it has none.
+  assert normal['difference']['mean'] == pytest.approx(1.0)
+  assert normal['difference']['std'] == pytest.approx(0.0, abs=1e-9)
+  assert normal['verdict'] == 'gain'
+  assert nasty['difference']['by_seed'] == pytest.approx(
+    {'0': -20.0, '1': -19.0, '2': -21.0}
+  )
+  assert nasty['difference']['std'] == pytest.approx(1.0)
+  assert nasty['effect']['mean'] == pytest.approx(-21.0)
+  assert (nasty['verdict'], nasty['failed']) == ('loss', False)
+
+
+def test_only_seeds_that_both_have_are_compared():
+  runs = _study((90.0, 50.0), (91.0, 91.0), (70.0, 70.0))
+  runs = [r for r in runs if (r['method'], r['seed']) != ('scratch', 1)]
+  summary = summary_lib.summarize(runs)
+  attack = summary['students'][0]['attacks'][1]
+  assert attack['accuracy']['num_seeds'] == 2
+  assert attack['difference']['by_seed'] == {'0': -20.0}
+  assert any('cnn alone' in n and 'seed 1' in n for n in summary['notes'])
+
+
+def test_order_of_runs_does_not_matter():
+  runs = _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
+  runs += [_run('teacher', 'resnet20', 'none', 0, 97.0)]
+  expected = json.dumps(summary_lib.summarize(runs), allow_nan=False)
+  for seed in range(5):
+    random.Random(seed).shuffle(runs)
+    assert json.dumps(summary_lib.summarize(runs)) == expected
+
+
+def test_adversary_of_another_architecture_is_not_the_normal_teacher():
+  small = _run('teacher', 'cnn', 'none', 0, 80.0)
+  normal = _run('teacher', 'resnet8', 'none', 0, 99.0)
+  nasty = _run('teacher', 'resnet8', 'nasty', 0, 98.0, [small['id']])
+  summary = summary_lib.summarize([small, normal, nasty])
+  (cost,) = [t['cost']['mean'] for t in summary['teachers'] if t['protected']]
+  assert cost == pytest.approx(1.0)
+
+
+def test_a_swept_setting_makes_two_teachers_and_seeds_do_not():
+  runs = []
+  for seed in (0, 1):
+    normal = _run('teacher', 'r', 'none', seed, 99.0)
+    runs.append(normal)
+    for omega in (0.01, 0.1):
+      runs.append(
+        _run('teacher', 'r', 'nasty', seed, 98.0, [normal['id']], omega=omega)
+      )
+  names = [t['name'] for t in summary_lib.summarize(runs)['teachers']]
+  assert names == ['normal r', 'nasty r (omega 0.01)', 'nasty r (omega 0.1)']
+
+
+@pytest.mark.parametrize(
+  ('by_seed', 'expected'),
+  [
+    ({0: 1.0, 1: 3.0}, 'gain'),  # 2 points, standard error 1
+    ({0: -1.0, 1: 3.0}, 'even'),  # 1 point, standard error 2
+    ({0: -4.0, 1: 0.0}, 'even'),  # exactly one standard error
+    ({0: -4.0, 1: -3.0}, 'loss'),
+    ({0: 0.04, 1: 0.04}, 'even'),  # prints as 0.0
+    ({0: -2.0}, 'loss'),
+  ],
+)
+def test_verdict(by_seed, expected):
+  # Two seeds a and b have a standard error of |a - b| / 2.
+  assert summary_lib.verdict(summary_lib.stat(by_seed)) == expected
+
+
+def test_sentence_of_a_protection_that_holds():
+  assert sentence((90.0, 91.0), (91.0, 92.0), (68.7, 69.7)) == (
+    'Distilling the protected teacher costs a thief 21.3 points against '
+    'training alone; protecting it cost 0.3 points of accuracy.'
+  )
+
+
+def test_sentence_gives_the_range_over_students():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (78.0, 79.0))
+  more = _study((90.0, 91.0), (91.0, 92.0), (66.0, 67.0), models=('mlp',))
+  text = summary_lib.summarize(
+    runs + [run for run in more if run['role'] == 'student']
+  )['sentence']
+  assert 'costs a thief between 12.0 and 24.0 points against' in text
+
+
+def test_sentence_says_plainly_that_protection_failed():
+  text = sentence((90.0, 91.0), (91.0, 92.0), (91.2, 92.2))
+  assert text.startswith('The protection failed: ')
+  assert 'gains a thief 1.2 points over training alone' in text
+
+
+def test_a_loss_no_larger_than_from_the_normal_teacher_is_a_failure():
+  summary = summary_lib.summarize(
+    _study((90.0, 91.0), (80.0, 81.0), (80.0, 81.0))
+  )
+  assert summary['headline'] == 'The protection failed'
+  assert 'costs a thief 10.0 points' in summary['sentence']
+  assert 'no more harm than distilling the normal' in summary['sentence']
+
+
+def test_sentence_when_nothing_is_measurable():
+  text = sentence((90.0, 91.0), (93.0, 94.0), (91.0, 90.1), cost=(1.0, -0.9))
+  assert 'leaves a thief level with training alone' in text
+  assert text.endswith('protecting it cost no measurable accuracy.')
+  assert 'failed' not in text
+
+
+def test_sentence_names_students_that_differ():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (78.0, 79.0))
+  more = _study((90.0, 91.0), (91.0, 92.0), (92.0, 93.0), models=('mlp',))
+  summary = summary_lib.summarize(
+    runs + [run for run in more if run['role'] == 'student']
+  )
+  assert summary['headline'] == 'The protection failed in 1 of 2 attacks'
+  assert summary['sentence'].startswith('The protection failed for mlp: ')
+  assert 'gains mlp 2.0 points over training alone' in summary['sentence']
+  assert 'costs cnn 12.0 points' in summary['sentence']
+
+
+def test_sentence_of_one_seed_says_so():
+  text = sentence((90.0,), (91.0,), (70.0,))
+  assert text.endswith('(one seed only).')
+  assert summary_lib.summarize(_study((90.0,), (91.0,), (70.0,)))[
+    'headline'
+  ].endswith('(one seed)')
+
+
+def test_sentence_of_a_destroyed_teacher_and_of_a_better_one():
+  text = sentence((90.0, 91.0), (91.0, 92.0), (70.0, 71.0), cost=(30.0, 30.0))
+  assert 'cost 30.0 points of accuracy, no less than the thief loses' in text
+  text = sentence((90.0, 91.0), (91.0, 92.0), (70.0, 71.0), cost=(-0.5, -0.7))
+  assert 'protecting it added 0.6 points of accuracy' in text
+
+
+def test_several_protected_teachers_are_each_named_or_counted():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
+  for method in ('stingy', 'sdb'):
+    for seed in (0, 1):
+      teacher = _run('teacher', 'resnet8', method, seed, 98.0 - seed)
+      accuracy = 92.5 + seed
+      runs.append(teacher)
+      runs.append(_run('student', 'cnn', 'kd', seed, accuracy, [teacher['id']]))
+    text = summary_lib.summarize(runs)['sentence']
+    if method == 'stingy':
+      assert 'istilling the nasty resnet8 costs' in text
+      assert 'he protection failed: distilling the stingy resnet8' in text
+  assert 'Of 3 protected teachers, 2 failed to protect' in text
+  assert 'students end -20.0 to +2.5 points from training alone' in text
+
+
+@pytest.mark.parametrize('drop', ['none', 'nasty', 'scratch', 'kd', 'all'])
+def test_incomplete_studies_are_summarised_and_the_gap_is_named(drop):
+  runs = _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
+  runs = [run for run in runs if drop not in (run['method'], 'all')]
+  summary = summary_lib.summarize(runs)
+  assert summary['sentence'].endswith('.')
+  assert bool(summary['notes']) == (drop != 'all')
+  assert table.text_table(summary).endswith(summary['sentence'])
+
+
+def test_unfinished_and_broken_runs_are_left_out_and_named():
+  runs = _study((90.0,), (91.0,), (70.0,))
+  runs[3] |= {'status': 'failed'}
+  runs[4] |= {'test_accuracy': math.nan}
+  summary = summary_lib.summarize(runs)
+  assert summary['num_runs'] == 3
+  assert f'{runs[3]["id"]} is failed' in summary['notes'][1]
+  assert f'{runs[4]["id"]} has no finite' in summary['notes'][0]
+
+
+def test_text_table_is_aligned_and_ends_in_the_sentence():
+  summary = summary_lib.summarize(
+    _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
+  )
+  lines = table.text_table(summary).splitlines()
+  assert lines[-1] == summary['sentence']
+  ends = {len(line) for line in lines[:-1]}
+  assert len(ends) == 1 and max(ends) <= 80
+  assert any('72.0 ± 2.8' in line and '-19.0 ± 1.4' in line for line in lines)
+
+
+def test_markdown_table_has_one_row_a_network_and_escapes_names():
+  runs = _study((90.0,), (91.0,), (70.0,), models=('a|b*<i>',))
+  lines = table.markdown_table(summary_lib.summarize(runs)).splitlines()
+  assert len(lines) == 2 + 5
+  assert r'a\|b\*\<i\>' in lines[-1]
+
+
+def test_settings_split_into_common_and_differing():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
+  for run in runs:
+    run['config']['epochs'] = 3
+  assert settings.common(runs) == [('epochs', '3')]
+  head, rows = settings.differing(runs)
+  assert head[1:] == (
+    'normal teacher',
+    'nasty teacher',
+    'student alone',
+    'student by kd',
+  )
+  assert rows == [('method.name', 'none', 'nasty', 'scratch', 'kd')]
+
+
+def test_peaks_are_counted_and_do_not_depend_on_offset_or_scale():
+  logits = np.array([[9.0, 0, 0, 0], [9.0, 8.0, 0, 0]])
+  assert logit_figure.num_peaks(logits) == 1.5
+  assert logit_figure.num_peaks(3 * logits - 100) == 1.5
+
+
+def test_logit_figure_rejects_teachers_with_different_classes():
+  responses = {
+    'image': np.zeros((1, 4, 4, 1), np.uint8),
+    'label': np.array([0]),
+    'normal_logits': np.zeros((1, 3)),
+    'protected_logits': np.zeros((1, 4)),
+  }
+  with pytest.raises(ValueError, match=r'one shape; got \(1, 3\) and \(1, 4\)'):
+    figures.logit_responses(responses)
+
+
+def test_curves_keep_seeds_apart_and_survive_gaps():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
+  summary = summary_lib.summarize(runs)
+  ids = [run['id'] for run in runs if run['method'] == 'scratch']
+  metrics = {
+    ids[0]: [{'epoch': 1, 'train_loss': 2.0}, {'epoch': 2, 'train_loss': 1.0}],
+    ids[1]: [{'epoch': 1, 'train_loss': 4.0}],
+  }
+  (curve,) = curve_figure.collect(summary, metrics)
+  assert (curve['panel'], curve['kind']) == ('Student cnn', 'control')
+  epochs, values = curve['series']['train_loss']
+  np.testing.assert_array_equal(epochs, [1, 2])
+  np.testing.assert_array_equal(values, [[2.0, 1.0], [4.0, np.nan]])
+  figure = figures.training_curves([curve])
+  (line,) = figure.axes[1].lines
+  np.testing.assert_allclose(line.get_ydata(), [3.0, 1.0])
+
+
+def test_accuracy_bars_have_the_means_and_one_colour_a_kind():
+  runs = _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
+  summary = summary_lib.summarize(runs)
+  axes = figures.accuracy_bars(summary).axes[0]
+  widths = [bar.get_width() for bar in axes.patches]
+  np.testing.assert_allclose(widths, [98.5, 98.2, 91.0, 92.5, 72.0])
+  colors = [bar.get_facecolor() for bar in axes.patches]
+  assert colors[0] == colors[3] and colors[1] == colors[4]
+  assert len({colors[0], colors[1], colors[2]}) == 3
+
+
+def test_dark_figure_is_the_light_one_in_other_colours():
+  summary = summary_lib.summarize(_study((90.0,), (91.0,), (70.0,)))
+  light = style.svg(figures.accuracy_bars(summary), style.LIGHT)
+  dark = style.svg(figures.accuracy_bars(summary, theme=style.DARK), style.DARK)
+  assert light != dark
+  assert style.darken(light) == dark

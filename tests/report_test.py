@@ -1,0 +1,205 @@
+"""The written report: whole, self-contained, escaped, honest about gaps."""
+
+import html.parser
+import json
+import re
+
+import fabricated
+import numpy as np
+import pytest
+
+from undistillable import report
+
+_VOID = {'br', 'hr', 'img', 'link', 'meta', 'source'}
+
+
+class Page(html.parser.HTMLParser):
+  """Collects tags and text, and fails on tags that do not nest."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.open, self.text = [], [], ''
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in _VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data
+
+  def find(self, name):
+    return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def _study(workdir, model='cnn'):
+  """A whole study on disk: runs, metrics and responses."""
+  runs = fabricated.make_study(
+    (90.0, 92.0), (91.0, 94.0), (70.0, 74.0), models=(model,)
+  )
+  for number, run in enumerate(runs):
+    run['id'] = f'run-{number}'
+  for student in runs:
+    if student['parents']:
+      number = 5 * student['seed']
+      number += student['method'] == 'kd' and student['test_accuracy'] < 80
+      student['parents'] = [f'run-{number}']
+  for run in runs:
+    path = workdir / 'runs' / run['id'] / 'metrics.jsonl'
+    path.parent.mkdir(parents=True)
+    lines = [
+      {'epoch': e, 'train_loss': 1 / e, 'train_accuracy': 50.0} for e in (1, 2)
+    ]
+    path.write_text('\n'.join(map(json.dumps, lines)), encoding='utf-8')
+  np.savez(
+    workdir / 'responses.npz',
+    image=np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1),
+    label=np.array([0, 2]),
+    normal_logits=np.eye(3)[[0, 2]],
+    protected_logits=np.array([[3.0, 2, 0], [0, 2, 3.0]]),
+    class_names=np.array(['cat', 'dog', 'owl']),
+  )
+  return {'runs': runs, 'environment': {'python': '3.11', 'device': 'TPU <v4>'}}
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  """(workdir, page) of a whole study whose names try to break out."""
+  workdir = tmp_path_factory.mktemp('study')
+  results = _study(workdir, model='<script>alert("1")</script>')
+  report.write(results, workdir, command='python -m x --a="<b>" && echo $b')
+  return workdir, (workdir / 'report.html').read_text(encoding='utf-8')
+
+
+def test_all_files_are_written_and_nothing_else(written):
+  workdir, _ = written
+  assert {path.name for path in workdir.iterdir()} == {
+    'figures',
+    'report.html',
+    'report.md',
+    'responses.npz',
+    'runs',
+  }
+  figures = {path.name for path in (workdir / 'figures').iterdir()}
+  assert figures == {'accuracy.png', 'curves.png', 'logits.png'}
+  for path in (workdir / 'figures').iterdir():
+    assert path.read_bytes().startswith(b'\x89PNG')
+
+
+def test_page_is_self_contained(written):
+  _, text = written
+  page = Page(text)
+  for tag, attrs in page.tags:
+    assert tag not in ('script', 'link', 'iframe', 'object')
+    assert not any(name.startswith('on') for name in attrs)
+    for name in {'src', 'srcset', 'data', 'poster'} & attrs.keys():
+      assert attrs[name].startswith('data:image/svg+xml;base64,')
+    if 'href' in attrs:
+      assert tag == 'a' and attrs['href'].startswith('https://arxiv.org/')
+  style = re.search(r'<style>(.*?)</style>', text, re.S)[1]
+  assert 'url(' not in style and '@import' not in style
+
+
+def test_page_is_accessible(written):
+  page = Page(written[1])
+  images = page.find('img')
+  assert len(images) == 12  # three figures, light and dark, wide and narrow
+  assert all(len(attrs['alt']) > 20 for attrs in images)
+  assert page.find('html')[0]['lang'] == 'en'
+  levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r'h\d', tag)]
+  assert levels[0] == 1 and levels.count(1) == 1
+  assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
+def test_names_and_settings_are_escaped(written):
+  workdir, text = written
+  assert '<script' not in text
+  page = Page(text)
+  assert 'student <script>alert("1")</script>' in page.text
+  assert 'python -m x --a="<b>" && echo $b' in page.text
+  assert 'TPU <v4>' in page.text
+  markdown = (workdir / 'report.md').read_text(encoding='utf-8')
+  assert '\\<script\\>' in markdown and ' <script' not in markdown
+
+
+def test_answer_comes_first_and_everything_is_there(written):
+  workdir, text = written
+  page = Page(text)
+  order = [
+    'How undistillable is the nasty resnet8 on digits?',
+    'The protection holds',
+    'costs a thief 19.0 points against training alone',
+    '72.0 ± 2.8',
+    'Accuracy of every network',
+    'What a thief sees',
+    'How the networks learned',
+    'How it was done',
+    'run-9',
+    'Limits',
+  ]
+  at = [page.text.index(part, page.text.index('How und')) for part in order]
+  assert at == sorted(at)
+  markdown = (workdir / 'report.md').read_text(encoding='utf-8')
+  for name in re.findall(r'\]\((figures/[^)]*)\)', markdown):
+    assert (workdir / name).is_file()
+  assert markdown.count('](figures/') == 3
+
+
+def test_template_is_filled(written):
+  assert not re.search(r'\$(css|title|body|headline|sentence|tone)', written[1])
+
+
+def test_missing_parts_are_left_out_and_named(tmp_path):
+  runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
+  report.write({'runs': runs}, tmp_path)
+  page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  assert len(page.find('img')) == 4
+  assert 'no responses.npz' in page.text
+  assert 'No metrics by epoch' in page.text
+  assert '(one seed only)' in page.text
+
+
+def test_teachers_without_students(tmp_path):
+  runs = fabricated.make_study((90.0,), (91.0,), (70.0,), models=())
+  report.write({'runs': runs, 'environment': None}, tmp_path, title='A & B')
+  page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  assert 'No student has been distilled' in page.text
+  assert 'A & B' in page.text
+
+
+def test_no_runs_at_all(tmp_path):
+  report.write({'runs': [], 'environment': {}}, str(tmp_path))
+  page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  assert 'No run has finished' in page.text
+  assert not page.find('img')
+
+
+def test_torn_last_line_is_skipped_and_a_broken_one_is_not(tmp_path):
+  path = tmp_path / 'runs' / 'a' / 'metrics.jsonl'
+  path.parent.mkdir(parents=True)
+  path.write_text('{"epoch": 1}\n{"epo', encoding='utf-8')
+  runs = [{'id': 'a'}, {'id': 'b'}]
+  assert report.read_metrics(tmp_path, runs) == {'a': [{'epoch': 1}]}
+  path.write_text('{"epo\n{"epoch": 2}\n', encoding='utf-8')
+  with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1: not JSON'):
+    report.read_metrics(tmp_path, runs)
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+  report.write({'runs': []}, tmp_path)
+  before = (tmp_path / 'report.html').read_bytes()
+
+  def fail(*_):
+    raise OSError('disk full')
+
+  monkeypatch.setattr(report.os, 'replace', fail)
+  with pytest.raises(OSError, match='disk full'):
+    report.write({'runs': []}, tmp_path, title='new')
+  assert (tmp_path / 'report.html').read_bytes() == before
+  assert {p.name for p in tmp_path.iterdir()} == {'report.html', 'report.md'}
