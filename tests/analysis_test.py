@@ -193,8 +193,8 @@ def test_several_protected_teachers_are_each_named_or_counted():
     if method == 'stingy':
       assert 'istilling the nasty resnet8 costs' in text
       assert 'he protection failed: distilling the stingy resnet8' in text
-  assert 'Of 3 protected teachers, 2 failed to protect' in text
-  assert 'students end -20.0 to +2.5 points from training alone' in text
+  assert 'Of 3 protected teachers, 2 failed (sdb resnet8 and stingy' in text
+  assert 'between 20.0 points below and 2.5 above training alone' in text
 
 
 @pytest.mark.parametrize('drop', ['none', 'nasty', 'scratch', 'kd', 'all'])

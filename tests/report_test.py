@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from undistillable import report
+from undistillable.analysis import style
 
 _VOID = {'br', 'hr', 'img', 'link', 'meta', 'source'}
 
@@ -102,8 +103,8 @@ def test_page_is_self_contained(written):
       assert attrs[name].startswith('data:image/svg+xml;base64,')
     if 'href' in attrs:
       assert tag == 'a' and attrs['href'].startswith('https://arxiv.org/')
-  style = re.search(r'<style>(.*?)</style>', text, re.S)[1]
-  assert 'url(' not in style and '@import' not in style
+  sheet = re.search(r'<style>(.*?)</style>', text, re.S)[1]
+  assert 'url(' not in sheet and '@import' not in sheet
 
 
 def test_page_is_accessible(written):
@@ -149,6 +150,17 @@ def test_answer_comes_first_and_everything_is_there(written):
   for name in re.findall(r'\]\((figures/[^)]*)\)', markdown):
     assert (workdir / name).is_file()
   assert markdown.count('](figures/') == 3
+
+
+def test_style_sheet_has_the_colours_of_the_figures(written):
+  themes = re.findall(r':root \{(.*?)\}', written[1], re.S)
+  assert len(themes) == 2
+  for theme, sheet in zip((style.LIGHT, style.DARK), themes, strict=True):
+    assert f'--control: {theme.control};' in sheet
+    assert f'--normal: {theme.normal};' in sheet
+    assert f'--ground: {theme.surface};' in sheet
+    for number, color in enumerate(theme.protected):
+      assert f'--defense-{number}: {color};' in sheet
 
 
 def test_template_is_filled(written):

@@ -1,6 +1,6 @@
 """A study -> the blocks of its report, in the order a reader needs them."""
 
-from undistillable.analysis import blocks, settings, table
+from undistillable.analysis import blocks, settings, style, table
 
 _SOURCE = blocks.Link(
   'Ma et al. (2021). Undistillable: making a nasty teacher that cannot teach '
@@ -94,9 +94,16 @@ def _result(summary):
     ],
     caption=_READING,
     numeric=table.NUMERIC,
-    classes=tuple(f'{row.section} {row.kind}' for row in rows),
+    classes=tuple(map(_classes, rows)),
     kind='results',
   )
+
+
+def _classes(row):
+  """Marks a row in the colour that its network has in the figures."""
+  number = row.index % len(style.LIGHT.protected)
+  protected = f' defense-{number}' if row.kind == 'protected' else ''
+  return f'{row.section} {row.kind}{protected}'
 
 
 def _method(results, command):

@@ -48,7 +48,7 @@ def points(value):
 
 def span(values):
   """'21.3 points', or 'between 12.0 and 24.1 points' for several."""
-  low, high = (f'{v:.1f}' for v in sorted(abs(v) for v in _ends(values)))
+  low, high = (f'{v:.1f}' for v in _ends([abs(v) for v in values]))
   return f'{low} points' if low == high else f'between {low} and {high} points'
 
 
@@ -139,15 +139,24 @@ def _overview(protected, summary):
     for _, attack in known
   ]
   costs = [t['cost']['mean'] for t in protected if t['cost']]
-  text = f'of {len(cells)} protected teachers, {len(failed)} failed to protect'
+  text = f'of {len(cells)} protected teachers, {len(failed) or "none"} failed'
   if failed and len(failed) <= 3:
     text += f' ({_join(failed)})'
   if means:
-    text += f'; students end {_from_to(means)} points from training alone'
+    text += f'; students end {_sides(means)} training alone'
   if costs:
-    text += f'; protecting changed accuracy by {_from_to([-c for c in costs])}'
-    text += ' points'
+    loss = [-cost for cost in costs]
+    text += f'; the teachers end {_sides(loss)} their normal ones'
   return text
+
+
+def _sides(values):
+  """'1.5 to 6.0 points below', or '1.5 points below to 6.0 above'."""
+  low, high = _ends(values)
+  if low < 0 < high:
+    return f'between {-low:.1f} points below and {high:.1f} above'
+  side = 'above' if low >= 0 else 'below'
+  return f'{span(values)} {side}'
 
 
 def _cells(summary, name=None):
@@ -185,11 +194,6 @@ def _one_seed(summary):
   if not counts or min(counts) > 1:
     return ''
   return ' (one seed only)' if max(counts) == 1 else ' (partly one seed only)'
-
-
-def _from_to(values):
-  low, high = (f'{value:+.1f}' for value in _ends(values))
-  return low if low == high else f'{low} to {high}'
 
 
 def _ends(values):

@@ -2,7 +2,7 @@
 
 import typing
 
-from undistillable.analysis import markdown
+from undistillable.analysis import markdown, style
 
 COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
 NUMERIC = (2, 3, 4)
@@ -20,19 +20,27 @@ class Row(typing.NamedTuple):
   section: str  # 'teachers' or 'students'
   kind: str  # 'normal', 'protected' or 'control'
   verdict: str | None
+  index: int = 0  # of the protected teacher, which fixes its colour
 
 
 def rows(summary):
   """The summary's networks, one row each, teachers first."""
   networks = summary['teachers'] + summary['students']
   many = len({network['dataset'] for network in networks}) > 1
-  result = [_teacher_row(teacher, many) for teacher in summary['teachers']]
+  index = style.defense_index(summary)
+  result = [
+    _teacher_row(teacher, many, index.get(teacher['name'], 0))
+    for teacher in summary['teachers']
+  ]
   for student in summary['students']:
     where = f' on {student["dataset"]}' if many else ''
     model = f'student {student["model"]}{where}'
     if student['control']:
       result.append(_control_row(model, student['control']))
-    result += [_attack_row(model, attack) for attack in student['attacks']]
+    result += [
+      _attack_row(model, attack, index.get(attack['teacher'], 0))
+      for attack in student['attacks']
+    ]
   return result
 
 
@@ -69,7 +77,7 @@ def plus_minus(stat, sign=''):
   return text if stat['std'] is None else f'{text} ± {stat["std"]:.1f}'
 
 
-def _teacher_row(teacher, many):
+def _teacher_row(teacher, many, index):
   trained = 'normally' if not teacher['protected'] else teacher['method']
   if teacher['setting']:
     trained += f' ({teacher["setting"]})'
@@ -85,6 +93,7 @@ def _teacher_row(teacher, many):
     section='teachers',
     kind='protected' if teacher['protected'] else 'normal',
     verdict=teacher['verdict'],
+    index=index,
   )
 
 
@@ -101,7 +110,7 @@ def _control_row(model, control):
   )
 
 
-def _attack_row(model, attack):
+def _attack_row(model, attack, index):
   how = attack['method']
   how += f' ({attack["setting"]})' if attack['setting'] else ''
   how += f' from {attack["teacher"]}' if attack['teacher'] else ' alone'
@@ -115,6 +124,7 @@ def _attack_row(model, attack):
     section='students',
     kind=kind if attack['teacher'] else 'control',
     verdict=attack['verdict'],
+    index=index,
   )
 
 
