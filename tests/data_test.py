@@ -162,6 +162,12 @@ def test_an_unknown_name_lists_the_known_ones(fn):
   )
 
 
+def test_a_file_is_no_data_dir(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(data.DataError, match='file is a file, expected a folder'):
+    data.load('digits', data_dir=tmp_path / 'file')
+
+
 @pytest.mark.parametrize('fn', [data.load, data.check])
 def test_an_absent_data_set_names_the_command(fn, tmp_path):
   with pytest.raises(data.DataError) as error:

@@ -104,16 +104,51 @@ def load(
   )
 
 
+def prepare(
+  name: str,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  archive: str | os.PathLike | None = None,
+  allow_partial: bool = False,
+  show_progress: bool = False,
+) -> tuple[pathlib.Path, bool]:
+  """Prepares a data set once, from an official archive or the network.
+
+  Args:
+    name: an entry of `DATASETS`.
+    data_dir: the folder that holds it; None is tfds' default.
+    archive: the archive on disk; None downloads it to `data_dir/downloads`.
+    allow_partial: fewer images than the official archive has will do.
+    show_progress: draw a bar.
+
+  Returns:
+    (folder, whether it was prepared now rather than before).
+
+  Raises:
+    ValueError: unknown name.
+    DataError: the archive is incomplete, damaged or unsafe, and which file in
+      it; or what is prepared already is damaged.
+  """
+  from undistillable.data import preparing
+
+  return preparing.prepare(
+    get_source(name),
+    dataset.resolve_dir(data_dir),
+    archive=archive,
+    allow_partial=allow_partial,
+    show_progress=show_progress,
+  )
+
+
 def _prepare_embedded(source, data_dir, stack):
   """Prepares in `data_dir`, or for this once where that cannot be written."""
-  from undistillable.data import writing
+  from undistillable.data import preparing
 
-  builder_class = source.builder_fn()
   try:
-    writing.write(source, data_dir, builder_class)
+    preparing.prepare(source, data_dir)
   except OSError as error:
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
       raise
     data_dir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    writing.write(source, data_dir, builder_class)
+    preparing.prepare(source, data_dir)
   return data_dir

@@ -55,7 +55,8 @@ class Source:
     num_examples: {'train': number, 'test': number} of the whole data set.
     mean: of the training images, by channel, in units of 0..1.
     std: alike.
-    builder_fn: `(archive, allow_partial, progress) -> tfds builder class`.
+    builder_fn: `(archive, *, allow_partial, progress_fn)` reads and checks an
+      archive and returns a tfds builder class.
     archives: file names that `builder_fn` reads, the one to download first;
       none where the data set is embedded.
   """
@@ -80,4 +81,37 @@ def resolve_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
   """`data_dir`, or tfds' own default where it is None."""
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-  return pathlib.Path(data_dir).expanduser()
+  path = pathlib.Path(data_dir).expanduser()
+  if path.exists() and not path.is_dir():
+    raise DataError(f'data_dir={path} is a file, expected a folder')
+  return path
+
+
+def check_counts(
+  archive: pathlib.Path,
+  given: dict[str, int],
+  expected: dict[str, int],
+  allow_partial: bool,
+) -> None:
+  """Compares an archive's numbers of images with the official ones.
+
+  Args:
+    archive: for the error.
+    given: {'train': number, 'test': number}.
+    expected: alike.
+    allow_partial: fewer will do, but at least one.
+
+  Raises:
+    DataError: too many, none, or fewer without `allow_partial`.
+  """
+  if given == expected:
+    return
+  message = (
+    f'{archive} holds {given["train"]:,} train and {given["test"]:,} test '
+    f'images, expected {expected["train"]:,} and {expected["test"]:,}'
+  )
+  fewer = all(0 < given[split] <= expected[split] for split in expected)
+  if fewer and not allow_partial:
+    message += '; to prepare what there is, pass --allow_partial'
+  if not (fewer and allow_partial):
+    raise DataError(message)

@@ -7,9 +7,9 @@ from undistillable.data import dataset
 _EVERY = 5
 
 
-def _builder_class(archive=None, allow_partial=False, progress=None):
-  """The tfds builder; it takes nothing, since scikit-learn ships the images."""
-  del archive, allow_partial, progress
+def _builder_class(archive, *, allow_partial, progress_fn):
+  """The tfds builder; scikit-learn ships the images."""
+  del archive, allow_partial, progress_fn
   import PIL.Image
   import tensorflow_datasets as tfds
 

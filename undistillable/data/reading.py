@@ -120,7 +120,8 @@ def _decode(encoded, shape):
     mode = 'L' if shape[-1] == 1 else 'RGB'
     if image.size != (shape[1], shape[0]):
       raise ValueError(f'an image of {image.size} pixels')
-    return np.asarray(image.convert(mode), np.uint8).reshape(shape)
+    image = image if image.mode == mode else image.convert(mode)
+    return np.asarray(image, np.uint8).reshape(shape)
 
 
 def _file_of(files, index):

@@ -1,8 +1,8 @@
 """Prepares a folder through tfds, whole or not at all."""
 
-import os
 import pathlib
-import tempfile
+import secrets
+import shutil
 
 from undistillable.data import dataset, folders, tfds_quiet
 
@@ -29,17 +29,21 @@ def write(
   """
   data_dir.mkdir(parents=True, exist_ok=True)
   path = data_dir / source.name / source.version
-  with tempfile.TemporaryDirectory(
-    prefix='incomplete.', suffix=f'_{source.name}', dir=data_dir
-  ) as temp:
+  # Named before it is made, so that a signal finds no gap to fall into.
+  temp = data_dir / f'incomplete.{secrets.token_hex(4)}_{source.name}'
+  try:
+    temp.mkdir()
     with tfds_quiet.quiet():
-      builder = builder_class(data_dir=temp, file_format='array_record')
-      builder.download_and_prepare(download_dir=os.path.join(temp, 'downloads'))
+      builder = builder_class(data_dir=str(temp), file_format='array_record')
+      builder.download_and_prepare(download_dir=str(temp / 'downloads'))
     path.parent.mkdir(exist_ok=True)
     try:
-      pathlib.Path(temp, source.name, source.version).rename(path)
+      (temp / source.name / source.version).rename(path)
     except OSError:
       if not path.is_dir():
         raise
+  finally:
+    if temp.exists():
+      shutil.rmtree(temp)
   folders.check(source, data_dir)
   return path

@@ -1,0 +1,106 @@
+"""Prepares, checks and lists data sets.
+
+  python -m undistillable.data prepare cifar10
+  python -m undistillable.data prepare tiny_imagenet \
+    --archive=tiny-imagenet-200.zip --data_dir=data
+  python -m undistillable.data check cifar10
+  python -m undistillable.data list
+"""
+
+import argparse
+import signal
+import sys
+
+from undistillable import data, errors
+from undistillable.data import dataset, folders
+
+
+def _prepare(arguments):
+  folder, is_new = data.prepare(
+    arguments.name,
+    data_dir=arguments.data_dir,
+    archive=arguments.archive,
+    allow_partial=arguments.allow_partial,
+    show_progress=True,
+  )
+  done = 'prepared in' if is_new else 'is already prepared in'
+  print(f'{arguments.name} {done} {folder}: {_describe(arguments)}')
+
+
+def _check(arguments):
+  data.check(arguments.name, data_dir=arguments.data_dir)
+  print(f'{arguments.name}: {_describe(arguments)}')
+
+
+def _list(arguments):
+  print(f'in {dataset.resolve_dir(arguments.data_dir)}:')
+  for arguments.name in data.DATASETS:
+    try:
+      state = _describe(arguments)
+    except data.DataError as error:
+      state = str(error)
+    print(f'  {arguments.name:14} {state}')
+
+
+def _describe(arguments):
+  """How many images there are, and whether these are all."""
+  source = data.get_source(arguments.name)
+  data_dir = dataset.resolve_dir(arguments.data_dir)
+  if not folders.find(source, data_dir):
+    data.check(arguments.name, data_dir=data_dir)
+    return 'embedded; prepared when it is first loaded'
+  shards = folders.check(source, data_dir).shards
+  numbers = {
+    split: sum(number for _, number in files) for split, files in shards.items()
+  }
+  given = f'{numbers["train"]:,} train and {numbers["test"]:,} test images'
+  if numbers == source.num_examples:
+    return given
+  expected = source.num_examples
+  return given + (
+    f', only part of {expected["train"]:,} and {expected["test"]:,}'
+  )
+
+
+def _parse(argv):
+  parser = argparse.ArgumentParser(
+    prog='python -m undistillable.data',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(required=True)
+  for fn in (_prepare, _check, _list):
+    command = commands.add_parser(fn.__name__.removeprefix('_'))
+    command.set_defaults(fn=fn)
+    if fn is not _list:
+      command.add_argument('name', help=', '.join(data.DATASETS))
+    command.add_argument(
+      '--data_dir', help="holds data sets; by default tfds' own folder"
+    )
+    if fn is _prepare:
+      command.add_argument(
+        '--archive', help='an official archive on disk, instead of the network'
+      )
+      command.add_argument(
+        '--allow_partial',
+        action='store_true',
+        help='accept an archive with fewer images than the official one',
+      )
+  return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+  """Runs one command; returns the exit status."""
+  # A polite kill unwinds the stack too, so that nothing half-made is left.
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  arguments = _parse(argv)
+  try:
+    arguments.fn(arguments)
+  except (errors.InputError, OSError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
