@@ -117,6 +117,21 @@ def test_rotate_flip_turns_by_angles_within_bounds():
   assert black.min() < 0.1 * most
 
 
+def test_rotate_flip_turns_either_way_whether_it_flips_or_not():
+  number, size = 2000, 33
+  image = np.zeros((number, size, size, 1), np.uint8)
+  image[:, size // 2, -6:-1] = 1  # Right of the centre: up if turned left.
+  given = augment.rotate_flip(jax.random.key(4), image)
+  given = np.asarray(given, np.float32)[..., 0]
+  middle = np.arange(size) - size // 2
+  height = (given.sum(2) * middle).sum(1)
+  side = np.sign((given.sum(1) * middle).sum(1))
+  bound = 5 / np.sqrt(number)
+  assert abs(side.mean()) < bound
+  assert abs(np.sign(height).mean()) < bound + (height == 0).mean()
+  assert abs(np.corrcoef(height, side)[0, 1]) < bound
+
+
 @pytest.mark.parametrize('name', sorted(augment.AUGMENTATIONS))
 class TestEveryAugmentation:
   def test_keeps_shape_and_dtype(self, noise, name):

@@ -207,6 +207,12 @@ def _claim_more(path):
   (path / 'dataset_info.json').write_text(json.dumps(content))
 
 
+def _claim_none(path):
+  content = json.loads((path / 'dataset_info.json').read_text())
+  content['splits'][1]['shardLengths'] = []
+  (path / 'dataset_info.json').write_text(json.dumps(content))
+
+
 def _cut(path):
   size = (path / _TRAIN).stat().st_size
   os.truncate(path / _TRAIN, size - 70_000)
@@ -224,6 +230,7 @@ def _other_shape(path):
     (_cut, f'{_TRAIN} is truncated or damaged'),
     (lambda p: (p / _TRAIN).write_bytes(b''), f'{_TRAIN} is truncated'),
     (_claim_more, f'{_TRAIN} holds 1,442 records, .* says 50,000'),
+    (_claim_none, 'dataset_info.json says .* is empty'),
     (lambda p: (p / 'dataset_info.json').unlink(), 'dataset_info.json is miss'),
     (lambda p: (p / 'features.json').unlink(), 'features.json is missing'),
     (
