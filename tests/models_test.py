@@ -73,14 +73,15 @@ def test_parity_of_one_training_step(case):
   tensors = interop.to_torch(fixture['network'], {'params': grads, **updates})
   largest = max(fixture['grad_norms'].values())
   for name, norm in fixture['grad_norms'].items():
-    # In float32 a few units fall on the other side of their ReLU: PyTorch's
-    # float32 and float64 norms of mobilenetv2 differ by 2.5e-3, ours in
-    # float64 and PyTorch's by 1e-7. And a bias before BatchNorm has no
-    # gradient but rounding, hence the absolute part.
+    # In float32 a unit or two fall on the other side of their ReLU, and one
+    # of mobilenetv2's last stage changes all norms before it: PyTorch's own
+    # differ by 2.5e-3 between float32 and float64, where ours agree with it
+    # to 1e-5. And a bias before BatchNorm has no gradient but rounding, hence
+    # the absolute part.
     np.testing.assert_allclose(
       np.linalg.norm(tensors[name]),
       norm,
-      rtol=5e-3,
+      rtol=1e-2,
       atol=1e-5 * largest,
       err_msg=name,
     )
@@ -88,3 +89,181 @@ def test_parity_of_one_training_step(case):
     np.testing.assert_allclose(
       np.linalg.norm(tensors[name]), norm, rtol=1e-4, err_msg=name
     )
+
+
+def test_every_parity_fixture_is_used():
+  if FIXTURES:
+    networks = {path.stem.split('_')[0] for path in FIXTURES}
+    assert {'cnn', 'resnet18', 'resnetc20'} <= networks <= set(models.MODELS)
+
+
+def _abstract(model, shape):
+  """Shapes of the variables and outputs of `model`, without computing."""
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+  def forward(variables, images):
+    return model.apply(variables, images, mutable=['intermediates'])
+
+  logits, collected = jax.eval_shape(forward, variables, images)
+  return variables, logits, collected['intermediates']['features'][0]
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_model_takes_small_gray_images(name):
+  variables, logits, features = _abstract(
+    models.get_model(name, 10), (3, 8, 8, 1)
+  )
+  assert set(variables) <= {'params', 'batch_stats'}
+  assert logits.shape == (3, 10)
+  assert logits.dtype == jnp.float32
+  assert features.ndim == 2
+  assert features.shape[0] == 3
+  assert features.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('shape', [(2, 28, 28, 1), (2, 64, 64, 3)])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'cnn',
+    'densenet121',
+    'mlp',
+    'mobilenetv2',
+    'resnet50',
+    'resnetc20',
+    'resnext29',
+    'shufflenetv2',
+  ],
+)
+def test_every_family_takes_images_of_other_sizes(name, shape):
+  _, logits, _ = _abstract(models.get_model(name, 7), shape)
+  assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+  ('name', 'num_parameters'),
+  [  # Counted with PyTorch, for ten classes and 32x32x3 images.
+    ('densenet121', 6_956_298),
+    ('mlp', 1_841_162),
+    ('resnet34', 21_282_122),
+    ('resnet50', 23_520_842),
+    ('resnetc32', 466_714),
+  ],
+)
+def test_number_of_parameters_where_there_may_be_no_fixture(
+  name, num_parameters
+):
+  variables, _, _ = _abstract(models.get_model(name, 10), (1, 32, 32, 3))
+  assert _count(variables['params']) == num_parameters
+
+
+def test_from_depth_44_on_resnetc_has_bottlenecks():
+  _, _, features = _abstract(models.get_model('resnetc44', 10), (1, 8, 8, 3))
+  assert features.shape == (1, 256)
+  _, _, features = _abstract(models.get_model('resnetc32', 10), (1, 8, 8, 3))
+  assert features.shape == (1, 64)
+
+
+def test_unknown_model_is_named_with_the_known_ones():
+  with pytest.raises(ValueError, match=r"unknown model 'resnet17'; known: cnn"):
+    models.get_model('resnet17', 10)
+  with pytest.raises(ValueError, match=r"did you mean 'mobilenetv2'\?"):
+    models.get_model('mobilenet_v2', 10)
+
+
+def test_registry_is_alphabetical():
+  assert list(models.MODELS) == sorted(models.MODELS)
+
+
+def test_one_class_is_refused():
+  with pytest.raises(ValueError, match='num_classes must be at least 2; got 1'):
+    models.get_model('cnn', 1)
+
+
+@pytest.mark.parametrize('shape', [(1, 7, 8, 3), (8, 8, 3)])
+def test_images_too_small_or_without_batch_are_refused(shape):
+  with pytest.raises(ValueError, match='at least 8; got shape'):
+    models.get_model('cnn', 10).init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_impossible_depth_is_refused():
+  model = models.get_model('resnetc20', 10, depth=21)
+  with pytest.raises(ValueError, match='6n [+] 2'):
+    model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+def test_initialisers_are_those_of_the_released_networks():
+  key, images = jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+  model = models.get_model('cnn', 10)
+  torch_like = jax.jit(model.init)(key, images)['params']
+  bound = 1 / np.sqrt(9 * 32)  # 1 / sqrt(fan_in)
+  for leaf, count in (('kernel', 9 * 32 * 64), ('bias', 64)):
+    values = np.asarray(torch_like['conv2'][leaf]).ravel()
+    assert values.size == count
+    assert 0.9 * bound < np.abs(values).max() <= bound
+    # Uniform: the standard deviation is bound / sqrt(3).
+    np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.2)
+  model = models.get_model('resnetc8', 10)
+  he_like = jax.jit(model.init)(key, images)['params']
+  kernel = np.asarray(he_like['layer2.0.conv1']['kernel'])  # 16 to 32
+  np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.05)
+  assert np.abs(kernel).max() > 2.5 * kernel.std()  # Normal, not truncated.
+
+
+def test_resnext_initialises_as_released():
+  model = models.get_model('resnext29', 10)
+
+  @jax.jit  # Which leaves out the other 34 million.
+  def init(key):
+    params = model.init(key, jnp.zeros((1, 8, 8, 3)))['params']
+    grouped = params['stage_1.stage_1_bottleneck_0.conv_conv']['kernel']
+    return grouped, params['classifier']
+
+  grouped, classifier = init(jax.random.key(0))
+  np.testing.assert_allclose(grouped.std(), np.sqrt(2 / (9 * 512)), rtol=0.02)
+  np.testing.assert_array_equal(classifier['bias'], 0)
+  np.testing.assert_allclose(
+    classifier['kernel'].std(), np.sqrt(2 / 1024), rtol=0.05
+  )
+
+
+@pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name):
+  images = fixtures_rule.images(4, 8)
+  exact = models.get_model(name, 10)
+  model = models.get_model(name, 10, dtype=jnp.bfloat16)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+
+  def train(variables):
+    return model.apply(variables, images, train=True, mutable=['batch_stats'])
+
+  logits, updates = jax.jit(train)(variables)
+  for array in jax.tree.leaves((logits, updates, variables)):
+    assert array.dtype == jnp.float32
+  # And yet the computation is rounded to 8 bits.
+  rough = jax.jit(model.apply)(variables, images)
+  close = jax.jit(exact.apply)(variables, images)
+  assert 0 < np.abs(rough - close).max() < 0.05 * (1 + np.abs(close).max())
+
+
+def test_mlp_ends_in_a_relu_as_released():
+  images = fixtures_rule.images(4, 8)
+  model = models.get_model('mlp', 10)
+  logits = model.apply(model.init(jax.random.key(0), images), images)
+  assert logits.min() == 0
+  assert logits.max() > 0
+
+
+def test_evaluation_neither_sows_nor_updates():
+  images = fixtures_rule.images(2, 8)
+  model = models.get_model('resnetc8', 10)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  assert set(variables) == {'params', 'batch_stats'}
+  logits, updates = model.apply(variables, images, mutable=['batch_stats'])
+  assert logits.shape == (2, 10)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    updates['batch_stats'],
+    variables['batch_stats'],
+  )

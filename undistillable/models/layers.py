@@ -5,6 +5,7 @@ BatchNorm arithmetic, so that a released checkpoint can be loaded and a trained
 one can be handed back (see `undistillable.interop`).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -165,7 +166,27 @@ def check_images(images: jax.Array) -> None:
 
 def max_pool(x: jax.Array) -> jax.Array:
   """2x2 maximum, stride 2: float[B, H, W, C] -> float[B, H//2, W//2, C]."""
-  return nn.max_pool(x, (2, 2), (2, 2))
+  return jax.lax.platform_dependent(
+    x,
+    cpu=_max_pool_on_cpu,
+    default=functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
+  )
+
+
+def _max_pool_on_cpu(x: jax.Array) -> jax.Array:
+  """Comparisons of strided slices.
+
+  The gradient of XLA's pooling takes 9 to 15 times as long on a CPU: 51 ms
+  instead of 5.5 for 128x32x32x32. Where values tie, the first gets the
+  gradient, in both and in PyTorch.
+  """
+
+  def larger(first, second):
+    return jnp.where((second > first) | jnp.isnan(second), second, first)
+
+  height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  x = larger(x[:, :, 0:width:2], x[:, :, 1:width:2])
+  return larger(x[:, 0:height:2], x[:, 1:height:2])
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -1,0 +1,215 @@
+"""State dicts and files: there and back, and what goes wrong on the way."""
+
+import collections
+import json
+import sys
+
+import fixtures_rule
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from undistillable import interop, models
+
+
+def _variables(name, image_shape=(32, 32, 3), num_classes=7):
+  """Variables of the right shapes with distinct values, without computing."""
+  model = models.get_model(name, num_classes)
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda x: rng.random(x.shape, dtype=np.float32), shapes)
+
+
+def _assert_equal(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_round_trip_is_bit_equal(name):
+  variables = _variables(name)
+  state_dict = interop.to_torch(name, variables)
+  _assert_equal(interop.from_torch(name, state_dict), variables)
+  for array in state_dict.values():
+    assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+  ('name', 'image_shape'),
+  [
+    ('cnn', (8, 8, 1)),
+    ('cnn16', (28, 28, 1)),
+    ('cnn8', (64, 64, 3)),
+    ('mlp', (8, 8, 1)),
+    ('mlp', (28, 31, 1)),
+    ('resnetc8', (8, 8, 1)),
+  ],
+)
+def test_image_size_and_channels_are_read_off_the_tensors(name, image_shape):
+  variables = _variables(name, image_shape)
+  state_dict = interop.to_torch(name, variables)
+  _assert_equal(interop.from_torch(name, state_dict), variables)
+
+
+def test_images_that_are_not_square_are_told():
+  variables = _variables('cnn8', (16, 40, 3))
+  state_dict = interop.to_torch('cnn8', variables, image_size=(16, 40))
+  _assert_equal(
+    interop.from_torch('cnn8', state_dict, image_size=(16, 40)), variables
+  )
+  with pytest.raises(ValueError, match='1 of another shape: fc1.weight'):
+    interop.from_torch('cnn8', state_dict)
+
+
+def test_fields_of_the_module_can_be_given():
+  model = models.get_model('cnn', 5, width=4)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  state_dict = interop.to_torch('cnn', variables, width=4)
+  _assert_equal(interop.from_torch('cnn', state_dict, width=4), variables)
+
+
+def test_tensors_are_those_of_the_fixtures_in_their_order(shared):
+  paths = sorted((shared / 'fixtures').glob('*_[0-9]*_[0-9]*.json'))
+  for path in paths:
+    fixture = json.loads(path.read_text())
+    size = fixture['image_size']
+    variables = _variables(
+      fixture['network'], (size, size, 3), fixture['num_classes']
+    )
+    state_dict = interop.to_torch(fixture['network'], variables)
+    assert list(state_dict) == fixture['names']
+    shapes = [list(array.shape) for array in state_dict.values()]
+    assert shapes == fixture['shapes']
+
+
+def test_layout_is_transposed_and_not_reshaped():
+  state_dict = interop.to_torch('cnn8', _variables('cnn8', (8, 8, 3)))
+  variables = interop.from_torch('cnn8', state_dict)
+  params, stats = variables['params'], variables['batch_stats']
+  assert (
+    state_dict['conv2.weight'][5, 3, 0, 2]
+    == params['conv2']['kernel'][0, 2, 3, 5]
+  )
+  assert state_dict['fc2.weight'][1, 4] == params['fc2']['kernel'][4, 1]
+  assert state_dict['bn1.weight'][3] == params['bn1']['scale'][3]
+  assert state_dict['bn1.running_var'][3] == stats['bn1']['var'][3]
+
+
+def test_prefix_and_counters_are_dropped_and_types_cast():
+  plain = interop.to_torch('cnn8', _variables('cnn8'))
+  wrapped = {
+    f'module.{key}': jnp.asarray(x, jnp.bfloat16) for key, x in plain.items()
+  }
+  wrapped['module.bn1.num_batches_tracked'] = np.int64(3)
+  variables = interop.from_torch('cnn8', wrapped)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype('float32')}
+  np.testing.assert_allclose(
+    variables['params']['fc2']['bias'], plain['fc2.bias'], rtol=1e-2
+  )
+
+
+def test_pytorch_tensors_need_no_pytorch_here():
+  class Tensor:
+    """Like a parameter on a GPU: no array before three calls."""
+
+    def __init__(self, array, left=('detach', 'cpu', 'float')):
+      self._array, self._left = array, left
+
+    def __getattr__(self, name):
+      if self._left[:1] != (name,):
+        raise AttributeError(name)
+      rest = self._left[1:]
+      return lambda: Tensor(self._array, rest) if rest else self._array
+
+  plain = interop.to_torch('cnn8', _variables('cnn8'))
+  tensors = {key: Tensor(x) for key, x in plain.items()}
+  _assert_equal(
+    interop.from_torch('cnn8', tensors), interop.from_torch('cnn8', plain)
+  )
+
+
+def test_all_problems_are_in_one_error():
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  del state_dict['bn2.running_mean']
+  state_dict['extra.weight'] = np.zeros(3)
+  state_dict['conv3.weight'] = np.zeros((32, 16, 5, 5))
+  with pytest.raises(ValueError) as error:
+    interop.from_torch('cnn8', state_dict)
+  message = str(error.value)
+  assert "not those of 'cnn8' (26 tensors)" in message
+  assert '1 missing: bn2.running_mean' in message
+  assert '1 unexpected: extra.weight' in message
+  assert (
+    '1 of another shape: conv3.weight '
+    '(expected (32, 16, 3, 3), found (32, 16, 5, 5))' in message
+  )
+
+
+def test_another_network_s_tensors_are_counted():
+  state_dict = interop.to_torch('resnetc8', _variables('resnetc8'))
+  with pytest.raises(ValueError, match=r'missing: .*, and \d+ more; \d+ unex'):
+    interop.from_torch('resnet18', state_dict)
+  with pytest.raises(ValueError, match='102 missing'):
+    interop.from_torch('resnet18', {})
+
+
+def test_variables_without_statistics_are_refused():
+  params = {'params': _variables('cnn8')['params']}
+  with pytest.raises(ValueError, match='8 missing: bn1.running_mean'):
+    interop.to_torch('cnn8', params)
+
+
+def test_unknown_network_is_refused():
+  with pytest.raises(ValueError, match="unknown model 'vgg'"):
+    interop.from_torch('vgg', {})
+
+
+def test_safetensors_round_trip_keeps_transposed_arrays(tmp_path):
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  # A view whose buffer lies the other way round.
+  state_dict['fc2.weight'] = np.asfortranarray(state_dict['fc2.weight'])
+  path = tmp_path / 'cnn.safetensors'
+  interop.save(path, state_dict)
+  _assert_equal(interop.load(path), state_dict)
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
+  with pytest.raises(FileNotFoundError, match='no checkpoint file'):
+    interop.load(tmp_path / 'absent.safetensors')
+  (tmp_path / 'weights.npz').touch()
+  with pytest.raises(ValueError, match=r"unknown suffix '.npz'; known: .bin"):
+    interop.load(tmp_path / 'weights.npz')
+  with pytest.raises(ValueError, match='must be .safetensors'):
+    interop.save(tmp_path / 'weights.pt', {})
+  (tmp_path / 'weights.pt').touch()
+  monkeypatch.setitem(sys.modules, 'torch', None)  # As if not installed.
+  with pytest.raises(ImportError, match='pip install torch'):
+    interop.load(tmp_path / 'weights.pt')
+
+
+def test_pytorch_files_are_unwrapped(tmp_path):
+  torch = pytest.importorskip('torch')
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  tensors = collections.OrderedDict(
+    (key, torch.from_numpy(x)) for key, x in state_dict.items()
+  )
+  for name, content in (
+    ('plain.pt', tensors),
+    ('last.pth.tar', {'epoch': 3, 'state_dict': tensors}),
+  ):
+    torch.save(content, tmp_path / name)
+    _assert_equal(interop.load(tmp_path / name), state_dict)
+  torch.save({'epoch': 3}, tmp_path / 'no.pt')
+  with pytest.raises(ValueError, match='holds no state dict'):
+    interop.load(tmp_path / 'no.pt')
+
+
+def test_a_loaded_network_computes_as_before():
+  model = models.get_model('cnn8', 7)
+  images = fixtures_rule.images(2, 8)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  loaded = interop.from_torch('cnn8', interop.to_torch('cnn8', variables))
+  apply = jax.jit(model.apply)
+  np.testing.assert_array_equal(apply(loaded, images), apply(variables, images))

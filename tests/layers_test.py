@@ -1,0 +1,224 @@
+"""Layers: PyTorch's arithmetic, on one device and on two, and on a CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from undistillable import models
+from undistillable.models import convolution, layers
+
+
+def _normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _train(norm, x, stats=None):
+  variables = norm.init(jax.random.key(0), x)
+  if stats:
+    variables = {**variables, 'batch_stats': stats}
+  return norm.apply(variables, x, mutable=['batch_stats'])
+
+
+def test_batch_norm_by_hand():
+  x = jnp.array([[1.0, 10.0], [3.0, 10.0], [5.0, 40.0]])
+  y, updates = _train(layers.BatchNorm(train=True), x)
+  # Means 3 and 20; biased variances 8/3 and 200; unbiased 4 and 300.
+  np.testing.assert_allclose(
+    y[:, 0], np.array([-2.0, 0.0, 2.0]) / np.sqrt(8 / 3 + 1e-5), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    y[:, 1], np.array([-10.0, -10.0, 20.0]) / np.sqrt(200 + 1e-5), rtol=1e-6
+  )
+  stats = updates['batch_stats']
+  np.testing.assert_allclose(stats['mean'], [0.3, 2.0], rtol=1e-6)
+  np.testing.assert_allclose(stats['var'], [0.9 + 0.4, 0.9 + 30], rtol=1e-6)
+
+
+def test_batch_norm_evaluates_with_the_running_statistics():
+  norm = layers.BatchNorm(train=False)
+  x = jnp.array([[3.0]])
+  variables = norm.init(jax.random.key(0), x)
+  stats = {'mean': jnp.array([1.0]), 'var': jnp.array([4.0])}
+  y = norm.apply({**variables, 'batch_stats': stats}, x)
+  np.testing.assert_allclose(y, [[1.0]], rtol=1e-5)
+
+
+def test_batch_norm_does_not_cancel_where_the_mean_is_large():
+  x = 1e4 + _normal(64, 4, 4, 3)
+  y, _ = _train(layers.BatchNorm(train=True), x)
+  np.testing.assert_allclose(np.std(y, axis=(0, 1, 2)), 1, rtol=1e-3)
+
+
+def test_batch_norm_of_one_value_is_refused_with_a_reason():
+  norm = layers.BatchNorm(train=True, name='bn1')
+  x = jnp.ones((1, 1, 1, 2))
+  variables = norm.init(jax.random.key(0), x)  # To look at shapes is fine.
+  with pytest.raises(ValueError, match='more than one value per channel'):
+    norm.apply(variables, x, mutable=['batch_stats'])
+
+
+def test_batch_norm_without_mutable_statistics_teaches():
+  norm = layers.BatchNorm(train=True)
+  x = jnp.ones((2, 2))
+  variables = norm.init(jax.random.key(0), x)
+  with pytest.raises(ValueError, match=r"mutable=\['batch_stats'\]"):
+    norm.apply(variables, x)
+
+
+def test_one_value_on_each_of_two_devices_is_a_batch_of_two():
+  norm = layers.BatchNorm(train=True, axis_name='batch')
+  x = jnp.array([[1.0], [5.0]])
+  variables = norm.init(jax.random.key(0), x)
+
+  def step(x):
+    return norm.apply(variables, x, mutable=['batch_stats'])
+
+  y, updates = jax.pmap(step, axis_name='batch')(x[:, None])
+  np.testing.assert_allclose(y.ravel(), [-1, 1], rtol=1e-5)
+  np.testing.assert_allclose(  # The unbiased variance is 8.
+    updates['batch_stats']['var'], [[1.7], [1.7]], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('name', ['cnn8', 'resnetc8'])
+def test_two_devices_equal_one_with_the_whole_batch(name):
+  images, labels = _normal(8, 8, 8, 3), np.arange(8) % 4
+  # Unlike halves, so that statistics of a half differ from those of all.
+  images[4:] = 3 * images[4:] + 1
+  one = models.get_model(name, 4)
+  two = models.get_model(name, 4, axis_name='batch')
+  variables = one.init(jax.random.key(0), images)
+
+  def step(model, variables, images, labels):
+    def loss_fn(params):
+      logits, updates = model.apply(
+        {**variables, 'params': params},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      picked = jnp.take_along_axis(
+        nn.log_softmax(logits), labels[:, None], axis=-1
+      )
+      return -picked.mean(), updates['batch_stats']
+
+    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      variables['params']
+    )
+    return loss, stats, grads
+
+  def pooled(variables, images, labels):
+    loss, stats, grads = step(two, variables, images, labels)
+    return jax.lax.pmean((loss, grads), 'batch'), stats
+
+  (loss, grads), stats = jax.pmap(pooled, 'batch', in_axes=(None, 0, 0))(
+    variables, images.reshape(2, 4, 8, 8, 3), labels.reshape(2, 4)
+  )
+  whole = jax.jit(lambda *args: step(one, *args))(variables, images, labels)
+  for device in (0, 1):
+    jax.tree.map(
+      lambda x, y, i=device: np.testing.assert_allclose(
+        x[i], y, rtol=1e-4, atol=1e-5
+      ),
+      (loss, stats, grads),
+      whole,
+    )
+
+
+def _value_and_grads(fn, x, kernel):
+  """fn's value, and the gradients of a weighted sum of it."""
+
+  @jax.jit
+  def both(x, kernel):
+    y, vjp = jax.vjp(fn, x, kernel)
+    return y, *vjp(jnp.asarray(_normal(*y.shape, seed=9)))
+
+  return both(x, kernel)
+
+
+@pytest.mark.parametrize(
+  ('size', 'strides', 'padding'),
+  [((8, 8), 1, 1), ((8, 8), 2, 1), ((7, 10), 1, 0), ((7, 10), 2, 1)],
+)
+@pytest.mark.parametrize(
+  ('channels', 'features', 'groups'),
+  [(6, 6, 6), (6, 12, 6), (8, 12, 2), (8, 8, 4)],
+)
+def test_grouped_convolution_equals_xla_s(
+  channels, features, groups, size, strides, padding
+):
+  x = _normal(2, *size, channels)
+  kernel = _normal(3, 3, channels // groups, features, seed=1)
+
+  def ours(x, kernel):
+    return convolution.conv(
+      x, kernel, strides=strides, padding=padding, groups=groups
+    )
+
+  def xla(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (strides, strides),
+      ((padding, padding), (padding, padding)),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=groups,
+    )
+
+  for actual, expected in zip(
+    _value_and_grads(ours, x, kernel),
+    _value_and_grads(xla, x, kernel),
+    strict=True,
+  ):
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('groups', [2, 4])
+def test_a_cpu_is_spared_the_grouped_convolution_and_others_are_not(groups):
+  def fn(x, kernel):
+    return convolution.conv(x, kernel, padding=1, groups=groups)
+
+  args = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4 // groups, 4))
+  grouped = f'feature_group_count = {groups}'
+  for platform in ('cpu', 'cuda', 'tpu'):
+    exported = jax.export.export(jax.jit(fn), platforms=[platform])(*args)
+    assert (grouped in exported.mlir_module()) == (platform != 'cpu')
+
+
+def test_depthwise_bfloat16_is_summed_in_float32():
+  x = jnp.full((1, 8, 8, 2), 1.0, jnp.bfloat16)
+  kernel = jnp.full((3, 3, 1, 2), 2.0**-8, jnp.bfloat16)
+  kernel = kernel.at[0, 0].set(1.0)
+  y = convolution.conv(x, kernel, groups=2)
+  assert y.dtype == jnp.bfloat16
+  # In bfloat16 the sum would stay at 1: each further term is half a step.
+  np.testing.assert_array_equal(np.asarray(y, np.float32), 1.03125)
+
+
+@pytest.mark.parametrize('size', [(8, 8), (9, 7)])
+def test_max_pool_and_its_gradient_equal_xla_s(size):
+  # Few distinct values, so that there are many ties.
+  x = np.round(_normal(2, *size, 3))
+  weights = _normal(2, size[0] // 2, size[1] // 2, 3, seed=1)
+
+  def reference(x):
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+  for fn in (lambda y: y, jax.grad):
+    actual = fn(lambda x: (layers.max_pool(x) * weights).sum())(x)
+    expected = fn(lambda x: (reference(x) * weights).sum())(x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_max_pool_passes_nan_on():
+  x = jnp.zeros((1, 2, 2, 4))
+  x = x.at[0, [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 2, 3]].set(jnp.nan)
+  assert jnp.isnan(layers.max_pool(x)).all()
+
+
+def test_flatten_has_pytorch_s_order():
+  x = jnp.arange(24).reshape(1, 2, 3, 4)  # H=2, W=3, C=4
+  np.testing.assert_array_equal(layers.flatten(x)[0, :6], [0, 4, 8, 12, 16, 20])
