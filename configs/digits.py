@@ -20,9 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.val_fraction = 0.1  # Share of the training set held out.
 
   # Who takes part; names of models.MODELS.
-  config.teacher = 'resnetc8'
+  config.teacher = 'resnetc8'  # And 8 layers are enough here.
   config.adversary = config_dict.placeholder(str)  # None: the normal teacher.
-  config.students = ('cnn8', 'resnetc8')
+  config.students = ('cnn8', 'cnn16')  # With 8 and 16 features.
   config.seeds = (0, 1, 2)  # Each trains all networks anew.
 
   # How the owner protects the teacher.
@@ -40,24 +40,24 @@ def get_config() -> ml_collections.ConfigDict:
 
   # How every network is trained.
   config.recipe = ml_collections.ConfigDict()
-  config.recipe.epochs = 30
+  config.recipe.epochs = 30  # Passes over the training set.
   config.recipe.batch_size = 64  # Over all devices.
   config.recipe.augment = 'none'  # A name of augment.AUGMENTATIONS.
   config.recipe.optimizer = 'sgd'  # A name of optimizers.OPTIMIZERS.
   config.recipe.learning_rate = 0.1  # The highest one.
-  config.recipe.momentum = 0.9
+  config.recipe.momentum = 0.9  # Of SGD; beta_1 of Adam.
   config.recipe.weight_decay = 5e-4  # Of every parameter, as in PyTorch.
   config.recipe.schedule = 'cosine'  # A name of optimizers.SCHEDULES.
   config.recipe.milestones = ()  # Epochs, for the schedule 'step'.
   config.recipe.gamma = 0.1  # Factor at each milestone.
   config.recipe.warmup_epochs = 0  # Linear rise from 0.
   config.recipe.evaluate_every_epochs = 2  # On the held-out part.
-  config.recipe.checkpoint_every_epochs = 10
+  config.recipe.checkpoint_every_epochs = 10  # What a crash can cost at most.
 
   # What is changed for single models: config.recipes.cnn8 = {'epochs': 60}.
   config.recipes = ml_collections.ConfigDict()
 
   # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
-  config.dtype = config_dict.placeholder(str)
+  config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
   config.progress = True  # A progress bar.
   return config

@@ -45,7 +45,9 @@ def _assert_equal(one, other):
 
 def test_the_loss_falls():
   losses = []
-  _fit(PLAIN, epochs=12, on_step=lambda number, loss, accuracy: losses.append(loss))
+  _fit(
+    PLAIN, epochs=12, on_step=lambda number, loss, accuracy: losses.append(loss)
+  )
   assert len(losses) == 12 * 5
   assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 

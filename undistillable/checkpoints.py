@@ -70,12 +70,12 @@ class Checkpoints:
 def load(folder: pathlib.Path, template: Any) -> Any:
   """The latest state of a finished run; see `Checkpoints.restore`."""
   # A manager would create the folder of a run that is not there.
-  if not folder.is_dir():
-    raise errors.InputError(f'no checkpoint in {folder}')
-  with Checkpoints(folder) as checkpoints:
-    _, state = checkpoints.restore(template)
-  if state is None:
-    raise errors.InputError(
-      f'no checkpoint in {folder}; delete {folder.parent} to train it again'
-    )
-  return state
+  if folder.is_dir():
+    with Checkpoints(folder) as checkpoints:
+      _, state = checkpoints.restore(template)
+    if state is not None:
+      return state
+  raise errors.InputError(
+    f'no checkpoint in {folder}; delete {folder.parent} to train that network '
+    'again'
+  )

@@ -9,7 +9,7 @@ import pathlib
 import shlex
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from undistillable import errors, study
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
   """Flags in, report out."""
   if len(argv) > 1:
     sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells all that it does.
   config = _CONFIG.value
   workdir = pathlib.Path(_WORKDIR.value or f'workdirs/{config.dataset}')
   command = shlex.join(['python', '-m', 'undistillable.main', *sys.argv[1:]])

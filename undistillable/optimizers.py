@@ -79,6 +79,8 @@ def get_schedule(
     )
   if not learning_rate > 0:
     raise ValueError(f'learning_rate={learning_rate}; expected a number > 0')
+  if epochs < 1:
+    raise ValueError(f'epochs={epochs}; expected at least 1')
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
       f'warmup_epochs={warmup_epochs}; expected 0..{epochs - 1}, fewer than '

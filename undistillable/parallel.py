@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from undistillable import method as method_lib
+from undistillable import errors, method as method_lib
 
 AXIS = 'batch'
 
@@ -30,14 +30,14 @@ def num_devices() -> int:
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
-  """Raises ValueError for a batch that cannot be split or filled."""
+  """Raises InputError for a batch that cannot be split or filled."""
   if batch_size < 1 or batch_size % num_devices():
-    raise ValueError(
+    raise errors.InputError(
       f'batch_size={batch_size} cannot be split over {num_devices()} devices; '
       f'use a positive multiple of {num_devices()}'
     )
   if batch_size > num_examples:
-    raise ValueError(
+    raise errors.InputError(
       f'batch_size={batch_size} is larger than the {num_examples} training '
       'examples; use a smaller one'
     )

@@ -36,6 +36,7 @@ from undistillable.data import batches
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 1
+DTYPES = ('bfloat16', 'float32')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +113,10 @@ class Run:
 
   def network(self, num_classes: int):
     """The untrained module."""
+    if self.dtype not in DTYPES:
+      raise ValueError(
+        f'unknown dtype {self.dtype!r}; known: {", ".join(DTYPES)}'
+      )
     dtype = jnp.dtype(self.dtype)
     return models.get_model(self.model, num_classes, dtype=dtype)
 
@@ -154,6 +159,7 @@ def program(run: Run, num_classes: int, num_examples: int) -> Program:
 def _program(run: Run, num_classes: int, num_examples: int) -> Program:
   """See `program`."""
   recipe = dict(run.recipe)
+  parallel.check_batch_size(recipe['batch_size'], num_examples)
   parents = {
     role: method_lib.frozen_fn(parent.network(num_classes))
     for role, parent in run.parents.items()
@@ -163,7 +169,7 @@ def _program(run: Run, num_classes: int, num_examples: int) -> Program:
     recipe['schedule'],
     learning_rate=recipe['learning_rate'],
     epochs=recipe['epochs'],
-    steps_per_epoch=max(1, num_examples // recipe['batch_size']),
+    steps_per_epoch=num_examples // recipe['batch_size'],
     milestones=recipe['milestones'],
     gamma=recipe['gamma'],
     warmup_epochs=recipe['warmup_epochs'],

@@ -1,0 +1,61 @@
+"""The command line, as a process: one sentence for what a user can mend."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _main(*args):
+  return subprocess.run(
+    [sys.executable, '-m', 'undistillable.main', *args],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--config.defense.omega=-1'], 'omega=-1.0; expected a number >= 0'),
+    (['--config.teacher=lenet'], "unknown model 'lenet'; known: cnn"),
+    (['extra'], "unexpected arguments ['extra']"),
+  ],
+)
+def test_a_mistake_ends_with_one_sentence(args, message, tmp_path):
+  workdir = tmp_path / 'work'
+  done = _main('--config=configs/digits.py', f'--workdir={workdir}', *args)
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert not workdir.exists()
+
+
+def test_the_command_trains_and_prints_the_table(tmp_path):
+  args = [
+    '--config=configs/digits.py',
+    f'--workdir={tmp_path}/work',
+    f'--config.data_dir={tmp_path}/data',
+    '--config.teacher=cnn8',
+    "--config.students=('cnn8',)",
+    '--config.seeds=(0,)',
+    '--config.recipe.epochs=1',
+    '--config.max_accuracy_drop=100.0',
+  ]
+  done = _main(*args)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.strip().splitlines()
+  assert lines[-1] == f'Report: {tmp_path}/work/report.html'
+  assert lines[-3].endswith('.')  # What it means, in a sentence.
+  assert 'run 5/5 student cnn8 kd(nasty) seed 0' in done.stderr
+  assert 'loss' in done.stderr
+  assert 'acc' in done.stderr
+  again = _main(*args)
+  assert again.stdout == done.stdout
+  assert 'run 1/5' not in again.stderr

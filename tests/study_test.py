@@ -1,0 +1,322 @@
+"""The main job on a shrunken config: what is trained, kept, said, refused."""
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import re
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from undistillable import data, errors, runs, study
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+
+
+def _config(name='digits', **changes):
+  """A config as the command line reads it, shrunk to seconds."""
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  config.lock()
+  small = {
+    'teacher': 'cnn8',
+    'students': ('cnn8',),
+    'seeds': (0,),
+    'progress': False,
+    'recipe.epochs': 1,
+    'max_accuracy_drop': 100.0,
+  }
+  config.update_from_flattened_dict(small | changes)
+  return config
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  return str(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory, data_dir):
+  """A finished study, and its workdir."""
+  workdir = tmp_path_factory.mktemp('study')
+  config = _config(data_dir=data_dir)
+  return study.run(config, workdir, command='the command'), workdir, config
+
+
+def test_the_main_job_trains_every_version(done):
+  results, workdir, _ = done
+  found = [(run['role'], run['method']) for run in results['runs']]
+  assert found == [
+    ('teacher', 'none'),
+    ('teacher', 'nasty'),
+    ('student', 'scratch'),
+    ('student', 'kd'),
+    ('student', 'kd'),
+  ]
+  normal, nasty, scratch, kd_normal, kd_nasty = results['runs']
+  assert nasty['parents'] == kd_normal['parents'] == [normal['id']]
+  assert kd_nasty['parents'] == [nasty['id']]
+  assert scratch['parents'] == normal['parents'] == []
+  for run in results['runs']:
+    assert 0 <= run['test_accuracy'] <= 100
+    assert {
+      'id',
+      'model',
+      'dataset',
+      'seed',
+      'epochs',
+      'seconds',
+      'config',
+    } <= (run.keys())
+    assert (workdir / 'runs' / run['id'] / 'metrics.jsonl').exists()
+    assert list((workdir / 'runs' / run['id'] / 'tensorboard').iterdir())
+  assert json.loads((workdir / 'results.json').read_text()) == results
+  assert results['environment']['jax'] == jax.__version__
+
+
+def test_the_report_is_written(done):
+  _, workdir, _ = done
+  for name in ('accuracy', 'logits', 'curves'):
+    assert (workdir / 'figures' / f'{name}.png').stat().st_size > 1000
+  assert 'the command' in (workdir / 'report.md').read_text()
+  assert (workdir / 'report.html').read_text().startswith('<!doctype html>')
+
+
+def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
+  """The number in the report can be had again from the stored network."""
+  results, workdir, config = done
+  splits = runs.load_splits({**study.plan(config)[1].dataset}, data_dir)
+  nasty = study.plan(config)[1]
+  variables = runs.variables(nasty, workdir, splits)
+  model = nasty.network(splits.num_classes)
+  mean, std = data.NORMALIZATIONS['digits']
+  images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
+  logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(
+    variables, images.astype(np.float32)
+  )
+  hits = np.asarray(logits).argmax(-1) == splits.test['label']
+  assert results['runs'][1]['test_accuracy'] == pytest.approx(100 * hits.mean())
+
+
+def test_the_held_out_part_is_neither_trained_on_nor_tested(data_dir):
+  dataset = study.plan(_config())[0].dataset
+  splits = runs.load_splits(dataset, data_dir)
+  whole = data.load('digits', data_dir=data_dir)
+  sizes = [len(getattr(splits, name)['label']) for name in ('train', 'val')]
+  assert sum(sizes) == len(whole.train['label'])
+  assert sizes[1] == round(0.1 * sum(sizes))
+  np.testing.assert_array_equal(splits.test['image'], whole.test['image'])
+
+
+def test_nothing_is_trained_twice(done, monkeypatch):
+  results, workdir, config = done
+
+  def never(*args, **kwargs):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr(runs, 'execute', never)
+  monkeypatch.setattr(runs, 'load_splits', never)
+  again = study.run(config, workdir)
+  assert again['runs'] == results['runs']
+
+
+def test_more_seeds_keep_what_is_there(done, monkeypatch):
+  _, workdir, config = done
+
+  class Trained(Exception):  # noqa: N818
+    pass
+
+  def execute(run, *args):
+    raise Trained(run.seed)
+
+  monkeypatch.setattr(runs, 'execute', execute)
+  more = config.copy_and_resolve_references()
+  more.unlock()
+  more.seeds = (0, 1)
+  with pytest.raises(Trained, match='1'):
+    study.run(more, workdir)
+
+
+def test_what_is_missing_is_trained_again(done):
+  results, workdir, config = done
+  lost = workdir / 'runs' / results['runs'][4]['id'] / 'result.json'
+  before = json.loads(lost.read_text())
+  lost.unlink()
+  again = study.run(config, workdir)['runs'][4]
+  assert again['test_accuracy'] == before['test_accuracy']
+
+
+def test_the_id_is_the_content():
+  plan = study.plan(_config())
+  same = study.plan(_config())
+  assert [run.id for run in plan] == [run.id for run in same]
+  other = study.plan(_config(**{'defense.omega': 0.01}))
+  equal = [a.id == b.id for a, b in zip(plan, other, strict=True)]
+  # A protected teacher, and with it its students, are others; the rest is not.
+  assert equal == [True, False, True, True, False]
+  moved = study.plan(_config(data_dir='/elsewhere', progress=True))
+  assert [run.id for run in plan] == [run.id for run in moved]
+
+
+def test_runs_that_differ_in_their_seed_share_a_program():
+  first, second = (study.plan(_config(seeds=(seed,))) for seed in (0, 1))
+  for one, other in zip(first, second, strict=True):
+    assert one.id != other.id
+    assert runs.program(one, 10, 64) is runs.program(other, 10, 64)
+  # So do students of the normal and of the protected teacher.
+  assert runs.program(first[3], 10, 64) is runs.program(first[4], 10, 64)
+  assert runs.program(first[2], 10, 64) is not runs.program(first[3], 10, 64)
+
+
+def test_another_adversary_is_trained_first():
+  plan = study.plan(_config(adversary='cnn16'))
+  assert [(run.model, run.method) for run in plan[:3]] == [
+    ('cnn8', 'none'),
+    ('cnn16', 'none'),
+    ('cnn8', 'nasty'),
+  ]
+  assert plan[2].parents['adversary'] is plan[1]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'dataset': 'digitz'}, "unknown dataset 'digitz'; known: cifar10"),
+    ({'teacher': 'resnet17'}, "unknown model 'resnet17'; known: "),
+    ({'students': ('cnn8', 'cnn9')}, "unknown model 'cnn9'; known: "),
+    ({'defense.name': 'nasy'}, "unknown defense 'nasy'; known: nasty, none"),
+    ({'attack.name': 'kdd'}, "unknown attack 'kdd'; known: kd, scratch"),
+    ({'attack.name': 'scratch'}, "'scratch' takes the settings"),
+    ({'defense.omega': -0.1}, 'omega=-0.1; expected a number >= 0'),
+    ({'defense.omega': float('nan')}, 'omega=nan; expected a number >= 0'),
+    ({'defense.temperature': 0.0}, 'temperature=0.0; expected a positive'),
+    ({'attack.temperature': -1.0}, 'temperature=-1.0; expected a positive'),
+    ({'attack.alpha': 1.1}, r'alpha=1.1; expected a weight in 0..1'),
+    ({'recipe.optimizer': 'sgdd'}, "unknown optimizer 'sgdd'; known: adam"),
+    ({'recipe.schedule': 'steps'}, "unknown schedule 'steps'; known: "),
+    ({'recipe.augment': 'flip'}, "unknown augmentation 'flip'; known: "),
+    ({'recipe.epochs': 0}, 'epochs=0'),
+    ({'recipe.batch_size': 0}, 'batch_size=0'),
+    ({'recipe.batch_size': 33}, 'cannot be split over 2 devices'),
+    ({'recipe.learning_rate': 0.0}, 'learning_rate=0.0'),
+    ({'normalization': 'mnist'}, "unknown normalization 'mnist'; known: "),
+    ({'val_fraction': 1.0}, 'val_fraction=1.0'),
+    ({'students': ()}, 'students is empty'),
+    ({'seeds': ()}, 'seeds is empty'),
+    ({'dtype': 'float8'}, "unknown dtype 'float8'; known: bfloat16, float32"),
+  ],
+)
+def test_an_impossible_config_is_refused_before_anything(
+  changes, message, tmp_path
+):
+  with pytest.raises(errors.InputError, match=message):
+    study.run(_config(**changes), tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path, data_dir):
+  config = _config(data_dir=data_dir, **{'recipe.batch_size': 2000})
+  with pytest.raises(errors.InputError, match='batch_size=2000 is larger than'):
+    study.run(config, tmp_path)
+
+
+def test_a_missing_data_set_is_refused_with_the_remedy(tmp_path):
+  config = _config('cifar10', data_dir=str(tmp_path / 'nothing'))
+  with pytest.raises(errors.InputError, match='undistillable.data prepare'):
+    study.run(config, tmp_path / 'work')
+
+
+def test_the_workdir_of_another_config_is_refused(done):
+  _, workdir, config = done
+  other = config.copy_and_resolve_references()
+  other.defense.omega = 0.01
+  before = (workdir / 'results.json').read_bytes()
+  with pytest.raises(errors.InputError) as error:
+    study.run(other, workdir)
+  omega = config.defense.omega
+  assert f'defense.omega: {omega} there, 0.01 here' in str(error.value)
+  assert '--reuse_workdir' in str(error.value)
+  assert (workdir / 'results.json').read_bytes() == before
+
+
+def test_a_run_folder_of_another_config_is_refused(done, tmp_path):
+  results, workdir, config = done
+  path = workdir / 'runs' / results['runs'][0]['id'] / 'config.json'
+  text = path.read_text()
+  path.write_text(text.replace('"seed": 0', '"seed": 5'))
+  try:
+    with pytest.raises(errors.InputError, match='delete the folder'):
+      study.run(config, workdir)
+  finally:
+    path.write_text(text)
+
+
+def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):
+  config = _config(
+    data_dir=data_dir,
+    max_accuracy_drop=10.0,
+    **{'defense.omega': 20.0, 'recipe.epochs': 5},
+  )
+  with pytest.raises(errors.DivergedError, match='lower defense.omega') as one:
+    study.run(config, tmp_path)
+  finished = list((tmp_path / 'runs').glob('*/result.json'))
+  assert sorted(path.parent.name[:7] for path in finished) == ['teacher'] * 2
+  # The second time it is known from the recorded result.
+  with pytest.raises(errors.DivergedError) as two:
+    study.run(config, tmp_path)
+  assert str(one.value) == str(two.value)
+
+
+def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
+  config = _config(
+    data_dir=data_dir,
+    **{'defense.omega': 1e9, 'recipe.epochs': 3, 'recipe.learning_rate': 1.0},
+  )
+  with pytest.raises(
+    errors.DivergedError, match=r'nasty.*not finite at step \d+; lower omega'
+  ):
+    study.run(config, tmp_path)
+  assert len(list((tmp_path / 'runs').glob('*/result.json'))) == 1
+
+
+@pytest.mark.parametrize(
+  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
+)
+def test_every_config_plans(path):
+  config = _config(path.stem)
+  assert isinstance(config, ml_collections.ConfigDict)
+  assert len(study.plan(config)) == 5
+
+
+@pytest.mark.parametrize(
+  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
+)
+def test_every_field_of_a_config_says_what_it_is(path):
+  lines = path.read_text().splitlines()
+  for above, line in itertools.pairwise(lines):
+    if re.match(r'\s+config\.\S+ = (?!ml_collections)', line):
+      assert '# ' in line or '# ' in above, line
+
+
+@pytest.mark.parametrize(
+  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
+)
+def test_every_field_of_a_config_can_be_overridden(path):
+  """Lists and None cannot, by ml_collections' flags."""
+
+  def leaves(config):
+    for key, value in config.items(preserve_field_references=True):
+      if isinstance(value, ml_collections.ConfigDict):
+        yield from leaves(value)
+      else:
+        yield key, value
+
+  for key, value in leaves(_config(path.stem)):
+    # A placeholder is a reference that knows its type.
+    if not isinstance(value, ml_collections.FieldReference):
+      assert isinstance(value, bool | int | float | str | tuple), key
