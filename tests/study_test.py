@@ -11,7 +11,15 @@ import ml_collections
 import numpy as np
 import pytest
 
-from undistillable import data, errors, runs, study
+from undistillable import (
+  data,
+  errors,
+  execute,
+  plan as plan_lib,
+  programs,
+  study,
+  tasks,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -90,9 +98,9 @@ def test_the_report_is_written(done):
 def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   """The number in the report can be had again from the stored network."""
   results, workdir, config = done
-  splits = runs.load_splits({**study.plan(config)[1].dataset}, data_dir)
-  nasty = study.plan(config)[1]
-  variables = runs.variables(nasty, workdir, splits)
+  splits = tasks.load({**plan_lib.make(config)[1].dataset}, data_dir)
+  nasty = plan_lib.make(config)[1]
+  variables = execute.Store(workdir, nasty.dataset, data_dir).variables(nasty)
   model = nasty.network(splits.num_classes)
   mean, std = data.NORMALIZATIONS['digits']
   images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
@@ -104,8 +112,8 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
 
 
 def test_the_held_out_part_is_neither_trained_on_nor_tested(data_dir):
-  dataset = study.plan(_config())[0].dataset
-  splits = runs.load_splits(dataset, data_dir)
+  dataset = plan_lib.make(_config())[0].dataset
+  splits = tasks.load(dataset, data_dir)
   whole = data.load('digits', data_dir=data_dir)
   sizes = [len(getattr(splits, name)['label']) for name in ('train', 'val')]
   assert sum(sizes) == len(whole.train['label'])
@@ -119,8 +127,8 @@ def test_nothing_is_trained_twice(done, monkeypatch):
   def never(*args, **kwargs):
     raise AssertionError('trained again')
 
-  monkeypatch.setattr(runs, 'execute', never)
-  monkeypatch.setattr(runs, 'load_splits', never)
+  monkeypatch.setattr(execute, 'run_one', never)
+  monkeypatch.setattr(tasks, 'load', never)
   again = study.run(config, workdir)
   assert again['runs'] == results['runs']
 
@@ -131,10 +139,10 @@ def test_more_seeds_keep_what_is_there(done, monkeypatch):
   class Trained(Exception):  # noqa: N818
     pass
 
-  def execute(run, *args):
+  def run_one(run, *args):
     raise Trained(run.seed)
 
-  monkeypatch.setattr(runs, 'execute', execute)
+  monkeypatch.setattr(execute, 'run_one', run_one)
   more = config.copy_and_resolve_references()
   more.unlock()
   more.seeds = (0, 1)
@@ -152,29 +160,31 @@ def test_what_is_missing_is_trained_again(done):
 
 
 def test_the_id_is_the_content():
-  plan = study.plan(_config())
-  same = study.plan(_config())
+  plan = plan_lib.make(_config())
+  same = plan_lib.make(_config())
   assert [run.id for run in plan] == [run.id for run in same]
-  other = study.plan(_config(**{'defense.omega': 0.01}))
+  other = plan_lib.make(_config(**{'defense.omega': 0.01}))
   equal = [a.id == b.id for a, b in zip(plan, other, strict=True)]
   # A protected teacher, and with it its students, are others; the rest is not.
   assert equal == [True, False, True, True, False]
-  moved = study.plan(_config(data_dir='/elsewhere', progress=True))
+  moved = plan_lib.make(_config(data_dir='/elsewhere', progress=True))
   assert [run.id for run in plan] == [run.id for run in moved]
 
 
 def test_runs_that_differ_in_their_seed_share_a_program():
-  first, second = (study.plan(_config(seeds=(seed,))) for seed in (0, 1))
+  first, second = (plan_lib.make(_config(seeds=(seed,))) for seed in (0, 1))
   for one, other in zip(first, second, strict=True):
     assert one.id != other.id
-    assert runs.program(one, 10, 64) is runs.program(other, 10, 64)
+    assert programs.build(one, 10, 64) is programs.build(other, 10, 64)
   # So do students of the normal and of the protected teacher.
-  assert runs.program(first[3], 10, 64) is runs.program(first[4], 10, 64)
-  assert runs.program(first[2], 10, 64) is not runs.program(first[3], 10, 64)
+  assert programs.build(first[3], 10, 64) is programs.build(first[4], 10, 64)
+  assert programs.build(first[2], 10, 64) is not programs.build(
+    first[3], 10, 64
+  )
 
 
 def test_another_adversary_is_trained_first():
-  plan = study.plan(_config(adversary='cnn16'))
+  plan = plan_lib.make(_config(adversary='cnn16'))
   assert [(run.model, run.method) for run in plan[:3]] == [
     ('cnn8', 'none'),
     ('cnn16', 'none'),
@@ -290,7 +300,7 @@ def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
 def test_every_config_plans(path):
   config = _config(path.stem)
   assert isinstance(config, ml_collections.ConfigDict)
-  assert len(study.plan(config)) == 5
+  assert len(plan_lib.make(config)) == 5
 
 
 @pytest.mark.parametrize(

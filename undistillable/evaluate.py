@@ -15,7 +15,7 @@ def predict(
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
-  batch_size: int = 512,
+  batch_size: int = 256,
 ) -> np.ndarray:
   """Logits of every example, on all devices.
 
@@ -31,15 +31,16 @@ def predict(
   """
   num_examples = len(arrays['label'])
   devices = parallel.num_devices()
-  share = -(-min(batch_size, num_examples) // devices)
+  share = -(-batch_size // devices)
   predict_fn = parallel.predict_fn(apply_fn, prepare)
-  arrays = parallel.replicate(dict(arrays))
   logits = []
   for start in range(0, num_examples, share * devices):
-    # The last batch is padded with the last example; the padding is cut off.
-    indices = np.arange(start, start + share * devices)
-    indices = np.minimum(indices, num_examples - 1).reshape(devices, share)
-    logits.append(predict_fn(variables, arrays, indices))
+    # Every batch has the same shape, or each would be compiled: the last one
+    # is padded with its last example, and the padding cut off.
+    index = np.arange(start, start + share * devices)
+    index = np.minimum(index, num_examples - 1).reshape(devices, share)
+    batch = {name: array[index] for name, array in arrays.items()}
+    logits.append(predict_fn(variables, batch))
   logits = [np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in logits]
   return np.concatenate(logits)[:num_examples]
 

@@ -146,11 +146,12 @@ def _one(metrics: method_lib.Metrics) -> method_lib.Metrics:
 def predict_fn(
   apply_fn: method_lib.ApplyFn, prepare: PrepareFn
 ) -> Callable[..., jax.Array]:
-  """`(variables, arrays, indices int[D, b]) -> logits [D, b, K]`."""
+  """Logits of a batch, whose arrays are split: `[D, b, ...] -> [D, b, K]`."""
 
-  def predict(variables, arrays, indices):
+  def predict(variables, arrays):
+    everything = np.arange(len(arrays['label']))
     # An evaluation draws nothing; the key is there for prepare's signature.
-    batch = prepare(arrays, indices, jax.random.key(0))
+    batch = prepare(arrays, everything, jax.random.key(0))
     return apply_fn(variables, batch['image'])
 
-  return jax.pmap(predict, axis_name=AXIS, in_axes=(None, None, 0))
+  return jax.pmap(predict, axis_name=AXIS, in_axes=(None, 0))

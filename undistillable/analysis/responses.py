@@ -1,0 +1,50 @@
+"""What the normal and the protected teacher answer on the same test images."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from undistillable import evaluate, execute, runs as runs_lib
+
+NUM_IMAGES = 8
+
+
+def write(planned: Sequence[runs_lib.Run], store: execute.Store) -> None:
+  """Writes responses.npz for the first pair of teachers, unless it is there.
+
+  Args:
+    planned: the runs of a study, finished.
+    store: of its workdir.
+  """
+  protected = next((run for run in planned if 'adversary' in run.parents), None)
+  if protected is None:
+    return
+  normal = next(
+    run
+    for run in planned
+    if run.method == 'none'
+    and (run.model, run.seed) == (protected.model, protected.seed)
+  )
+  path = store.workdir / 'responses.npz'
+  ids = np.array([normal.id, protected.id])
+  if path.exists():
+    with np.load(path) as found:
+      if 'ids' in found and (found['ids'] == ids).all():
+        return
+  images = first_of_each_class(store.task.test, NUM_IMAGES)
+  logits = {}
+  for name, run in (('normal', normal), ('protected', protected)):
+    parts = store.program(run)
+    logits[f'{name}_logits'] = evaluate.predict(
+      parts.apply_fn, store.variables(run), images, parts.prepare_test
+    )
+  class_names = np.array(store.task.class_names)
+  np.savez(path, ids=ids, class_names=class_names, **images, **logits)
+
+
+def first_of_each_class(
+  arrays: Mapping[str, np.ndarray], number: int
+) -> dict[str, np.ndarray]:
+  """The first example of each of the first `number` classes."""
+  _, first = np.unique(arrays['label'], return_index=True)
+  return {key: value[first[:number]] for key, value in arrays.items()}

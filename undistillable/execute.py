@@ -1,0 +1,146 @@
+"""Trains and evaluates one run, and reads what a finished one left."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from undistillable import (
+  checkpoints,
+  environment,
+  evaluate,
+  programs,
+  runs,
+  tasks,
+  train,
+  writers,
+)
+
+
+class Store:
+  """The networks of a workdir: what their runs left, loaded when needed."""
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    dataset: Mapping[str, Any],
+    data_dir: str | None = None,
+  ):
+    """Loads nothing yet.
+
+    Args:
+      workdir: the study's folder.
+      dataset: as in `runs.Run`.
+      data_dir: see `data.load`.
+    """
+    self.workdir = workdir
+    self._dataset, self._data_dir = dataset, data_dir
+    # The last few: a teacher serves several students in a row.
+    self.variables = functools.lru_cache(maxsize=4)(self._variables)
+
+  @functools.cached_property
+  def task(self) -> tasks.Task:
+    """The data set."""
+    return tasks.load(self._dataset, self._data_dir)
+
+  def program(self, run: runs.Run) -> programs.Program:
+    """The functions of a run."""
+    return programs.build(run, self.task.num_classes, self.task.num_examples)
+
+  def result(self, run: runs.Run) -> dict[str, Any] | None:
+    """What a finished run wrote; None for any other."""
+    return runs.result(run, self.workdir)
+
+  def _variables(self, run: runs.Run) -> dict[str, Any]:
+    """The variables of a finished run, from its checkpoint."""
+    parts = self.program(run)
+    template = train.abstract_state(
+      parts.method, self.task.train, parts.prepare_test
+    )
+    folder = runs.folder(run, self.workdir) / 'checkpoints'
+    return checkpoints.load(folder, template).variables
+
+
+def run_one(
+  run: runs.Run,
+  store: Store,
+  on_step: Callable[[int, float, float], None] | None = None,
+) -> dict[str, Any]:
+  """Trains a run, or goes on where it stopped, and evaluates it.
+
+  Args:
+    run: the run; its parents are finished.
+    store: of its workdir.
+    on_step: see `train.fit`.
+
+  Returns:
+    What is written to result.json.
+  """
+  parts, task = store.program(run), store.task
+  frozen = {k: store.variables(parent) for k, parent in run.parents.items()}
+  folder = runs.claim(run, store.workdir)
+  logits_of = functools.partial(evaluate.predict, prepare=parts.prepare_test)
+
+  def validate(variables):
+    logits = logits_of(parts.apply_fn, variables, task.val)
+    return evaluate.scores(logits, task.val['label'])
+
+  state = train.fit(
+    parts.method,
+    task.train,
+    parts.prepare,
+    epochs=run.recipe['epochs'],
+    batch_size=run.recipe['batch_size'],
+    frozen=frozen,
+    seed=run.seed,
+    evaluate_fn=validate if len(task.val['label']) else None,
+    evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
+    folder=folder,
+    checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
+    on_step=on_step,
+    label=f'{run.label} ({run.id})',
+    remedy=_remedy(run),
+  )
+  logits = logits_of(parts.apply_fn, state.variables, task.test)
+  scores = evaluate.scores(logits, task.test['label'])
+  if 'teacher' in run.parents:
+    teacher_fn = parts.parent_fns['teacher']
+    reference = logits_of(teacher_fn, frozen['teacher'], task.test)
+    scores |= {
+      f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
+    }
+  return _finish(run, folder, scores)
+
+
+def _finish(
+  run: runs.Run, folder: pathlib.Path, scores: Mapping
+) -> dict[str, Any]:
+  """Writes result.json, with which a run is finished."""
+  epochs = writers.read_metrics(folder)
+  content = {
+    'id': run.id,
+    'status': 'finished',
+    'role': run.role,
+    'model': run.model,
+    'method': run.method,
+    'parents': [parent.id for parent in run.parents.values()],
+    'dataset': run.dataset['name'],
+    'seed': run.seed,
+    **{f'test_{k}': v for k, v in scores.items()},
+    'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
+    'epochs': run.recipe['epochs'],
+    'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
+    'config': run.config,
+    'environment': environment.describe(),
+  }
+  writers.write_json(folder / 'result.json', content)
+  return content
+
+
+def _remedy(run: runs.Run) -> str:
+  """What to change when the loss of a run is not finite."""
+  rate = run.recipe['learning_rate']
+  if 'omega' in run.settings:
+    omega = run.settings['omega']
+    return f'lower omega (now {omega}), or the learning rate (now {rate})'
+  return f'lower the learning rate (now {rate})'

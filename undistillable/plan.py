@@ -1,0 +1,129 @@
+"""From a config to the runs of the main job, in order; nothing is trained."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from undistillable import data, errors, programs, runs as runs_lib
+
+
+def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+  """The runs of the main job, in an order in which they can be trained.
+
+  For every seed: the normal teacher (and an adversary, where that is another
+  network), the protected teacher, and for every student the control, the one
+  distilled from the normal and the one distilled from the protected teacher.
+
+  Args:
+    config: see configs/digits.py.
+
+  Returns:
+    Each run once; what a run depends on comes before it.
+
+  Raises:
+    errors.InputError: an unknown name or an impossible value.
+  """
+  try:
+    _check(config)
+    planned = []
+    for seed in config.seeds:
+      planned += _plan_seed(config, seed)
+    planned = list(dict.fromkeys(planned))
+    for run in planned:
+      # Any number of classes and examples shows whether the parts fit.
+      programs.build(run, 10, run.recipe['batch_size'])
+  except ValueError as error:
+    raise errors.InputError(f'config: {error}') from error
+  return planned
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  """What no single run can see."""
+  for field in ('seeds', 'students'):
+    if not config[field]:
+      raise ValueError(f'{field} is empty; name at least one')
+  if config.dataset not in data.DATASETS:
+    raise ValueError(
+      f'unknown dataset {config.dataset!r}; known: {", ".join(data.DATASETS)}'
+    )
+  if config.normalization not in data.NORMALIZATIONS:
+    raise ValueError(
+      f'unknown normalization {config.normalization!r}; '
+      f'known: {", ".join(data.NORMALIZATIONS)}'
+    )
+  if not 0 <= config.val_fraction < 1:
+    raise ValueError(
+      f'val_fraction={config.val_fraction}; expected 0 <= val_fraction < 1'
+    )
+
+
+def _plan_seed(
+  config: ml_collections.ConfigDict, seed: int
+) -> Iterable[runs_lib.Run]:
+  """The runs of one seed."""
+  make = functools.partial(_make_run, config, seed)
+  name, settings = _method(config.defense)
+  normal = make('teacher', config.teacher, 'none')
+  adversary = normal
+  if config.adversary:
+    adversary = make('teacher', config.adversary, 'none')
+  protected = make(
+    'teacher', config.teacher, name, settings, {'adversary': adversary}
+  )
+  yield from (normal, adversary, protected)
+  name, settings = _method(config.attack)
+  for student in config.students:
+    yield make('student', student, 'scratch')
+    for teacher in (normal, protected):
+      yield make('student', student, name, settings, {'teacher': teacher})
+
+
+def _method(config: ml_collections.ConfigDict) -> tuple[str, dict[str, Any]]:
+  """A name and its settings."""
+  settings = config.to_dict()
+  return settings.pop('name'), settings
+
+
+def _make_run(
+  config: ml_collections.ConfigDict,
+  seed: int,
+  role: str,
+  model: str,
+  method: str,
+  settings: Mapping[str, Any] | None = None,
+  parents: Mapping[str, runs_lib.Run] | None = None,
+) -> runs_lib.Run:
+  """A run of the config; it keeps those parents that its method reads."""
+  run = runs_lib.Run(
+    role=role,
+    model=model,
+    method=method,
+    settings=settings or {},
+    parents={},
+    dataset={
+      'name': config.dataset,
+      'normalization': config.normalization,
+      'val_fraction': config.val_fraction,
+      'val_seed': 0,
+    },
+    recipe=recipe(config, model),
+    dtype=config.dtype or _default_dtype(),
+    seed=seed,
+  )
+  kept = {k: parents[k] for k in run.module.PARENTS}
+  return dataclasses.replace(run, parents=kept)
+
+
+def recipe(config: ml_collections.ConfigDict, model: str) -> dict[str, Any]:
+  """How a model is trained: config.recipe, and what config.recipes changes."""
+  changes = config.recipes.get(model, ml_collections.ConfigDict())
+  return config.recipe.to_dict() | changes.to_dict()
+
+
+def _default_dtype() -> str:
+  """bfloat16 pays where there are matrix units for it."""
+  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
