@@ -76,7 +76,7 @@ def test_parity_of_one_training_step(case):
     # In float32 a unit or two fall on the other side of their ReLU, and one
     # of mobilenetv2's last stage changes all norms before it: PyTorch's own
     # differ by 2.5e-3 between float32 and float64, where ours agree with it
-    # to 1e-5. And a bias before BatchNorm has no gradient but rounding, hence
+    # to 1e-13. And a bias before BatchNorm has no gradient but rounding, hence
     # the absolute part.
     np.testing.assert_allclose(
       np.linalg.norm(tensors[name]),
