@@ -46,7 +46,7 @@ def get_source(name: str) -> dataset.Source:
   return DATASETS[name]
 
 
-def check(name: str, *, data_dir: str | os.PathLike | None = None) -> None:
+def check(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> None:
   """Checks within a second that `load` will find a whole data set.
 
   Args:
@@ -65,7 +65,7 @@ def check(name: str, *, data_dir: str | os.PathLike | None = None) -> None:
 
 
 def load(
-  name: str, *, data_dir: str | os.PathLike | None = None
+  name: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> dataset.Dataset:
   """Reads a data set into memory; embedded ones are prepared on first use.
 
@@ -107,8 +107,8 @@ def load(
 def prepare(
   name: str,
   *,
-  data_dir: str | os.PathLike | None = None,
-  archive: str | os.PathLike | None = None,
+  data_dir: str | os.PathLike[str] | None = None,
+  archive: str | os.PathLike[str] | None = None,
   allow_partial: bool = False,
   show_progress: bool = False,
 ) -> tuple[pathlib.Path, bool]:
@@ -140,7 +140,9 @@ def prepare(
   )
 
 
-def _prepare_embedded(source, data_dir, stack):
+def _prepare_embedded(
+  source: dataset.Source, data_dir: pathlib.Path, stack: contextlib.ExitStack
+) -> pathlib.Path:
   """Prepares in `data_dir`, or for this once where that cannot be written."""
   from undistillable.data import preparing
 

@@ -10,12 +10,13 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 
 from undistillable import data, errors
 from undistillable.data import dataset, folders
 
 
-def _prepare(arguments):
+def _prepare(arguments: argparse.Namespace) -> None:
   folder, is_new = data.prepare(
     arguments.name,
     data_dir=arguments.data_dir,
@@ -27,12 +28,12 @@ def _prepare(arguments):
   print(f'{arguments.name} {done} {folder}: {_describe(arguments)}')
 
 
-def _check(arguments):
+def _check(arguments: argparse.Namespace) -> None:
   data.check(arguments.name, data_dir=arguments.data_dir)
   print(f'{arguments.name}: {_describe(arguments)}')
 
 
-def _list(arguments):
+def _list(arguments: argparse.Namespace) -> None:
   print(f'in {dataset.resolve_dir(arguments.data_dir)}:')
   for arguments.name in data.DATASETS:
     try:
@@ -42,7 +43,7 @@ def _list(arguments):
     print(f'  {arguments.name:14} {state}')
 
 
-def _describe(arguments):
+def _describe(arguments: argparse.Namespace) -> str:
   """How many images there are, and whether these are all."""
   source = data.get_source(arguments.name)
   data_dir = dataset.resolve_dir(arguments.data_dir)
@@ -62,7 +63,7 @@ def _describe(arguments):
   )
 
 
-def _parse(argv):
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m undistillable.data',
     description=__doc__,
@@ -89,7 +90,7 @@ def _parse(argv):
   return parser.parse_args(argv)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   # A polite kill unwinds the stack too, so that nothing half-made is left.
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from typing import Any, NoReturn
 
 from undistillable.data import dataset
 
@@ -41,19 +42,22 @@ def read_tar(
   Raises:
     dataset.DataError: damaged, or unsafe.
   """
-  content = {}
+  content: dict[str, bytes] = {}
   with _blaming(archive), gzip.open(archive) as stream:
-    limited = _Limited(stream, archive, max_bytes)
+    # Any: a stream that tarfile only reads needs nothing but `read`.
+    limited: Any = _Limited(stream, archive, max_bytes)
     with tarfile.open(fileobj=limited, mode='r|') as tar:
       for member in tar:
         _check_name(archive, member.name)
         if not (member.isreg() or member.isdir()):
           _refuse(archive, member.name, 'is a link or a device, not a file')
         name = _within_folder(member.name)
-        if member.isreg() and name in wanted:
+        if member.isreg() and name and name in wanted:
           if name in content:
             _refuse(archive, member.name, 'is there twice')
-          content[name] = tar.extractfile(member).read()
+          file = tar.extractfile(member)
+          assert file is not None  # Since it is a regular file.
+          content[name] = file.read()
   return content
 
 
@@ -76,7 +80,7 @@ def open_zip(
   with contextlib.ExitStack() as stack:
     with _blaming(archive):
       file = stack.enter_context(zipfile.ZipFile(archive))
-    members = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in file.infolist():
       _check_name(archive, member.filename)
       mode = stat.S_IFMT(member.external_attr >> 16)
@@ -90,7 +94,7 @@ def open_zip(
     if sum(member.file_size for member in members.values()) > max_bytes:
       raise _too_large(archive, max_bytes)
 
-    def read(name):
+    def read(name: str) -> bytes:
       with _blaming(f'{archive}: {name}'):
         return file.read(members[name])
 
@@ -100,13 +104,15 @@ def open_zip(
 class _Limited:
   """A stream that ends in an error where a bomb would go on."""
 
-  def __init__(self, stream, archive, max_bytes):
+  def __init__(
+    self, stream: gzip.GzipFile, archive: pathlib.Path, max_bytes: int
+  ) -> None:
     self._stream = stream
     self._archive = archive
     self._max_bytes = max_bytes
     self._num_bytes = 0
 
-  def read(self, size):
+  def read(self, size: int) -> bytes:
     content = self._stream.read(size)
     self._num_bytes += len(content)
     if self._num_bytes > self._max_bytes:
@@ -115,7 +121,7 @@ class _Limited:
 
 
 @contextlib.contextmanager
-def _blaming(file):
+def _blaming(file: pathlib.Path | str) -> Iterator[None]:
   """Names the file that is damaged."""
   try:
     yield
@@ -128,27 +134,27 @@ def _blaming(file):
     ) from error
 
 
-def _check_name(archive, name):
+def _check_name(archive: pathlib.Path, name: str) -> None:
   """Refuses names that would leave the folder, were they unpacked."""
   parts = name.replace('\\', '/').split('/')
   if name.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
     _refuse(archive, name, 'leads out of the folder')
 
 
-def _within_folder(name):
+def _within_folder(name: str) -> str | None:
   """'train.bin' of 'cifar-100-binary/train.bin', './train.bin' or itself."""
   parts = [part for part in name.split('/') if part not in ('', '.')]
   return parts[-1] if len(parts) in (1, 2) else None
 
 
-def _refuse(archive, name, reason):
+def _refuse(archive: pathlib.Path, name: str, reason: str) -> NoReturn:
   raise dataset.DataError(
     f'{archive} holds {name!r}, which {reason}; no official archive '
     'does: fetch it again from its official address'
   )
 
 
-def _too_large(archive, max_bytes):
+def _too_large(archive: pathlib.Path, max_bytes: int) -> dataset.DataError:
   return dataset.DataError(
     f'{archive} unpacks to more than {max_bytes / 2**20:,.0f} MiB, more than '
     'the data set has; fetch it again from its official address'

@@ -6,16 +6,26 @@ that it runs inside the compiled train step, next to the images.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.typing
+
+# (random key, uint8[B, H, W, C]) -> uint8[B, H, W, C].
+AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 # One unit of the 16.16 fixed point in which Pillow walks through an image.
 _ONE = 1 << 16
 
 
-def normalize(image, mean, std, dtype=jnp.float32):
+def normalize(
+  image: jax.Array,
+  mean: Sequence[float],
+  std: Sequence[float],
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
   """Returns `(image / 255 - mean) / std`, computed in float32, then cast.
 
   Args:
@@ -32,18 +42,18 @@ def normalize(image, mean, std, dtype=jnp.float32):
     Array([[[[2.]]]], dtype=float32)
   """
   shape = (1,) * (image.ndim - 1) + (len(mean),)
-  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
-  std = jnp.asarray(std, jnp.float32).reshape(shape)
-  return ((image.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+  centre = jnp.asarray(mean, jnp.float32).reshape(shape)
+  scale = jnp.asarray(std, jnp.float32).reshape(shape)
+  return ((image.astype(jnp.float32) / 255 - centre) / scale).astype(dtype)
 
 
-def none(rng, image):
+def none(rng: jax.Array, image: jax.Array) -> jax.Array:
   """Returns `image` as it is: uint8[B, H, W, C]."""
   del rng
   return image
 
 
-def pad_crop(rng, image, *, pad=4):
+def pad_crop(rng: jax.Array, image: jax.Array, *, pad: int = 4) -> jax.Array:
   """Pads with `pad` zero pixels on each side and crops at a random place.
 
   Args:
@@ -60,7 +70,9 @@ def pad_crop(rng, image, *, pad=4):
   return crop(image, shift, pad=pad)
 
 
-def pad_crop_flip(rng, image, *, pad=4):
+def pad_crop_flip(
+  rng: jax.Array, image: jax.Array, *, pad: int = 4
+) -> jax.Array:
   """`pad_crop`, then a horizontal flip with probability 1/2.
 
   Args:
@@ -77,7 +89,9 @@ def pad_crop_flip(rng, image, *, pad=4):
   return flip(pad_crop(crop_rng, image, pad=pad), flipped)
 
 
-def rotate_flip(rng, image, *, max_degrees=20.0):
+def rotate_flip(
+  rng: jax.Array, image: jax.Array, *, max_degrees: float = 20.0
+) -> jax.Array:
   """Turns each image by a random angle, then flips it with probability 1/2.
 
   Args:
@@ -98,7 +112,7 @@ def rotate_flip(rng, image, *, max_degrees=20.0):
   return flip(rotate(image, degrees), _draw_flip(flip_rng, image.shape[0]))
 
 
-def crop(image, shift, *, pad):
+def crop(image: jax.Array, shift: jax.Array, *, pad: int) -> jax.Array:
   """Crops image b of the zero-padded batch at `shift[b]`, back to its size.
 
   Args:
@@ -113,19 +127,19 @@ def crop(image, shift, *, pad):
   edge = (pad, pad)
   padded = jnp.pad(image, ((0, 0), edge, edge, (0, 0)))
 
-  def one(padded, shift):
+  def one(padded: jax.Array, shift: jax.Array) -> jax.Array:
     start = (shift[0], shift[1], 0)
     return jax.lax.dynamic_slice(padded, start, image.shape[1:])
 
   return jax.vmap(one)(padded, shift)
 
 
-def flip(image, flipped):
+def flip(image: jax.Array, flipped: jax.Array) -> jax.Array:
   """Mirrors image b left to right where `flipped[b]`; bool[B]."""
   return jnp.where(flipped[:, None, None, None], image[:, :, ::-1], image)
 
 
-def rotate(image, degrees):
+def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
   """Turns image b counter-clockwise by `degrees[b]` about its centre.
 
   Nearest pixel, black outside, as Pillow's `Image.rotate`: it walks through
@@ -160,17 +174,17 @@ def rotate(image, degrees):
   return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
 
 
-def _draw_shift(rng, batch_size, pad):
+def _draw_shift(rng: jax.Array, batch_size: int, pad: int) -> jax.Array:
   """One crop position an example: int32[B, 2] in 0..2*pad."""
   return jax.random.randint(rng, (batch_size, 2), 0, 2 * pad + 1)
 
 
-def _draw_flip(rng, batch_size):
+def _draw_flip(rng: jax.Array, batch_size: int) -> jax.Array:
   """One coin an example: bool[B]."""
   return jax.random.bernoulli(rng, shape=(batch_size,))
 
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
   'none': none,
   'pad_crop': pad_crop,
   'pad_crop_flip': pad_crop_flip,
@@ -178,7 +192,7 @@ AUGMENTATIONS = {
 }
 
 
-def get_augmentation(name: str, **kwargs) -> Callable:
+def get_augmentation(name: str, **kwargs: Any) -> AugmentFn:
   """Returns `fn(rng, image) -> image` by name.
 
   Args:

@@ -1,12 +1,19 @@
 """From arrays on the device to batches, inside the compiled step."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import jax.typing
 import numpy as np
 
 from undistillable.data import augment as augment_lib
+
+# (arrays, indices int[b], random key) -> a batch for the network.
+PrepareFn = Callable[
+  [Mapping[str, jax.Array], jax.Array, jax.Array], dict[str, jax.Array]
+]
 
 
 @functools.lru_cache(maxsize=32)
@@ -15,8 +22,8 @@ def prepare_fn(
   std: tuple[float, ...],
   *,
   augment: str = 'none',
-  dtype: jnp.dtype = jnp.float32,
-):
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> PrepareFn:
   """What makes a batch of uint8 images fit for a network.
 
   Equal arguments give the same function, so that what was compiled with it is
@@ -37,7 +44,9 @@ def prepare_fn(
   """
   augment_fn = augment_lib.get_augmentation(augment)
 
-  def prepare(arrays, indices, rng):
+  def prepare(
+    arrays: Mapping[str, jax.Array], indices: jax.Array, rng: jax.Array
+  ) -> dict[str, jax.Array]:
     images = augment_fn(rng, arrays['image'][indices])
     return {
       'image': augment_lib.normalize(images, mean, std, dtype),

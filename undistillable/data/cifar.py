@@ -6,13 +6,22 @@ TensorFlow, so either reads the other's folder.
 """
 
 import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 from undistillable.data import cifar_archives, dataset
 
 _SHAPE = (32, 32, 3)
 
 
-def _builder_class(name, archive, *, allow_partial=False, progress_fn):
+def _builder_class(
+  name: str,
+  archive: pathlib.Path,
+  *,
+  allow_partial: bool = False,
+  progress_fn: dataset.ProgressFn,
+) -> type:
   """The tfds builder of an archive that has been read."""
   import PIL.Image
   import tensorflow_datasets as tfds
@@ -23,12 +32,12 @@ def _builder_class(name, archive, *, allow_partial=False, progress_fn):
   )
 
   # Not registered: tfds' own builder has the name.
-  class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR, as tfds writes it, but without TensorFlow."""
 
     VERSION = tfds.core.Version(source.version)
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
       labels = {
         key: tfds.features.ClassLabel(names=names)
         for key, names in class_names.items()
@@ -48,14 +57,16 @@ def _builder_class(name, archive, *, allow_partial=False, progress_fn):
         citation='A. Krizhevsky (2009), Learning Multiple Layers of Features.',
       )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
       del dl_manager
       return {
         split: self._generate_examples(split, arrays)
         for split, arrays in splits.items()
       }
 
-    def _generate_examples(self, split, arrays):
+    def _generate_examples(
+      self, split: str, arrays: dataset.Split
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
       # The key is the index, as in tfds: it decides the order of the records.
       for index in progress_fn(range(len(arrays['label'])), desc=split):
         yield (

@@ -1,10 +1,22 @@
 """Reads the official archives of CIFAR-10 and CIFAR-100, of either kind."""
 
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from undistillable.data import archives, dataset, pickles
+
+_T = TypeVar('_T')
+
+Names = dict[str, list[str]]  # The names of the classes, by key of the label.
+_Layout = tuple[
+  Callable[[str, str, bytes], dataset.Split],  # Reads a file of images.
+  Callable[[str, Mapping[str, bytes]], Names],  # Reads the names.
+  Mapping[str, Sequence[str]],  # Files of images, by split.
+  list[str],  # Files of names.
+]
 
 COUNTS = {'train': 50_000, 'test': 10_000}
 _IMAGE_BYTES = 32 * 32 * 3
@@ -12,7 +24,7 @@ _IMAGE_BYTES = 32 * 32 * 3
 # Python 2 spell each byte above 127 as two.
 _MAX_BYTES = 512 << 20
 
-_FILES = {
+_FILES: dict[str, dict[str, tuple[str, ...]]] = {
   'cifar10': {
     'train': tuple(f'data_batch_{number}' for number in range(1, 6)),
     'test': ('test_batch',),
@@ -38,7 +50,7 @@ _LABELS = {
 
 def read_archive(
   name: str, archive: pathlib.Path, *, allow_partial: bool = False
-) -> tuple[dict, dict]:
+) -> tuple[dict[str, dataset.Split], Names]:
   """Reads and checks an official archive, of binary files or of pickles.
 
   Args:
@@ -58,7 +70,7 @@ def read_archive(
     for split, files in _FILES[name].items()
   }
   name_files = [names[-1] for names in _LABELS[name].values()]
-  layouts = [
+  layouts: list[_Layout] = [
     (_read_binary, _read_binary_names, binary, name_files),
     (_read_pickle, _read_pickle_names, _FILES[name], [_META[name]]),
   ]
@@ -73,13 +85,13 @@ def read_archive(
       f'{archive} is no complete archive of {name}: it holds no {missing[0]}'
     )
 
-  def call(fn, *args):
+  def call(fn: Callable[..., _T], *args: Any) -> _T:
     try:
       return fn(*args)
     except ValueError as error:
       raise dataset.DataError(f'{archive}: {error}') from error
 
-  splits = {}
+  splits: dict[str, dataset.Split] = {}
   for split in COUNTS:
     parts = [call(read_fn, name, f, content.pop(f)) for f in files[split]]
     splits[split] = {
@@ -94,7 +106,7 @@ def read_archive(
   return splits, call(read_names_fn, name, content)
 
 
-def _read_binary(name, file, content):
+def _read_binary(name: str, file: str, content: bytes) -> dataset.Split:
   """Records of one byte a label, then 3,072 of the image, planes first."""
   num_labels = len(_LABELS[name])
   if len(content) % (num_labels + _IMAGE_BYTES):
@@ -108,7 +120,7 @@ def _read_binary(name, file, content):
   return _check_arrays(name, file, records[:, num_labels:], labels)
 
 
-def _read_pickle(name, file, content):
+def _read_pickle(name: str, file: str, content: bytes) -> dataset.Split:
   """A dict of an array of images and lists of labels."""
   loaded = _load_pickle(file, content)
   try:
@@ -126,7 +138,7 @@ def _read_pickle(name, file, content):
   return _check_arrays(name, file, image, labels)
 
 
-def _load_pickle(file, content):
+def _load_pickle(file: str, content: bytes) -> dict[str, Any]:
   """A pickle, with its file's name in the error."""
   try:
     return pickles.load(content)
@@ -134,7 +146,9 @@ def _load_pickle(file, content):
     raise ValueError(f'{file}: {error}') from error
 
 
-def _check_arrays(name, file, image, labels):
+def _check_arrays(
+  name: str, file: str, image: np.ndarray, labels: dataset.Split
+) -> dataset.Split:
   """Puts channels last; every image needs each of its labels, in range."""
   for key, (num_classes, *_) in _LABELS[name].items():
     label = labels[key]
@@ -154,7 +168,7 @@ def _check_arrays(name, file, image, labels):
   return {'image': image, **labels}
 
 
-def _read_binary_names(name, content):
+def _read_binary_names(name: str, content: Mapping[str, bytes]) -> Names:
   """{label key: names}, from text files of one name a line."""
   names = {
     key: content[file].decode('latin1').split()
@@ -163,7 +177,7 @@ def _read_binary_names(name, content):
   return _check_names(name, names)
 
 
-def _read_pickle_names(name, content):
+def _read_pickle_names(name: str, content: Mapping[str, bytes]) -> Names:
   """{label key: names}, from the pickle of names."""
   meta = _load_pickle(_META[name], content[_META[name]])
   names = {}
@@ -178,7 +192,7 @@ def _read_pickle_names(name, content):
   return _check_names(name, names)
 
 
-def _check_names(name, names):
+def _check_names(name: str, names: Names) -> Names:
   """One name a class, all different."""
   for key, (num_classes, *_) in _LABELS[name].items():
     if len(set(names[key])) != num_classes or len(names[key]) != num_classes:

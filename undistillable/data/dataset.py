@@ -3,11 +3,17 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from undistillable import errors
+
+# {'image': uint8[N, H, W, C], 'label': int32[N]}.
+Split = Mapping[str, np.ndarray]
+# Wraps an iterable of given `total` and `desc`, as tqdm does.
+ProgressFn = Callable[..., Iterable[Any]]
 
 
 class DataError(errors.InputError):
@@ -28,8 +34,8 @@ class Dataset:
   """
 
   name: str
-  train: dict[str, np.ndarray]
-  test: dict[str, np.ndarray]
+  train: Split
+  test: Split
   class_names: tuple[str, ...]
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -65,10 +71,10 @@ class Source:
   version: str
   image_shape: tuple[int, int, int]
   num_classes: int
-  num_examples: dict[str, int]
+  num_examples: Mapping[str, int]
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  builder_fn: Callable
+  builder_fn: Callable[..., type]
   archives: tuple[str, ...] = ()
 
   @property
@@ -77,7 +83,7 @@ class Source:
     return f'python -m undistillable.data prepare {self.name}'
 
 
-def resolve_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
+def resolve_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """`data_dir`, or tfds' own default where it is None."""
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
@@ -89,8 +95,8 @@ def resolve_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
 
 def check_counts(
   archive: pathlib.Path,
-  given: dict[str, int],
-  expected: dict[str, int],
+  given: Mapping[str, int],
+  expected: Mapping[str, int],
   allow_partial: bool,
 ) -> None:
   """Compares an archive's numbers of images with the official ones.

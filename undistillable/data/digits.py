@@ -1,5 +1,9 @@
 """scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels, embedded."""
 
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from undistillable.data import dataset
@@ -7,19 +11,24 @@ from undistillable.data import dataset
 _EVERY = 5
 
 
-def _builder_class(archive, *, allow_partial, progress_fn):
+def _builder_class(
+  archive: pathlib.Path | None,
+  *,
+  allow_partial: bool,
+  progress_fn: dataset.ProgressFn,
+) -> type:
   """The tfds builder; scikit-learn ships the images."""
   del archive, allow_partial, progress_fn
   import PIL.Image
   import tensorflow_datasets as tfds
 
   # Not registered: tfds has no data set of this name, but may have one day.
-  class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Optical recognition of handwritten digits."""
 
     VERSION = tfds.core.Version(DIGITS.version)
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
       return tfds.core.DatasetInfo(
         builder=self,
         description='1,797 handwritten digits of 8x8 pixels in 17 grey levels.',
@@ -40,7 +49,7 @@ def _builder_class(archive, *, allow_partial, progress_fn):
         ),
       )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
       del dl_manager
       image, label = _load_digits()
       in_test = _in_test(label)
@@ -49,7 +58,9 @@ def _builder_class(archive, *, allow_partial, progress_fn):
         'test': self._generate_examples(image, label, in_test),
       }
 
-    def _generate_examples(self, image, label, chosen):
+    def _generate_examples(
+      self, image: np.ndarray, label: np.ndarray, chosen: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
       for index in np.flatnonzero(chosen):
         yield (
           int(index),
@@ -63,7 +74,7 @@ def _builder_class(archive, *, allow_partial, progress_fn):
   return Digits
 
 
-def _load_digits():
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
   """(uint8[1797, 8, 8], int64[1797]); 0..16 is stretched to 0..255."""
   from sklearn import datasets
 
@@ -71,7 +82,7 @@ def _load_digits():
   return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
-def _in_test(label):
+def _in_test(label: np.ndarray) -> np.ndarray:
   """bool[N]: every fifth image of each class, so from every writer."""
   in_test = np.zeros(len(label), bool)
   for number in np.unique(label):

@@ -32,7 +32,9 @@ FILES = {
 }
 
 
-def fetch(name: str, folder: pathlib.Path, *, progress_fn) -> pathlib.Path:
+def fetch(
+  name: str, folder: pathlib.Path, *, progress_fn: dataset.ProgressFn
+) -> pathlib.Path:
   """Downloads an archive, unless it lies in `folder` already.
 
   Args:
@@ -73,7 +75,9 @@ def fetch(name: str, folder: pathlib.Path, *, progress_fn) -> pathlib.Path:
   return path
 
 
-def _download(url, path, max_bytes, progress_fn):
+def _download(
+  url: str, path: pathlib.Path, max_bytes: int, progress_fn: dataset.ProgressFn
+) -> str:
   """Writes at most `max_bytes` and one chunk; returns the sha256."""
   digest = hashlib.sha256()
   request = urllib.request.urlopen(url, timeout=_TIMEOUT_SECS)

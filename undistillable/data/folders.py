@@ -5,8 +5,13 @@ import json
 import pathlib
 import re
 import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from undistillable.data import dataset
+
+# {split: [(file, number of records), ...]}.
+Shards = dict[str, list[tuple[pathlib.Path, int]]]
 
 # What tfds assumes of folders older than the field.
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
@@ -17,11 +22,11 @@ _MAX_RECORD_BYTES = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """A complete folder: file_format, and {split: [(file, number), ...]}."""
+  """A complete folder: where, in which format, and its files."""
 
   path: pathlib.Path
   file_format: str
-  shards: dict[str, list[tuple[pathlib.Path, int]]]
+  shards: Shards
 
 
 def find(source: dataset.Source, data_dir: pathlib.Path) -> pathlib.Path | None:
@@ -64,7 +69,7 @@ def check(source: dataset.Source, data_dir: pathlib.Path) -> Folder:
   return Folder(path, info['fileFormat'], shards)
 
 
-def _version_number(path):
+def _version_number(path: pathlib.Path) -> tuple[int, ...]:
   """(3, 0, 2) of a path that ends in 3.0.2, to compare."""
   return tuple(int(part) for part in path.name.split('.'))
 
@@ -73,7 +78,7 @@ class _FaultError(Exception):
   """What is wrong with which file."""
 
 
-def _absent(source, data_dir):
+def _absent(source: dataset.Source, data_dir: pathlib.Path) -> str:
   """Says what is missing, and what an interrupted preparation left."""
   message = f'{source.name} is not prepared in {data_dir}'
   left = [
@@ -88,7 +93,7 @@ def _absent(source, data_dir):
   return message
 
 
-def _read_json(file):
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
   """An object from a file."""
   try:
     content = json.loads(file.read_text(encoding='utf-8'))
@@ -103,7 +108,9 @@ def _read_json(file):
   return content
 
 
-def _check_features(source, features):
+def _check_features(
+  source: dataset.Source, features: Mapping[str, Any]
+) -> None:
   """The images and labels must be those of `source`."""
   try:
     features = features['featuresDict']['features']
@@ -123,11 +130,11 @@ def _check_features(source, features):
     )
 
 
-def _list_shards(path, info):
+def _list_shards(path: pathlib.Path, info: Mapping[str, Any]) -> Shards:
   """The files of each split, with the number of records in each."""
   try:
     splits = {split['name']: split for split in info['splits']}
-    shards = {}
+    shards: Shards = {}
     for name in ('train', 'test'):
       lengths = [int(length) for length in splits[name]['shardLengths']]
       template = splits[name].get('filepathTemplate', _TEMPLATE)
@@ -146,7 +153,13 @@ def _list_shards(path, info):
   return shards
 
 
-def _format(template, info, split, index, num_shards):
+def _format(
+  template: str,
+  info: Mapping[str, Any],
+  split: str,
+  index: int,
+  num_shards: int,
+) -> str:
   """The name of a shard; `replace`, since the template comes from a file."""
   fields = {
     'DATASET': info['name'],
@@ -161,7 +174,7 @@ def _format(template, info, split, index, num_shards):
   return template
 
 
-def _check_counts(file_format, shards):
+def _check_counts(file_format: str, shards: Shards) -> None:
   """Every file must be there, and hold as many records as was written."""
   count_fns = {'array_record': _count_array_record, 'tfrecord': _count_tfrecord}
   if file_format not in count_fns:
@@ -179,7 +192,7 @@ def _check_counts(file_format, shards):
       )
 
 
-def _count_array_record(file):
+def _count_array_record(file: pathlib.Path) -> int:
   """The number of records, from the end of the file."""
   from array_record.python import array_record_module
 
@@ -194,12 +207,12 @@ def _count_array_record(file):
   return count
 
 
-def _count_tfrecord(file):
+def _count_tfrecord(file: pathlib.Path) -> int:
   """The number of records."""
   return sum(1 for _ in tfrecords(file, skip=True))
 
 
-def tfrecords(file, *, skip=False):
+def tfrecords(file: pathlib.Path, *, skip: bool = False) -> Iterator[bytes]:
   """Yields the records of a TFRecord file, without TensorFlow.
 
   A record is a length, its checksum, that many bytes, and their checksum. The

@@ -8,6 +8,8 @@ functions in their place; it refuses all others.
 import io
 import math
 import pickle
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +19,7 @@ _DTYPES = {
 }
 
 
-def load(content: bytes) -> dict:
+def load(content: bytes) -> dict[str, Any]:
   """Reads a pickle of built-in types and integer arrays.
 
   Args:
@@ -45,12 +47,13 @@ def load(content: bytes) -> dict:
 class _Dtype:
   """What stands for `numpy.dtype` while unpickling."""
 
-  def __init__(self, name, *_):
-    self.dtype = _DTYPES.get(_text(name))
-    if self.dtype is None:
+  def __init__(self, name: str | bytes, *_: Any) -> None:
+    dtype = _DTYPES.get(_text(name))
+    if dtype is None:
       raise ValueError(f'an array of {name!r}; expected one of integers')
+    self.dtype = dtype
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: tuple[Any, ...]) -> None:
     if _text(state[1]) not in ('<', '|'):
       raise ValueError(f'an array of byte order {state[1]!r}')
 
@@ -58,14 +61,19 @@ class _Dtype:
 class _Array:
   """What stands for `numpy.ndarray` while unpickling."""
 
-  array = None
+  array: np.ndarray | None = None
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: tuple[Any, ...]) -> None:
     _, shape, dtype, is_fortran, content = state
     self.array = _make(content, dtype, shape, 'F' if is_fortran else 'C').array
 
 
-def _make(content, dtype, shape, order='C'):
+def _make(
+  content: bytes,
+  dtype: _Dtype,
+  shape: tuple[int, ...],
+  order: Literal['C', 'F'] = 'C',
+) -> _Array:
   """An array of the pickled bytes; its size is checked against them."""
   if len(content) != math.prod(shape) * dtype.dtype.itemsize:
     raise ValueError(f'{len(content)} bytes for an array of shape {shape}')
@@ -74,24 +82,24 @@ def _make(content, dtype, shape, order='C'):
   return made
 
 
-def _reconstruct(*_):
+def _reconstruct(*_: Any) -> _Array:
   """An empty array, to be filled by `__setstate__`."""
   return _Array()
 
 
-def _scalar(dtype, content):
+def _scalar(dtype: _Dtype, content: bytes) -> int:
   """A NumPy integer."""
-  return int(_make(content, dtype, ()).array)
+  return int(_unwrap(_make(content, dtype, ())))
 
 
-def _encode(text, encoding):
+def _encode(text: str, encoding: str) -> bytes:
   """Bytes, as Python 3 pickles them for Python 2."""
   if encoding != 'latin1':
     raise ValueError(f'bytes in the encoding {encoding!r}')
   return text.encode('latin1')
 
 
-_KNOWN = {
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
   ('_codecs', 'encode'): _encode,
   ('numpy', 'dtype'): _Dtype,
   ('numpy', 'ndarray'): _Array,
@@ -108,7 +116,7 @@ for _core in ('numpy._core', 'numpy.core'):
 class _Unpickler(pickle.Unpickler):
   """Knows the names above and no others."""
 
-  def find_class(self, module, name):
+  def find_class(self, module: str, name: str) -> Any:
     if (module, name) not in _KNOWN:
       raise ValueError(
         f'the pickle asks for {module}.{name}, which no array needs; it was '
@@ -117,7 +125,7 @@ class _Unpickler(pickle.Unpickler):
     return _KNOWN[module, name]
 
 
-def _unwrap(value):
+def _unwrap(value: Any) -> Any:
   """The array that a stand-in holds; other values as they are."""
   if not isinstance(value, _Array):
     return value
@@ -126,6 +134,6 @@ def _unwrap(value):
   return value.array
 
 
-def _text(value):
+def _text(value: Any) -> Any:
   """str of the bytes of Python 2."""
   return value.decode('latin1') if isinstance(value, bytes) else value

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import tqdm
 
@@ -12,7 +14,7 @@ def prepare(
   source: dataset.Source,
   data_dir: pathlib.Path,
   *,
-  archive: str | os.PathLike | None = None,
+  archive: str | os.PathLike[str] | None = None,
   allow_partial: bool = False,
   show_progress: bool = False,
 ) -> tuple[pathlib.Path, bool]:
@@ -35,7 +37,7 @@ def prepare(
   if folders.find(source, data_dir):
     return folders.check(source, data_dir).path, False
 
-  def progress_fn(iterable, **kwargs):
+  def progress_fn(iterable: Iterable[Any], **kwargs: Any) -> Iterable[Any]:
     return tqdm.tqdm(iterable, disable=not show_progress, **kwargs)
 
   if archive is not None:

@@ -3,6 +3,9 @@
 import io
 import math
 import pathlib
+import types
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +18,7 @@ _RECORDS_AT_ONCE = 1000
 
 def read(
   source: dataset.Source, data_dir: pathlib.Path
-) -> tuple[dict, dict, tuple[str, ...]]:
+) -> tuple[dataset.Split, dataset.Split, tuple[str, ...]]:
   """Reads and decodes all images of a prepared folder.
 
   PIL holds Python's lock on images as small as these: two threads were slower
@@ -36,15 +39,15 @@ def read(
   _check_memory(source, folder)
   with tfds_quiet.quiet() as tfds:
     builder = tfds.builder_from_directory(folder.path)
-    splits = [
+    train, test = (
       _read_split(tfds, builder, source, folder, split)
       for split in ('train', 'test')
-    ]
+    )
     names = builder.info.features['label'].names
-  return (*splits, tuple(names))
+  return train, test, tuple(names)
 
 
-def _check_memory(source, folder):
+def _check_memory(source: dataset.Source, folder: folders.Folder) -> None:
   """Stops before allocating what the machine does not have."""
   number = sum(
     length for files in folder.shards.values() for _, length in files
@@ -71,7 +74,13 @@ def available_bytes() -> int | None:
   return None
 
 
-def _read_split(tfds, builder, source, folder, split):
+def _read_split(
+  tfds: types.ModuleType,
+  builder: Any,
+  source: dataset.Source,
+  folder: folders.Folder,
+  split: str,
+) -> dataset.Split:
   """One split as arrays."""
   files = folder.shards[split]
   number = sum(length for _, length in files)
@@ -98,7 +107,9 @@ def _read_split(tfds, builder, source, folder, split):
   return {'image': image, 'label': label}
 
 
-def _examples(tfds, builder, folder, split):
+def _examples(
+  tfds: types.ModuleType, builder: Any, folder: folders.Folder, split: str
+) -> Iterator[dict[str, Any]]:
   """Yields {'image': encoded bytes, 'label': int, ...}."""
   decoders = {'image': tfds.decode.SkipDecoding()}
   if folder.file_format == 'tfrecord':
@@ -114,17 +125,17 @@ def _examples(tfds, builder, folder, split):
     yield from records.__getitems__(list(range(first, last)))
 
 
-def _decode(encoded, shape):
+def _decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
   """One image: uint8[H, W, C]."""
   with PIL.Image.open(io.BytesIO(encoded)) as image:
     mode = 'L' if shape[-1] == 1 else 'RGB'
     if image.size != (shape[1], shape[0]):
       raise ValueError(f'an image of {image.size} pixels')
-    image = image if image.mode == mode else image.convert(mode)
-    return np.asarray(image, np.uint8).reshape(shape)
+    converted = image if image.mode == mode else image.convert(mode)
+    return np.asarray(converted, np.uint8).reshape(shape)
 
 
-def _file_of(files, index):
+def _file_of(files: list[tuple[pathlib.Path, int]], index: int) -> pathlib.Path:
   """The file that holds record `index` of a split."""
   ends = np.cumsum([length for _, length in files])
   return files[np.searchsorted(ends, index, side='right')][0]

@@ -2,12 +2,16 @@
 
 import numpy as np
 
+from undistillable.data import dataset
+
 # Keep the two draws apart, so that the thief's share of what is left after
 # holding out does not depend on what was held out.
 _HOLD_OUT, _TAKE = 0, 1
 
 
-def hold_out(split, fraction, seed):
+def hold_out(
+  split: dataset.Split, fraction: float, seed: int
+) -> tuple[dataset.Split, dataset.Split]:
   """Parts a split in two: for training, and for choosing anything chosen.
 
   Args:
@@ -43,7 +47,9 @@ def hold_out(split, fraction, seed):
   return _select(split, train), _select(split, held_out)
 
 
-def take_fraction(split, fraction, seed):
+def take_fraction(
+  split: dataset.Split, fraction: float, seed: int
+) -> dataset.Split:
   """Takes a stratified share of a split: what a thief has of the data.
 
   For the same seed a smaller share is part of every larger one.
@@ -75,7 +81,7 @@ def take_fraction(split, fraction, seed):
   return _select(split, order[:num_taken])
 
 
-def _stratified_order(label, seed):
+def _stratified_order(label: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
   """Permutes examples so that every prefix holds each class in proportion.
 
   Shuffle each class, put its r-th of n examples at (r + 1/2) / n on a line,
@@ -86,13 +92,13 @@ def _stratified_order(label, seed):
   shuffled = rng.permutation(len(label))
   by_class = shuffled[np.argsort(label[shuffled], kind='stable')]
   _, counts = np.unique(label, return_counts=True)
-  place = [(np.arange(count) + 0.5) / count for count in counts]
-  place = np.concatenate([*place, np.zeros(0)])
+  places = [(np.arange(count) + 0.5) / count for count in counts]
+  place = np.concatenate([*places, np.zeros(0)])
   # Classes of one size tie; the second key breaks ties at random.
   return by_class[np.lexsort((rng.permutation(len(label)), place))]
 
 
-def _select(split, index):
+def _select(split: dataset.Split, index: np.ndarray) -> dataset.Split:
   """The examples at `index`, in the split's own order."""
   index = np.sort(index)
   return {key: value[index] for key, value in split.items()}

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import types
+from collections.abc import Iterator
 
 from absl import logging
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[types.ModuleType]:
   """Yields the module `tensorflow_datasets`, silent for as long.
 
   tfds prints with `print`, logs at INFO (which absl's `app.run` shows) and

@@ -5,13 +5,19 @@ our test set, since the images of the official test set have no labels. Labels
 count the sorted WordNet ids, as torchvision's ImageFolder does.
 """
 
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
 from undistillable.data import archives, dataset, tiny_imagenet_archive
 
 # The official archive unpacks to 262 MB.
 _MAX_BYTES = 1 << 30
 
 
-def _builder_class(archive, *, allow_partial, progress_fn):
+def _builder_class(
+  archive: pathlib.Path, *, allow_partial: bool, progress_fn: dataset.ProgressFn
+) -> type:
   """The tfds builder of an archive, which stays where it is, packed."""
   import tensorflow_datasets as tfds
 
@@ -22,12 +28,12 @@ def _builder_class(archive, *, allow_partial, progress_fn):
     )
 
   # Not registered: tfds has no data set of this name, but may have one day.
-  class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Tiny-ImageNet with its validation set as test set."""
 
     VERSION = tfds.core.Version(TINY_IMAGENET.version)
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
       return tfds.core.DatasetInfo(
         builder=self,
         description=(
@@ -48,14 +54,16 @@ def _builder_class(archive, *, allow_partial, progress_fn):
         citation='Y. Le, X. Yang (2015). Tiny ImageNet Visual Recognition.',
       )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
       del dl_manager
       return {
         split: self._generate_examples(split, images)
         for split, images in splits.items()
       }
 
-    def _generate_examples(self, split, images):
+    def _generate_examples(
+      self, split: str, images: tiny_imagenet_archive.Images
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
       with archives.open_zip(archive, _MAX_BYTES) as (read_fn, _):
         for name, label in progress_fn(images, desc=split):
           try:

@@ -4,10 +4,13 @@ import collections
 import io
 import pathlib
 import re
+from collections.abc import Callable, Mapping
 
 import PIL.Image
 
 from undistillable.data import dataset
+
+Images = list[tuple[str, int]]  # (file name in the archive, label).
 
 COUNTS = {'train': 100_000, 'test': 10_000}
 SHAPE = (64, 64, 3)
@@ -17,8 +20,12 @@ _VAL = re.compile(r'val/images/([^/.][^/]*\.jpe?g)', re.IGNORECASE)
 
 
 def list_archive(
-  archive: pathlib.Path, read_fn, names: list[str], *, allow_partial=False
-) -> tuple[dict, tuple[str, ...]]:
+  archive: pathlib.Path,
+  read_fn: Callable[[str], bytes],
+  names: list[str],
+  *,
+  allow_partial: bool = False,
+) -> tuple[dict[str, Images], tuple[str, ...]]:
   """Finds the images and their labels, without decoding any.
 
   Args:
@@ -35,7 +42,7 @@ def list_archive(
   """
   root = _find_root(archive, names)
 
-  def read_lines(name):
+  def read_lines(name: str) -> list[str]:
     if root + name not in present:
       raise dataset.DataError(f'{archive} holds no {name}')
     try:
@@ -70,7 +77,7 @@ class _ContentError(Exception):
   """What is wrong in which file of the archive."""
 
 
-def _find_root(archive, names):
+def _find_root(archive: pathlib.Path, names: list[str]) -> str:
   """The folder that holds wnids.txt, with a slash at the end, or ''."""
   found = [name for name in names if name.rpartition('/')[2] == 'wnids.txt']
   if not found:
@@ -80,7 +87,7 @@ def _find_root(archive, names):
   return min(found, key=len).removesuffix('wnids.txt')
 
 
-def _read_wnids(lines):
+def _read_wnids(lines: list[str]) -> list[str]:
   """The 200 WordNet ids, sorted: a class's label is its place."""
   wnids = sorted(line.strip() for line in lines if line.strip())
   for wnid in wnids:
@@ -94,7 +101,7 @@ def _read_wnids(lines):
   return wnids
 
 
-def _read_words(lines, wnids):
+def _read_words(lines: list[str], wnids: list[str]) -> tuple[str, ...]:
   """What the classes are called; tfds needs names that differ."""
   words = dict(line.split('\t', 1) for line in lines if '\t' in line)
   for wnid in wnids:
@@ -108,9 +115,9 @@ def _read_words(lines, wnids):
   )
 
 
-def _list_train(names, label):
+def _list_train(names: list[str], label: Mapping[str, int]) -> Images:
   """[(name, label), ...]: the folder of an image is its class."""
-  images = []
+  images: Images = []
   for name in names:
     if match := _TRAIN.fullmatch(name):
       if match[1] not in label:
@@ -119,9 +126,14 @@ def _list_train(names, label):
   return images
 
 
-def _list_val(names, lines, label, allow_partial):
+def _list_val(
+  names: list[str],
+  lines: list[str],
+  label: Mapping[str, int],
+  allow_partial: bool,
+) -> Images:
   """[(name, label), ...]: the annotations name the class of each image."""
-  annotated = {}
+  annotated: dict[str, int] = {}
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
@@ -135,7 +147,7 @@ def _list_val(names, lines, label, allow_partial):
     if file in annotated:
       raise _ContentError(f'{where}: {file} is there twice')
     annotated[file] = label[wnid]
-  images = []
+  images: Images = []
   for name in names:
     if match := _VAL.fullmatch(name):
       if match[1] not in annotated:
@@ -149,7 +161,7 @@ def _list_val(names, lines, label, allow_partial):
   return images
 
 
-def _check_balance(splits, wnids):
+def _check_balance(splits: Mapping[str, Images], wnids: list[str]) -> None:
   """No class has more images than officially, and none has none."""
   for split, images in splits.items():
     counts = collections.Counter(label for _, label in images)
