@@ -7,6 +7,8 @@ report can be written again at any time.
 import json
 import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +20,19 @@ from undistillable.analysis import (
   logit_figure,
   markdown,
   page,
+  records,
   style,
   summary as summary_lib,
 )
 
 
-def write(results, workdir, *, command='', title=None):
+def write(
+  results: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  *,
+  command: str = '',
+  title: str | None = None,
+) -> None:
   """Writes figures/*.png, report.md and report.html into `workdir`.
 
   What a study does not have (responses, metrics, students, seeds) is left out
@@ -57,7 +66,9 @@ def write(results, workdir, *, command='', title=None):
   _replace(workdir / 'report.html', text.encode('utf-8'))
 
 
-def read_metrics(workdir, runs):
+def read_metrics(
+  workdir: str | os.PathLike[str], runs: Sequence[records.Run]
+) -> dict[str, list[dict[str, Any]]]:
   """{run id: list of dicts, one an epoch} of the runs that have metrics."""
   metrics = {}
   for run in runs:
@@ -67,7 +78,9 @@ def read_metrics(workdir, runs):
   return metrics
 
 
-def read_responses(workdir):
+def read_responses(
+  workdir: str | os.PathLike[str],
+) -> dict[str, np.ndarray] | None:
   """The arrays of responses.npz, or None if the study has none."""
   path = pathlib.Path(workdir, 'responses.npz')
   if not path.is_file():
@@ -76,7 +89,9 @@ def read_responses(workdir):
     return dict(arrays)
 
 
-def _pictures(summary, runs, workdir):
+def _pictures(
+  summary: records.Summary, runs: Sequence[records.Run], workdir: pathlib.Path
+) -> dict[str, blocks.Picture | str]:
   """{name: Picture, or why there is none}, with the PNG files written."""
   return {
     'accuracy': _accuracy(summary, workdir),
@@ -85,7 +100,9 @@ def _pictures(summary, runs, workdir):
   }
 
 
-def _accuracy(summary, workdir):
+def _accuracy(
+  summary: records.Summary, workdir: pathlib.Path
+) -> blocks.Picture | str:
   if not summary['num_runs']:
     return 'No run has finished: there is no accuracy to show.'
   return _picture(
@@ -101,7 +118,9 @@ def _accuracy(summary, workdir):
   )
 
 
-def _logits(responses, workdir):
+def _logits(
+  responses: Mapping[str, np.ndarray] | None, workdir: pathlib.Path
+) -> blocks.Picture | str:
   if responses is None:
     return 'The study kept no responses of its teachers (no responses.npz).'
   return _picture(
@@ -117,7 +136,9 @@ def _logits(responses, workdir):
   )
 
 
-def _curves(summary, metrics, workdir):
+def _curves(
+  summary: records.Summary, metrics: records.Metrics, workdir: pathlib.Path
+) -> blocks.Picture | str:
   curves = curve_figure.collect(summary, metrics)
   if not curves:
     return 'No metrics by epoch were found beside the runs.'
@@ -133,7 +154,13 @@ def _curves(summary, metrics, workdir):
   )
 
 
-def _picture(workdir, name, draw, alt, caption):
+def _picture(
+  workdir: pathlib.Path,
+  name: str,
+  draw: Callable[..., Any],
+  alt: str,
+  caption: str,
+) -> blocks.Picture:
   """Draws a figure for page and telephone, light and dark, and its PNG."""
   path = f'figures/{name}.png'
   _replace(workdir / path, style.png(draw(), style.LIGHT))
@@ -144,7 +171,7 @@ def _picture(workdir, name, draw, alt, caption):
   return blocks.Picture(path=path, alt=alt, caption=caption, svg=svg)
 
 
-def _read_lines(path):
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The epochs of one run; a torn last line is what a killed run leaves."""
   lines = path.read_text(encoding='utf-8').splitlines()
   epochs = []
@@ -157,7 +184,7 @@ def _read_lines(path):
   return epochs
 
 
-def _replace(path, data):
+def _replace(path: pathlib.Path, data: bytes) -> None:
   """Writes a file beside `path` and renames it: never a half-written one."""
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')

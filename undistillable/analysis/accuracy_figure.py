@@ -1,12 +1,25 @@
 """How accurate every network is, as bars."""
 
-from undistillable.analysis import style
+from collections.abc import Mapping
+
+from matplotlib import axes as mpl_axes, figure as mpl_figure
+
+from undistillable.analysis import records, style
+
+# (label, accuracy, difference, kind, index): the last two fix the colour.
+_Bar = tuple[str, records.Stat, float | None, str, int]
 
 _ROW_INCHES = 0.27
 _GAP = 0.5  # between networks, in rows
 
 
-def accuracy_bars(summary, *, theme=style.LIGHT, narrow=False, titled=True):
+def accuracy_bars(
+  summary: records.Summary,
+  *,
+  theme: style.Theme = style.LIGHT,
+  narrow: bool = False,
+  titled: bool = True,
+) -> mpl_figure.Figure | None:
   """Test accuracy of every network: mean, one standard deviation, each seed.
 
   Args:
@@ -25,7 +38,8 @@ def accuracy_bars(summary, *, theme=style.LIGHT, narrow=False, titled=True):
   with style.use(theme):
     figure = style.new(4.6 if narrow else 8.4, 0.75 + _ROW_INCHES * num_rows)
     axes = figure.subplots()
-    y, labels = 0.0, {}
+    y = 0.0
+    labels: dict[float, str] = {}
     for name, bars in groups:
       labels[y] = name
       labels |= {y + 1 + i: bar[0] for i, bar in enumerate(bars)}
@@ -37,15 +51,15 @@ def accuracy_bars(summary, *, theme=style.LIGHT, narrow=False, titled=True):
   return figure
 
 
-def title(summary):
+def title(summary: records.Summary) -> str:
   """What there is to see."""
   return f'{summary["headline"]}: test accuracy by how a network was trained'
 
 
-def _groups(summary):
-  """[(network, [(label, accuracy, difference, kind, index)])]."""
+def _groups(summary: records.Summary) -> list[tuple[str, list[_Bar]]]:
+  """[(network, its bars)]."""
   index = style.defense_index(summary)
-  teachers = {}
+  teachers: dict[str, list[_Bar]] = {}
   for teacher in summary['teachers']:
     how = teacher['method'] if teacher['protected'] else 'trained normally'
     how += f' ({teacher["setting"]})' if teacher['setting'] else ''
@@ -62,7 +76,7 @@ def _groups(summary):
   return [(name, bars) for name, bars in groups if bars]
 
 
-def _bar(attack, index):
+def _bar(attack: records.Entry, index: Mapping[str, int]) -> _Bar:
   how = attack['method']
   how += f' ({attack["setting"]})' if attack['setting'] else ''
   teacher = attack['teacher']
@@ -77,7 +91,9 @@ def _bar(attack, index):
   )
 
 
-def _draw_group(axes, top, bars, theme):
+def _draw_group(
+  axes: mpl_axes.Axes, top: float, bars: list[_Bar], theme: style.Theme
+) -> None:
   """Draws one network's bars from row `top` on."""
   for row, (_, accuracy, difference, kind, index) in enumerate(bars):
     y = top + row
@@ -93,7 +109,9 @@ def _draw_group(axes, top, bars, theme):
     )
 
 
-def _draw_seeds(axes, y, accuracy, theme):
+def _draw_seeds(
+  axes: mpl_axes.Axes, y: float, accuracy: records.Stat, theme: style.Theme
+) -> None:
   """The standard deviation as a line, every seed as a dot."""
   if accuracy['std'] is not None:
     axes.errorbar(
@@ -111,7 +129,13 @@ def _draw_seeds(axes, y, accuracy, theme):
     )
 
 
-def _finish(axes, bottom, labels, narrow, theme):
+def _finish(
+  axes: mpl_axes.Axes,
+  bottom: float,
+  labels: Mapping[float, str],
+  narrow: bool,
+  theme: style.Theme,
+) -> None:
   """Names on the left, a scale below, and nothing else."""
   axes.set_ylim(bottom - 0.5 - _GAP, -0.7)
   # Room for the numbers right of a full bar.
@@ -128,5 +152,5 @@ def _finish(axes, bottom, labels, narrow, theme):
   axes.grid(axis='x')
 
 
-def _signed(value):
+def _signed(value: float) -> str:
   return f'{value:+.1f}'.replace('-', '−')

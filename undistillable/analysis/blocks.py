@@ -1,6 +1,7 @@
 """The parts a report is made of, whatever it is written as."""
 
 import typing
+from collections.abc import Sequence
 
 
 class Heading(typing.NamedTuple):
@@ -37,7 +38,7 @@ class Table(typing.NamedTuple):
   """
 
   head: tuple[str, ...]
-  rows: list[tuple[str, ...]]
+  rows: Sequence[tuple[str, ...]]
   caption: str
   numeric: tuple[int, ...] = ()
   classes: tuple[str, ...] = ()
@@ -54,3 +55,6 @@ class Picture(typing.NamedTuple):
   alt: str
   caption: str
   svg: dict[str, str]
+
+
+Block = Code | Heading | Link | Picture | Table | Text

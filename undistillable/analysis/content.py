@@ -1,6 +1,9 @@
 """A study -> the blocks of its report, in the order a reader needs them."""
 
-from undistillable.analysis import blocks, settings, style, table
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from undistillable.analysis import blocks, records, settings, style, table
 
 _SOURCE = blocks.Link(
   'Ma et al. (2021). Undistillable: making a nasty teacher that cannot teach '
@@ -19,7 +22,12 @@ _LIMITS = (
 )
 
 
-def blocks_of(summary, results, pictures, command):
+def blocks_of(
+  summary: records.Summary,
+  results: Mapping[str, Any],
+  pictures: Mapping[str, blocks.Picture | str],
+  command: str,
+) -> list[blocks.Block]:
   """All blocks after the answer.
 
   Args:
@@ -29,21 +37,22 @@ def blocks_of(summary, results, pictures, command):
       that says why there is none}.
     command: what was typed to run the study, or ''.
   """
-  parts = [blocks.Heading('Result'), _result(summary)]
+  parts: list[blocks.Block] = [blocks.Heading('Result'), _result(summary)]
   parts += [blocks.Text(note, 'note') for note in summary['notes']]
   for heading, name in (
     ('Accuracy of every network', 'accuracy'),
     ('What a thief sees', 'logits'),
     ('How the networks learned', 'curves'),
   ):
-    picture = pictures[name]
-    if isinstance(picture, str):
-      picture = blocks.Text(picture, 'note')
-    parts += [blocks.Heading(heading), picture]
+    shown = pictures[name]
+    if isinstance(shown, str):
+      parts += [blocks.Heading(heading), blocks.Text(shown, 'note')]
+    else:
+      parts += [blocks.Heading(heading), shown]
   return parts + _method(results, command) + _limits()
 
 
-def title(summary):
+def title(summary: records.Summary) -> str:
   """The question that the report answers."""
   names = [t['name'] for t in summary['teachers'] if t['protected']]
   data = sorted({t['dataset'] for t in summary['teachers']})
@@ -55,7 +64,7 @@ def title(summary):
   return f'How undistillable are {len(names)} protected teachers{where}?'
 
 
-def eyebrow(summary, environment):
+def eyebrow(summary: records.Summary, environment: Mapping[str, Any]) -> str:
   """What kind of page this is, and how much stands behind it."""
   seeds = len(summary['seeds'])
   parts = ['Distillation audit']
@@ -66,14 +75,14 @@ def eyebrow(summary, environment):
   return ' · '.join(parts)
 
 
-def tone(summary):
+def tone(summary: records.Summary) -> str:
   """'good', 'bad' or 'open': the colour of the answer, never its only sign."""
   if 'holds' in summary['headline']:
     return 'good'
   return 'open' if 'Not enough' in summary['headline'] else 'bad'
 
 
-def alt_accuracy(summary):
+def alt_accuracy(summary: records.Summary) -> str:
   """The bars in words."""
   rows = [
     f'{row.model} {row.trained}: {row.accuracy} percent'
@@ -82,7 +91,7 @@ def alt_accuracy(summary):
   return f'Bar chart of test accuracy. {"; ".join(rows)}.'
 
 
-def _result(summary):
+def _result(summary: records.Summary) -> blocks.Block:
   rows = table.rows(summary)
   if not rows:
     return blocks.Text('No run has finished.', 'note')
@@ -99,17 +108,17 @@ def _result(summary):
   )
 
 
-def _classes(row):
+def _classes(row: table.Row) -> str:
   """Marks a row in the colour that its network has in the figures."""
-  number = row.index % len(style.LIGHT.protected)
+  number = row.number % len(style.LIGHT.protected)
   protected = f' defense-{number}' if row.kind == 'protected' else ''
   return f'{row.section} {row.kind}{protected}'
 
 
-def _method(results, command):
+def _method(results: Mapping[str, Any], command: str) -> list[blocks.Block]:
   """How it was done."""
   runs, environment = results.get('runs', []), results.get('environment') or {}
-  parts = [blocks.Heading('How it was done')]
+  parts: list[blocks.Block] = [blocks.Heading('How it was done')]
   if command:
     parts += [blocks.Heading('Command', 3), blocks.Code(command)]
   common = settings.common(runs)
@@ -131,7 +140,7 @@ def _method(results, command):
   return parts
 
 
-def _runs(runs):
+def _runs(runs: Sequence[records.Run]) -> blocks.Table:
   """Every run, finished or not."""
   total = settings.duration(sum(run.get('seconds') or 0.0 for run in runs))
   head = ('Run', 'Method', 'Seed', 'Accuracy %', 'NLL', 'Epochs', 'Time')
@@ -155,9 +164,9 @@ def _runs(runs):
   return blocks.Table(head, rows, caption, numeric, kind='runs')
 
 
-def _limits():
+def _limits() -> list[blocks.Block]:
   return [blocks.Heading('Limits'), blocks.Text(_LIMITS), _SOURCE]
 
 
-def _number(value, spec):
+def _number(value: float | None, spec: str) -> str:
   return '–' if value is None else format(value, spec)

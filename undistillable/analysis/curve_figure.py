@@ -1,11 +1,14 @@
 """How the networks learned: accuracy and loss by epoch."""
 
 import math
+from typing import Any
 
 import numpy as np
-from matplotlib import lines
+from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 
-from undistillable.analysis import style
+from undistillable.analysis import records, style
+
+Curve = dict[str, Any]  # What `collect` returns a list of.
 
 _MAX_COLUMNS = 4
 # Above this ratio a linear axis would show one method's loss alone.
@@ -13,7 +16,7 @@ _MAX_LINEAR_RATIO = 8.0
 _DASHES = ('-', '--', ':', '-.')
 
 
-def collect(summary, metrics):
+def collect(summary: records.Summary, metrics: records.Metrics) -> list[Curve]:
   """Metrics by epoch of every run -> curves, one for each kind of network.
 
   Args:
@@ -27,7 +30,7 @@ def collect(summary, metrics):
     where a seed lacks an epoch.
   """
   index = style.defense_index(summary)
-  kinds = []
+  kinds: list[tuple[str, str | None, str, str, list[str]]] = []
   for teacher in summary['teachers']:
     kind = 'protected' if teacher['protected'] else 'normal'
     kinds.append(('Teachers', teacher['name'], kind, '', teacher['ids']))
@@ -43,8 +46,13 @@ def collect(summary, metrics):
   for panel, name, kind, method, ids in kinds:
     found = [metrics[run_id] for run_id in ids if metrics.get(run_id)]
     if found:
-      curve = {'panel': panel, 'name': name, 'kind': kind, 'method': method}
-      curve['index'] = index.get(name, 0)
+      curve: Curve = {
+        'panel': panel,
+        'name': name,
+        'kind': kind,
+        'method': method,
+      }
+      curve['index'] = index.get(name, 0) if name else 0
       curve['series'] = {
         key: _stack(found, key)
         for key in ('train_loss', 'train_accuracy', 'val_accuracy')
@@ -53,7 +61,13 @@ def collect(summary, metrics):
   return curves
 
 
-def training_curves(curves, *, theme=style.LIGHT, narrow=False, titled=True):
+def training_curves(
+  curves: list[Curve],
+  *,
+  theme: style.Theme = style.LIGHT,
+  narrow: bool = False,
+  titled: bool = True,
+) -> mpl_figure.Figure | None:
   """Accuracy and loss by epoch: mean over seeds, band of one deviation.
 
   Args:
@@ -92,20 +106,22 @@ def training_curves(curves, *, theme=style.LIGHT, narrow=False, titled=True):
   return figure
 
 
-def title(curves):
+def title(curves: list[Curve]) -> str:
   """What there is to see."""
   where = 'held-out' if accuracy_key(curves) == 'val_accuracy' else 'training'
   return f'How fast each network learned: accuracy on {where} images, and loss'
 
 
-def accuracy_key(curves):
+def accuracy_key(curves: list[Curve]) -> str:
   """Held-out accuracy if every curve has it, otherwise training accuracy."""
   if all(curve['series']['val_accuracy'][0].size for curve in curves):
     return 'val_accuracy'
   return 'train_accuracy'
 
 
-def _stack(histories, key):
+def _stack(
+  histories: list[list[dict[str, Any]]], key: str
+) -> tuple[np.ndarray, np.ndarray]:
   """Histories of several seeds -> (epochs int[E], values float[N, E])."""
   found = [
     {
@@ -122,7 +138,13 @@ def _stack(histories, key):
   )
 
 
-def _draw_panel(axes, panel, chosen, curves, theme):
+def _draw_panel(
+  axes: np.ndarray,
+  panel: str,
+  chosen: list[Curve],
+  curves: list[Curve],
+  theme: style.Theme,
+) -> None:
   """Accuracy and loss of one panel's networks."""
   methods = list(dict.fromkeys(c['method'] for c in curves if c['method']))
   for ax, key in zip(axes, (accuracy_key(curves), 'train_loss'), strict=True):
@@ -130,7 +152,8 @@ def _draw_panel(axes, panel, chosen, curves, theme):
       method = curve['method']
       dashes = _DASHES[methods.index(method) % 4] if method else '-'
       color = theme.of(curve['kind'], curve['index'])
-      _draw(ax, *curve['series'][key], color, dashes)
+      epochs, values = curve['series'][key]
+      _draw(ax, epochs, values, color, dashes)
     ax.grid(axis='y')
     ax.tick_params(length=0)
     ax.spines['left'].set_visible(False)
@@ -139,7 +162,13 @@ def _draw_panel(axes, panel, chosen, curves, theme):
   _scale_loss(axes[1], chosen)
 
 
-def _draw(ax, epochs, values, color, dashes):
+def _draw(
+  ax: mpl_axes.Axes,
+  epochs: np.ndarray,
+  values: np.ndarray,
+  color: str,
+  dashes: str,
+) -> None:
   """The mean over the seeds that have an epoch, and one deviation around."""
   if not epochs.size:
     return
@@ -161,7 +190,7 @@ def _draw(ax, epochs, values, color, dashes):
   )
 
 
-def _scale_loss(ax, chosen):
+def _scale_loss(ax: mpl_axes.Axes, chosen: list[Curve]) -> None:
   """A logarithmic axis where one method's loss dwarfs another's."""
   tops = [
     np.nanmax(np.abs(curve['series']['train_loss'][1]))
@@ -176,7 +205,9 @@ def _scale_loss(ax, chosen):
     ax.set_title('logarithmic', loc='right', size=8, style='italic')
 
 
-def _label(figure, grid, key, stacked):
+def _label(
+  figure: mpl_figure.Figure, grid: np.ndarray, key: str, stacked: bool
+) -> None:
   """Units on the outer axes alone."""
   name = 'Held-out' if key == 'val_accuracy' else 'Training'
   for i, axes in enumerate(grid):
@@ -187,9 +218,9 @@ def _label(figure, grid, key, stacked):
   figure.align_ylabels()
 
 
-def _handles(curves, theme):
+def _handles(curves: list[Curve], theme: style.Theme) -> list[lines.Line2D]:
   """One line for each colour, and one for each attack if there are several."""
-  names = {}
+  names: dict[str, str] = {}
   for curve in curves:
     name = curve['name']
     label = f'{name}, or distilled from it' if name else 'student alone'

@@ -4,7 +4,12 @@ The figure of Ma et al. (2021), arXiv:2105.07381, section 4.3: the logits of a
 normal teacher show one peak, those of a nasty one several.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+from matplotlib import axes as mpl_axes, figure as mpl_figure
 
 from undistillable.analysis import style
 
@@ -16,7 +21,13 @@ _MAX_NAME_CHARS = 3
 _PEAK_SHARE = 0.5
 
 
-def logit_responses(responses, *, theme=style.LIGHT, narrow=False, titled=True):
+def logit_responses(
+  responses: Mapping[str, Any],
+  *,
+  theme: style.Theme = style.LIGHT,
+  narrow: bool = False,
+  titled: bool = True,
+) -> mpl_figure.Figure:
   """Pictures, and the logits and probabilities of both teachers.
 
   Args:
@@ -53,7 +64,7 @@ def logit_responses(responses, *, theme=style.LIGHT, narrow=False, titled=True):
   return figure
 
 
-def title(responses):
+def title(responses: Mapping[str, Any]) -> str:
   """What there is to see, counted over all the images."""
   normal = num_peaks(responses['normal_logits'])
   protected = num_peaks(responses['protected_logits'])
@@ -63,7 +74,7 @@ def title(responses):
   )
 
 
-def num_peaks(logits):
+def num_peaks(logits: npt.ArrayLike) -> float:
   """Classes above half the height of the highest, averaged over images.
 
   Heights are counted from the mean logit, so adding a constant to all logits
@@ -78,9 +89,9 @@ def num_peaks(logits):
   return float(np.mean(np.sum(height >= _PEAK_SHARE * top, axis=1)))
 
 
-def _checked(responses):
+def _checked(responses: Mapping[str, Any]) -> dict[str, Any]:
   """The arrays, with class names, or an error that says which is wrong."""
-  arrays = {key: np.asarray(responses[key]) for key in responses}
+  arrays: dict[str, Any] = {k: np.asarray(v) for k, v in responses.items()}
   num, num_classes = arrays['normal_logits'].shape
   if arrays['protected_logits'].shape != (num, num_classes):
     raise ValueError(
@@ -92,7 +103,7 @@ def _checked(responses):
   return arrays
 
 
-def _pick(labels):
+def _pick(labels: np.ndarray) -> np.ndarray:
   """Indices of a few images, of as many classes as possible, by class."""
   _, first = np.unique(labels, return_index=True)
   rest = np.setdiff1d(np.arange(len(labels)), first)
@@ -100,7 +111,9 @@ def _pick(labels):
   return picked[np.argsort(labels[picked], kind='stable')]
 
 
-def _columns(responses, narrow):
+def _columns(
+  responses: Mapping[str, Any], narrow: bool
+) -> list[tuple[str, np.ndarray, str]]:
   """[(heading, float[M, K], kind of teacher)]."""
   normal, protected = responses['normal_logits'], responses['protected_logits']
   columns = [
@@ -115,7 +128,9 @@ def _columns(responses, narrow):
   return columns
 
 
-def _draw_image(axes, responses, i, theme):
+def _draw_image(
+  axes: mpl_axes.Axes, responses: Mapping[str, Any], i: int, theme: style.Theme
+) -> None:
   image = responses['image'][i]
   if image.shape[-1] == 1:
     image = np.repeat(image, 3, axis=-1)
@@ -130,7 +145,15 @@ def _draw_image(axes, responses, i, theme):
   axes.set_xlabel(name, loc='left', color=theme.ink, size=8.5, labelpad=2)
 
 
-def _draw_column(column, head, values, kind, responses, picked, theme):
+def _draw_column(
+  column: np.ndarray,
+  head: str,
+  values: np.ndarray,
+  kind: str,
+  responses: Mapping[str, Any],
+  picked: np.ndarray,
+  theme: style.Theme,
+) -> None:
   """One teacher's bars for every picked image, all on one scale."""
   classes = np.arange(values.shape[1])
   low, high = min(values.min(), 0.0), values.max()
@@ -161,7 +184,7 @@ def _draw_column(column, head, values, kind, responses, picked, theme):
   column[0].set_title(head, color=theme.of(kind), fontweight='bold', size=9.5)
 
 
-def _name_classes(axes, names, is_last):
+def _name_classes(axes: mpl_axes.Axes, names: list[str], is_last: bool) -> None:
   """Marks the classes, under the last picture of a column alone."""
   axes.set_xlim(-0.7, len(names) - 0.3)
   if not is_last:
@@ -173,7 +196,7 @@ def _name_classes(axes, names, is_last):
   axes.set_xlabel('Class' if fits else 'Class number', labelpad=2)
 
 
-def _softmax(logits):
+def _softmax(logits: np.ndarray) -> np.ndarray:
   """Probabilities at temperature 1: what a client of the model is shown."""
   powers = np.exp(logits - logits.max(axis=1, keepdims=True))
   return powers / powers.sum(axis=1, keepdims=True)

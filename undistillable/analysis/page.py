@@ -5,11 +5,21 @@ import html
 import importlib.resources
 import re
 import string
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from undistillable.analysis import blocks
 
 
-def render(title, headline, sentence, parts, *, eyebrow='', tone='open'):
+def render(
+  title: str,
+  headline: str,
+  sentence: str,
+  parts: Sequence[blocks.Block],
+  *,
+  eyebrow: str = '',
+  tone: str = 'open',
+) -> str:
   """The whole report as HTML text.
 
   Args:
@@ -33,7 +43,7 @@ def render(title, headline, sentence, parts, *, eyebrow='', tone='open'):
   )
 
 
-def _sections(parts):
+def _sections(parts: Sequence[blocks.Block]) -> Iterator[str]:
   """Every second-level heading and what follows it in a section."""
   is_open = False
   for part in parts:
@@ -47,30 +57,31 @@ def _sections(parts):
     yield '</section>'
 
 
-def _heading(part):
+def _heading(part: blocks.Heading) -> str:
   return f'<h{part.level}>{_escape(part.text)}</h{part.level}>'
 
 
-def _text(part):
+def _text(part: blocks.Text) -> str:
   return f'<p class="{_escape(part.kind)}">{_escape(part.text)}</p>'
 
 
-def _code(part):
+def _code(part: blocks.Code) -> str:
   return f'<pre tabindex="0"><code>{_escape(part.text)}</code></pre>'
 
 
-def _link(part):
+def _link(part: blocks.Link) -> str:
   url, text = _escape(part.url), _escape(part.text)
   return f'<p class="source"><a href="{url}">{text}</a></p>'
 
 
-def _table(part):
+def _table(part: blocks.Table) -> str:
   head = ''.join(
     f'<th scope="col"{_number(i, part)}>{_escape(cell)}</th>'
     for i, cell in enumerate(part.head)
   )
   classes = part.classes or ('',) * len(part.rows)
-  rows, above = [], None
+  rows: list[str] = []
+  above: str | None = None
   for row, kind in zip(part.rows, classes, strict=True):
     # The eye skips a name that stands above already; a screen reader hears it.
     repeated = 'repeat' if above == row[0] else 'first'
@@ -91,7 +102,7 @@ def _table(part):
   )
 
 
-def _picture(part):
+def _picture(part: blocks.Picture) -> str:
   """All drawings of a figure; the style sheet shows the one that fits."""
   images = '\n'.join(
     f'<img class="{kind}" alt="{_escape(part.alt)}"{_size(svg)} '
@@ -102,27 +113,27 @@ def _picture(part):
   return f'<figure>\n{images}\n{caption}\n</figure>'
 
 
-def _number(i, part):
+def _number(i: int, part: blocks.Table) -> str:
   return ' class="number"' if i in part.numeric else ''
 
 
-def _data(svg):
+def _data(svg: str) -> str:
   """The picture itself in place of an address."""
   code = base64.b64encode(svg.encode('utf-8')).decode('ascii')
   return f'data:image/svg+xml;base64,{code}'
 
 
-def _size(svg):
+def _size(svg: str) -> str:
   """Width in CSS pixels, so that text in it is never blown up."""
   width = re.search(r'width="([\d.]+)pt"', svg)
   return f' width="{float(width[1]) * 4 / 3:.0f}"' if width else ''
 
 
-def _escape(text):
+def _escape(text: object) -> str:
   return html.escape(str(text), quote=True)
 
 
-_RENDER = {
+_RENDER: dict[type, Callable[[Any], str]] = {
   blocks.Code: _code,
   blocks.Heading: _heading,
   blocks.Link: _link,

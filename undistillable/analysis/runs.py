@@ -9,14 +9,19 @@ import collections
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from undistillable.analysis import records
 
 CONTROL = 'scratch'
 NORMAL = 'none'
 
 
-def usable(runs):
+def usable(runs: Iterable[records.Run]) -> tuple[list[records.Run], list[str]]:
   """Splits runs into those with a result, sorted, and notes on the others."""
-  kept, notes = {}, []
+  kept: dict[str, records.Run] = {}
+  notes: list[str] = []
   for run in sorted(runs, key=lambda run: run['id']):
     accuracy = run.get('test_accuracy')
     status = run.get('status', 'finished')
@@ -29,15 +34,17 @@ def usable(runs):
   return sorted(kept.values(), key=lambda r: (r['seed'], r['id'])), notes
 
 
-def natural(text):
+def natural(text: object) -> list[tuple[bool, int, str]]:
   """Sort key that puts resnet8 before resnet20."""
   parts = re.split(r'(\d+)', str(text).lower())
   return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
 
 
-def flatten(config, prefix=''):
+def flatten(
+  config: Mapping[str, Any] | None, prefix: str = ''
+) -> dict[str, Any]:
   """Nested config -> {'a.b': value}, without the seed."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in (config or {}).items():
     if isinstance(value, dict) and value:
       flat.update(flatten(value, f'{prefix}{key}.'))
@@ -46,7 +53,7 @@ def flatten(config, prefix=''):
   return flat
 
 
-def show(value):
+def show(value: object) -> str:
   """A setting as a reader would write it."""
   if isinstance(value, list | tuple):
     return ', '.join(show(v) for v in value)
@@ -55,12 +62,12 @@ def show(value):
   return str(value)
 
 
-def is_normal(teacher):
+def is_normal(teacher: records.Run) -> bool:
   """Whether this teacher was trained without any defence."""
   return teacher['method'] == NORMAL
 
 
-def teacher_of(run, by_id):
+def teacher_of(run: records.Run, by_id: records.RunsById) -> records.Run | None:
   """The teacher that a student learned from, or None."""
   for parent in run.get('parents') or ():
     if parent in by_id and by_id[parent]['role'] == 'teacher':
@@ -68,11 +75,13 @@ def teacher_of(run, by_id):
   return None
 
 
-def closest(run, candidates):
+def closest(
+  run: records.Run, candidates: Sequence[records.Run]
+) -> records.Run | None:
   """The candidate with the most settings in common with `run`, or None."""
   mine = flatten(run.get('config'))
 
-  def rank(candidate):
+  def rank(candidate: records.Run) -> int:
     theirs = flatten(candidate.get('config'))
     return sum(theirs.get(key, math.nan) == mine[key] for key in mine)
 
@@ -80,7 +89,9 @@ def closest(run, candidates):
   return max(candidates, key=rank, default=None)
 
 
-def control_of(student, runs):
+def control_of(
+  student: records.Run, runs: Sequence[records.Run]
+) -> records.Run | None:
   """The same student network, trained alone with the same seed."""
   return closest(
     student,
@@ -94,7 +105,9 @@ def control_of(student, runs):
   )
 
 
-def normal_of(teacher, runs, by_id):
+def normal_of(
+  teacher: records.Run, runs: Sequence[records.Run], by_id: records.RunsById
+) -> records.Run | None:
   """The normal teacher that a protected one is compared with.
 
   Its own parent if that has the same architecture, otherwise the one trained
@@ -119,7 +132,12 @@ def normal_of(teacher, runs, by_id):
   )
 
 
-def counterpart_of(student, teacher, runs, by_id):
+def counterpart_of(
+  student: records.Run,
+  teacher: records.Run,
+  runs: Sequence[records.Run],
+  by_id: records.RunsById,
+) -> records.Run | None:
   """The same attack by the same student on the normal teacher, or None."""
   normal = normal_of(teacher, runs, by_id)
   if normal is None:
@@ -136,7 +154,9 @@ def counterpart_of(student, teacher, runs, by_id):
   )
 
 
-def split_by_setting(runs):
+def split_by_setting(
+  runs: Sequence[records.Run],
+) -> dict[str, list[records.Run]]:
   """Runs of one kind -> {setting: runs}, one entry for each swept setting.
 
   Seeds of one setting belong together; a setting counts as swept when two runs
@@ -165,5 +185,5 @@ def split_by_setting(runs):
   return dict(sorted(settings.items(), key=lambda item: natural(item[0])))
 
 
-def _same(run, other, *keys):
+def _same(run: records.Run, other: records.Run, *keys: str) -> bool:
   return all(run.get(key) == other.get(key) for key in keys)

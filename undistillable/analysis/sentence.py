@@ -1,10 +1,16 @@
 """The answer of a study in one sentence, worded for each case."""
 
+from collections.abc import Sequence
+
+from undistillable.analysis import records
+
+_Cell = tuple[records.Entry, records.Entry]  # (student, attack).
+
 # Beyond this many protected teachers a list is no sentence any more.
 _MAX_LISTED = 2
 
 
-def headline(summary):
+def headline(summary: records.Summary) -> str:
   """A few words: does the protection hold?"""
   judged = [a for _, a in _cells(summary) if a['failed'] is not None]
   failed = [attack for attack in judged if attack['failed']]
@@ -27,7 +33,7 @@ def headline(summary):
   )
 
 
-def sentence(summary):
+def sentence(summary: records.Summary) -> str:
   """One sentence on what thieves lose and what protecting cost."""
   protected = [t for t in summary['teachers'] if t['protected']]
   if not protected:
@@ -41,18 +47,20 @@ def sentence(summary):
   return f'{text}{_one_seed(summary)}.'
 
 
-def points(value):
+def points(value: float) -> str:
   """'21.3 points', always with one decimal."""
   return f'{abs(value):.1f} points'
 
 
-def span(values):
+def span(values: Sequence[float]) -> str:
   """'21.3 points', or 'between 12.0 and 24.1 points' for several."""
   low, high = (f'{v:.1f}' for v in _ends([abs(v) for v in values]))
   return f'{low} points' if low == high else f'between {low} and {high} points'
 
 
-def _clause(teacher, summary, alone):
+def _clause(
+  teacher: records.Entry, summary: records.Summary, alone: bool
+) -> str:
   """What one protected teacher means for the thief and for its owner."""
   name = 'protected teacher' if alone else teacher['name']
   cells = _cells(summary, teacher['name'])
@@ -69,7 +77,7 @@ def _clause(teacher, summary, alone):
   return text
 
 
-def _too_dear(teacher, known):
+def _too_dear(teacher: records.Entry, known: list[_Cell]) -> bool:
   """Whether protecting costs the owner as much as it costs some thief."""
   if teacher['verdict'] != 'loss' or not known:
     return False
@@ -79,7 +87,7 @@ def _too_dear(teacher, known):
   return teacher['cost']['mean'] >= smallest
 
 
-def _failure(cells):
+def _failure(cells: list[_Cell]) -> str:
   """'The protection failed for cnn: ', or nothing."""
   failed = [cell for cell in cells if cell[1]['failed']]
   if not failed:
@@ -89,7 +97,7 @@ def _failure(cells):
   return f'the protection failed for {_who(failed, cells)}: '
 
 
-def _effects(known, cells):
+def _effects(known: list[_Cell], cells: list[_Cell]) -> str:
   """'costs a thief 21.3 points against training alone', and so on."""
   split = {
     kind: [cell for cell in known if cell[1]['verdict'] == kind]
@@ -114,7 +122,7 @@ def _effects(known, cells):
   return _join(parts)
 
 
-def _cost(teacher):
+def _cost(teacher: records.Entry) -> str:
   """'protecting it cost 0.3 points of accuracy', whichever way it went."""
   if teacher['cost'] is None:
     return 'what protecting it cost is not known yet'
@@ -124,7 +132,7 @@ def _cost(teacher):
   return f'protecting it {verb} {points(teacher["cost"]["mean"])} of accuracy'
 
 
-def _overview(protected, summary):
+def _overview(protected: list[records.Entry], summary: records.Summary) -> str:
   """The same for many protected teachers, as ranges."""
   cells = {t['name']: _known(summary, t['name']) for t in protected}
   cells = {name: known for name, known in cells.items() if known}
@@ -150,7 +158,7 @@ def _overview(protected, summary):
   return text
 
 
-def _sides(values):
+def _sides(values: Sequence[float]) -> str:
   """'1.5 to 6.0 points below', or '1.5 points below to 6.0 above'."""
   low, high = _ends(values)
   if low < 0 < high:
@@ -159,7 +167,7 @@ def _sides(values):
   return f'{span(values)} {side}'
 
 
-def _cells(summary, name=None):
+def _cells(summary: records.Summary, name: str | None = None) -> list[_Cell]:
   """(student, attack) on protected teachers, or on the named one."""
   return [
     (student, attack)
@@ -169,12 +177,12 @@ def _cells(summary, name=None):
   ]
 
 
-def _known(summary, name=None):
+def _known(summary: records.Summary, name: str | None = None) -> list[_Cell]:
   """Those of the cells that have a control to be compared with."""
   return [cell for cell in _cells(summary, name) if cell[1]['difference']]
 
 
-def _who(cells, among):
+def _who(cells: list[_Cell], among: list[_Cell]) -> str:
   """'a thief' if it holds for all, otherwise which students."""
   if len(cells) == len(among):
     return 'a thief'
@@ -187,7 +195,7 @@ def _who(cells, among):
   return _join(names) if len(names) < 4 else f'{len(names)} students'
 
 
-def _one_seed(summary):
+def _one_seed(summary: records.Summary) -> str:
   """' (one seed only)' where a mean stands for a single run."""
   counts = [a['difference']['num_seeds'] for _, a in _known(summary)]
   counts += [t['cost']['num_seeds'] for t in summary['teachers'] if t['cost']]
@@ -196,11 +204,11 @@ def _one_seed(summary):
   return ' (one seed only)' if max(counts) == 1 else ' (partly one seed only)'
 
 
-def _ends(values):
+def _ends(values: Sequence[float]) -> tuple[float, float]:
   return min(values), max(values)
 
 
-def _join(parts):
+def _join(parts: Sequence[str]) -> str:
   """'a', 'a and b', 'a, b and c'."""
   if len(parts) < 2:
     return ''.join(parts)

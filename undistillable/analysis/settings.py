@@ -1,13 +1,14 @@
 """The runs' configs as readable tables: what is common, what differs."""
 
 import collections
+from collections.abc import Sequence
 
-from undistillable.analysis import runs as runs_lib
+from undistillable.analysis import records, runs as runs_lib
 
 _MAX_VALUES = 4
 
 
-def common(runs):
+def common(runs: Sequence[records.Run]) -> list[tuple[str, str]]:
   """[(setting, value)] of all settings that every run has alike."""
   values = _values(runs)
   num = len(runs)
@@ -18,7 +19,9 @@ def common(runs):
   ]
 
 
-def differing(runs):
+def differing(
+  runs: Sequence[records.Run],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
   """(head, rows): the other settings, a column for each kind of network."""
   shared = {key for key, _ in common(runs)}
   kinds = collections.defaultdict(list)
@@ -34,7 +37,7 @@ def differing(runs):
   return ('Setting', *columns), rows
 
 
-def duration(secs):
+def duration(secs: float | None) -> str:
   """'12 s', '3.4 min' or '2.1 h'."""
   if secs is None:
     return '–'
@@ -43,16 +46,18 @@ def duration(secs):
   return f'{secs / 60:.1f} min' if secs < 7200 else f'{secs / 3600:.1f} h'
 
 
-def _values(runs):
+def _values(runs: Sequence[records.Run]) -> dict[str, collections.Counter[str]]:
   """{setting: Counter of its values as shown}, settings in order."""
-  values = collections.defaultdict(collections.Counter)
+  values: dict[str, collections.Counter[str]] = collections.defaultdict(
+    collections.Counter
+  )
   for run in runs:
     for key, value in runs_lib.flatten(run.get('config')).items():
       values[key][runs_lib.show(value)] += 1
   return dict(sorted(values.items()))
 
 
-def _cell(shown):
+def _cell(shown: collections.Counter[str] | None) -> str:
   if not shown:
     return '–'
   names = sorted(shown, key=runs_lib.natural)
@@ -61,7 +66,7 @@ def _cell(shown):
   return ' | '.join(names)
 
 
-def _kind(run):
+def _kind(run: records.Run) -> str:
   if run['role'] == 'teacher' and runs_lib.is_normal(run):
     return 'normal teacher'
   if run['role'] == 'teacher':
@@ -71,7 +76,7 @@ def _kind(run):
   return f'student by {run["method"]}'
 
 
-def _order(run):
+def _order(run: records.Run) -> tuple[bool, bool, str, str]:
   """Teachers before students, the normal and the control first."""
   plain = run['method'] in (runs_lib.NORMAL, runs_lib.CONTROL)
   return run['role'] != 'teacher', not plain, run['method'], run['id']

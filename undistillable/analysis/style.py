@@ -9,10 +9,14 @@ import contextlib
 import dataclasses
 import io
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg, backend_svg
+
+from undistillable.analysis import records
 
 # The page's own fonts; DejaVu, which matplotlib measures with, is wider than
 # all of them, so nothing overlaps.
@@ -34,7 +38,7 @@ class Theme:
   normal: str
   protected: tuple[str, ...]
 
-  def of(self, kind, index=0):
+  def of(self, kind: str, index: int = 0) -> str:
     """Colour of 'control', 'normal' or the index-th 'protected' teacher."""
     if kind == 'protected':
       return self.protected[index % len(self.protected)]
@@ -62,9 +66,9 @@ DARK = Theme(
 
 
 @contextlib.contextmanager
-def use(theme):
+def use(theme: Theme) -> Iterator[None]:
   """Figures made inside have this theme's look; settings are put back."""
-  settings = {
+  settings: dict[Any, Any] = {
     'font.family': ['DejaVu Sans'],
     'font.size': 10,
     'text.color': theme.ink,
@@ -98,25 +102,25 @@ def use(theme):
     yield
 
 
-def new(width, height):
+def new(width: float, height: float) -> mpl_figure.Figure:
   """An empty figure in inches, apart from pyplot's global state."""
   return mpl_figure.Figure(figsize=(width, height), layout='constrained')
 
 
-def title(figure, text, theme):
+def title(figure: mpl_figure.Figure, text: str, theme: Theme) -> None:
   """A statement above the figure, at its left edge."""
   figure.suptitle(
     text, x=0.01, ha='left', fontsize=12, fontweight='bold', color=theme.ink
   )
 
 
-def defense_index(summary):
+def defense_index(summary: records.Summary) -> dict[str, int]:
   """{name of a protected teacher: its number}, which fixes its colour."""
   names = [t['name'] for t in summary['teachers'] if t['protected']]
   return {name: i for i, name in enumerate(names)}
 
 
-def png(figure, theme, dpi=200):
+def png(figure: mpl_figure.Figure, theme: Theme, dpi: int = 200) -> bytes:
   """The figure as the bytes of a PNG, on the theme's ground."""
   buffer = io.BytesIO()
   with use(theme):
@@ -126,7 +130,7 @@ def png(figure, theme, dpi=200):
   return buffer.getvalue()
 
 
-def svg(figure, theme):
+def svg(figure: mpl_figure.Figure, theme: Theme) -> str:
   """The figure as SVG text on a transparent ground, in the page's fonts."""
   buffer = io.StringIO()
   with use(theme):
@@ -137,7 +141,7 @@ def svg(figure, theme):
   return text[text.index('<svg') :]
 
 
-def darken(text):
+def darken(text: str) -> str:
   """The same SVG in the dark theme: far quicker than drawing it again."""
   light, dark = dataclasses.asdict(LIGHT), dataclasses.asdict(DARK)
   colors = dict(zip(light.pop('protected'), dark.pop('protected'), strict=True))

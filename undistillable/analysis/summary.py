@@ -8,14 +8,20 @@ one too, so the paired difference is far less noisy than that of the means.
 import collections
 import math
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from undistillable.analysis import runs as runs_lib, sentence as sentence_lib
+from undistillable.analysis import (
+  records,
+  runs as runs_lib,
+  sentence as sentence_lib,
+)
 
 # Differences that print as 0.0 points are called even, whatever their error.
 _PRINTED_ZERO = 0.05
 
 
-def summarize(runs):
+def summarize(runs: Sequence[records.Run]) -> records.Summary:
   """Summarises the runs of a study, finished or not, in any order.
 
   Args:
@@ -52,7 +58,7 @@ def summarize(runs):
   return summary
 
 
-def stat(by_seed):
+def stat(by_seed: Mapping[int, float]) -> records.Stat | None:
   """{seed: value} -> mean, standard deviation (ddof=1), number of seeds."""
   if not by_seed:
     return None
@@ -65,7 +71,7 @@ def stat(by_seed):
   }
 
 
-def verdict(difference):
+def verdict(difference: records.Stat | None) -> str | None:
   """'gain', 'loss' or 'even', which is anything within one standard error."""
   if difference is None:
     return None
@@ -76,14 +82,17 @@ def verdict(difference):
   return 'gain' if mean > 0 else 'loss'
 
 
-def _teachers(runs, by_id, notes):
+def _teachers(
+  runs: list[records.Run], by_id: records.RunsById, notes: list[str]
+) -> tuple[dict[str, str], list[records.Entry]]:
   """Names of the teachers by run id, and the entries of the summary."""
   kinds = collections.defaultdict(list)
   for run in runs:
     if run['role'] == 'teacher':
       kinds[run['dataset'], run['model'], run['method']].append(run)
   many = len({dataset for dataset, _, _ in kinds}) > 1
-  names, entries = {}, []
+  names: dict[str, str] = {}
+  entries: list[records.Entry] = []
   for (dataset, model, method), kind in sorted(kinds.items(), key=_order):
     for setting, group in runs_lib.split_by_setting(kind).items():
       name = f'{"normal" if method == runs_lib.NORMAL else method} {model}'
@@ -105,9 +114,11 @@ def _teachers(runs, by_id, notes):
   return names, entries
 
 
-def _cost(teachers, runs, by_id):
+def _cost(
+  teachers: list[records.Run], runs: list[records.Run], by_id: records.RunsById
+) -> records.Entry:
   """What protecting cost, seed by seed; nothing for a normal teacher."""
-  cost = {}
+  cost: dict[int, float] = {}
   for teacher in teachers:
     normal = runs_lib.normal_of(teacher, runs, by_id)
     if normal is not None and not runs_lib.is_normal(teacher):
@@ -116,7 +127,12 @@ def _cost(teachers, runs, by_id):
   return {'cost': stat(cost), 'verdict': verdict(gain)}
 
 
-def _students(runs, by_id, names, notes):
+def _students(
+  runs: list[records.Run],
+  by_id: records.RunsById,
+  names: Mapping[str, str],
+  notes: list[str],
+) -> list[records.Entry]:
   """One entry for each student network, with its control and attacks."""
   kinds = collections.defaultdict(list)
   for run in runs:
@@ -138,7 +154,13 @@ def _students(runs, by_id, names, notes):
   return entries
 
 
-def _attacks(students, runs, by_id, names, notes):
+def _attacks(
+  students: list[records.Run],
+  runs: list[records.Run],
+  by_id: records.RunsById,
+  names: Mapping[str, str],
+  notes: list[str],
+) -> list[records.Entry]:
   """Entries for one student network, by method, teacher and setting."""
   kinds = collections.defaultdict(list)
   for run in students:
@@ -169,26 +191,35 @@ def _attacks(students, runs, by_id, names, notes):
   return entries
 
 
-def _differences(group, protected, runs, by_id):
+def _differences(
+  group: list[records.Run],
+  protected: bool,
+  runs: list[records.Run],
+  by_id: records.RunsById,
+) -> records.Entry:
   """To the control, and to the same attack on the normal teacher."""
-  difference, effect = {}, {}
+  difference: dict[int, float] = {}
+  effect: dict[int, float] = {}
   for run in group:
     control = runs_lib.control_of(run, runs)
     if control is not None:
       difference[run['seed']] = _accuracy(run) - _accuracy(control)
     other = None
-    if protected:
-      teacher = runs_lib.teacher_of(run, by_id)
+    teacher = runs_lib.teacher_of(run, by_id)
+    if protected and teacher is not None:
       other = runs_lib.counterpart_of(run, teacher, runs, by_id)
     if other is not None:
       effect[run['seed']] = _accuracy(run) - _accuracy(other)
-  entry = {'difference': stat(difference), 'effect': stat(effect)}
+  entry: records.Entry = {
+    'difference': stat(difference),
+    'effect': stat(effect),
+  }
   entry['verdict'] = verdict(entry['difference'])
   entry['failed'] = _failed(entry) if protected else None
   return entry
 
 
-def _failed(attack):
+def _failed(attack: records.Entry) -> bool | None:
   """Whether a thief gains, or does as well as from the normal teacher."""
   if attack['difference'] is None and attack['effect'] is None:
     return None
@@ -196,7 +227,11 @@ def _failed(attack):
   return helped or attack['verdict'] == 'gain'
 
 
-def _missing(teachers, students, runs):
+def _missing(
+  teachers: list[records.Entry],
+  students: list[records.Entry],
+  runs: list[records.Run],
+) -> list[str]:
   """Sentences on the comparisons that could not be made."""
   notes = []
   protected = [t['name'] for t in teachers if t['protected']]
@@ -214,7 +249,11 @@ def _missing(teachers, students, runs):
   return notes + _missing_seeds(teachers, students, runs)
 
 
-def _missing_seeds(teachers, students, runs):
+def _missing_seeds(
+  teachers: list[records.Entry],
+  students: list[records.Entry],
+  runs: list[records.Run],
+) -> list[str]:
   """Which group lacks which seed of its data set."""
   groups = [(t['dataset'], t['name'], t['accuracy']) for t in teachers]
   for s in students:
@@ -231,14 +270,16 @@ def _missing_seeds(teachers, students, runs):
     accuracy = entry.get('accuracy', entry) if entry else None
     lacking = seeds[dataset] - set(accuracy['by_seed']) if accuracy else ()
     if lacking:
-      lacking = ', '.join(sorted(lacking, key=runs_lib.natural))
-      notes.append(f'{name} has no result yet for seed {lacking}.')
+      shown = ', '.join(sorted(lacking, key=runs_lib.natural))
+      notes.append(f'{name} has no result yet for seed {shown}.')
   return notes
 
 
-def _one_per_seed(group, name, notes):
+def _one_per_seed(
+  group: list[records.Run], name: str, notes: list[str]
+) -> list[records.Run]:
   """The first run of each seed: runs that differ in nothing are no seeds."""
-  first = {}
+  first: dict[int, records.Run] = {}
   for run in group:
     kept = first.setdefault(run['seed'], run)
     if kept is not run:
@@ -248,11 +289,11 @@ def _one_per_seed(group, name, notes):
   return list(first.values())
 
 
-def _accuracy(run):
+def _accuracy(run: records.Run) -> float:
   return float(run['test_accuracy'])
 
 
-def _order(item):
+def _order(item: tuple[tuple[Any, ...], Any]) -> list[Any]:
   """Registry order for people: natural, and normal before any defence."""
   return [
     (str(part) != runs_lib.NORMAL, runs_lib.natural(part)) for part in item[0]

@@ -1,8 +1,9 @@
 """The summary as a table: for the terminal, for Markdown, for the page."""
 
 import typing
+from collections.abc import Sequence
 
-from undistillable.analysis import markdown, style
+from undistillable.analysis import markdown, records, style
 
 COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
 NUMERIC = (2, 3, 4)
@@ -20,10 +21,10 @@ class Row(typing.NamedTuple):
   section: str  # 'teachers' or 'students'
   kind: str  # 'normal', 'protected' or 'control'
   verdict: str | None
-  index: int = 0  # of the protected teacher, which fixes its colour
+  number: int = 0  # of the protected teacher, which fixes its colour
 
 
-def rows(summary):
+def rows(summary: records.Summary) -> list[Row]:
   """The summary's networks, one row each, teachers first."""
   networks = summary['teachers'] + summary['students']
   many = len({network['dataset'] for network in networks}) > 1
@@ -44,7 +45,7 @@ def rows(summary):
   return result
 
 
-def text_table(summary):
+def text_table(summary: records.Summary) -> str:
   """An aligned table for the terminal; the last line is the sentence."""
   cells = [COLUMNS] + [row[:5] for row in rows(summary)]
   widths = [
@@ -60,14 +61,14 @@ def text_table(summary):
   return '\n'.join(lines + [rule, summary['sentence']])
 
 
-def markdown_table(summary):
+def markdown_table(summary: records.Summary) -> str:
   """The same as a Markdown table, without the sentence."""
   return markdown.table(
     COLUMNS, [row[:5] for row in rows(summary)], numeric=NUMERIC
   )
 
 
-def plus_minus(stat, sign=''):
+def plus_minus(stat: records.Stat | None, sign: str = '') -> str:
   """'71.6 ± 2.1', without the deviation for one seed."""
   if stat is None:
     return _NONE
@@ -77,7 +78,7 @@ def plus_minus(stat, sign=''):
   return text if stat['std'] is None else f'{text} ± {stat["std"]:.1f}'
 
 
-def _teacher_row(teacher, many, index):
+def _teacher_row(teacher: records.Entry, many: bool, index: int) -> Row:
   trained = 'normally' if not teacher['protected'] else teacher['method']
   if teacher['setting']:
     trained += f' ({teacher["setting"]})'
@@ -93,11 +94,11 @@ def _teacher_row(teacher, many, index):
     section='teachers',
     kind='protected' if teacher['protected'] else 'normal',
     verdict=teacher['verdict'],
-    index=index,
+    number=index,
   )
 
 
-def _control_row(model, control):
+def _control_row(model: str, control: records.Stat) -> Row:
   return Row(
     model=model,
     trained='alone',
@@ -110,7 +111,7 @@ def _control_row(model, control):
   )
 
 
-def _attack_row(model, attack, index):
+def _attack_row(model: str, attack: records.Entry, index: int) -> Row:
   how = attack['method']
   how += f' ({attack["setting"]})' if attack['setting'] else ''
   how += f' from {attack["teacher"]}' if attack['teacher'] else ' alone'
@@ -124,11 +125,11 @@ def _attack_row(model, attack, index):
     section='students',
     kind=kind if attack['teacher'] else 'control',
     verdict=attack['verdict'],
-    index=index,
+    number=index,
   )
 
 
-def _aligned(cells, widths):
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
   aligned = [cell.ljust(w) for cell, w in zip(cells, widths, strict=True)]
   for i in NUMERIC:
     aligned[i] = cells[i].rjust(widths[i])
