@@ -23,6 +23,8 @@ _LEAVES = {
   'scale': 'weight',
   'var': 'running_var',
 }
+# PyTorch's tensor names to (our path: collection, module, leaf; its shape).
+_Template = dict[str, tuple[tuple[str, str, str], tuple[int, ...]]]
 _SHOWN = 5  # Names listed for each kind of problem; the rest are counted.
 
 
@@ -129,12 +131,17 @@ def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=64)
-def _template(name, num_classes, image_shape, overrides):
+def _template(
+  name: str,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  overrides: tuple[tuple[str, Any], ...],
+) -> _Template:
   """PyTorch's tensor names, in its order, to (our path, PyTorch's shape)."""
   model = models.get_model(name, num_classes, **dict(overrides))
-  order = []
+  order: list[str] = []
 
-  def init():
+  def init() -> Any:
     variables = model.init(
       jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32)
     )
@@ -143,7 +150,7 @@ def _template(name, num_classes, image_shape, overrides):
     return variables
 
   variables = jax.eval_shape(init)
-  template = {}
+  template: _Template = {}
   for module in order:
     for collection, leaf in (
       ('params', 'kernel'),
@@ -162,24 +169,34 @@ def _template(name, num_classes, image_shape, overrides):
   return template
 
 
-def _fitting_template(name, tensors, image_size, overrides):
+def _fitting_template(
+  name: str,
+  tensors: Mapping[str, np.ndarray],
+  image_size: int | tuple[int, int] | None,
+  overrides: Mapping[str, Any],
+) -> _Template:
   """The template of `name` whose shapes `tensors` have, or a ValueError."""
-  overrides = tuple(sorted(overrides.items()))
+  fields = tuple(sorted(overrides.items()))
   # Classes, channels and pixels are not known yet: any will do for names.
-  draft = _template(name, 10, (32, 32, 3), overrides)
+  draft = _template(name, 10, (32, 32, 3), fields)
   first, last = next(iter(draft)), next(reversed(draft))
   num_classes = len(tensors[last]) if _has_rank(tensors, last, 1) else 10
   image_shape = _image_shape(draft, first, tensors, image_size)
-  expected = _template(name, max(num_classes, 2), image_shape, overrides)
+  expected = _template(name, max(num_classes, 2), image_shape, fields)
   _check(name, expected, tensors)
   return expected
 
 
-def _has_rank(tensors, name, rank: int) -> bool:
+def _has_rank(tensors: Mapping[str, np.ndarray], name: str, rank: int) -> bool:
   return name in tensors and tensors[name].ndim == rank
 
 
-def _image_shape(draft, first, tensors, image_size) -> tuple[int, int, int]:
+def _image_shape(
+  draft: _Template,
+  first: str,
+  tensors: Mapping[str, np.ndarray],
+  image_size: int | tuple[int, int] | None,
+) -> tuple[int, int, int]:
   """(H, W, C) of images that lead to the shapes found, as far as they tell."""
   if _has_rank(tensors, first, 2):  # A network that flattens its images.
     return 1, tensors[first].shape[1], 1
@@ -197,7 +214,9 @@ def _image_shape(draft, first, tensors, image_size) -> tuple[int, int, int]:
   return *image_size, channels
 
 
-def _check(name, expected, tensors) -> None:
+def _check(
+  name: str, expected: _Template, tensors: Mapping[str, np.ndarray]
+) -> None:
   """Raises one ValueError for all that does not fit."""
   problems = {
     'missing': [key for key in expected if key not in tensors],

@@ -5,6 +5,8 @@ machine's speed, their gradients above all, so there they are written in terms
 of what it does run well. The two ways agree to rounding, gradients included.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -36,7 +38,7 @@ def conv(
     (1, 6, 6, 4)
   """
 
-  def direct(x, kernel):
+  def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _direct(x, kernel, strides, padding, groups)
 
   if groups == 1:
@@ -44,14 +46,16 @@ def conv(
   depthwise = groups == x.shape[-1] == kernel.shape[-1]
   on_cpu_fn = _depthwise_on_cpu if depthwise else _grouped_on_cpu
 
-  def on_cpu(x, kernel):
+  def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return on_cpu_fn(x, kernel, strides, padding, groups)
 
   # Decided when it is compiled, for the platform that it is compiled for.
   return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
 
-def _direct(x, kernel, strides: int, padding: int, groups: int):
+def _direct(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: int, groups: int
+) -> jax.Array:
   """XLA's own convolution."""
   return jax.lax.conv_general_dilated(
     x,
@@ -63,7 +67,9 @@ def _direct(x, kernel, strides: int, padding: int, groups: int):
   )
 
 
-def _depthwise_on_cpu(x, kernel, strides: int, padding: int, groups: int):
+def _depthwise_on_cpu(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: int, groups: int
+) -> jax.Array:
   """The sum of the k*l shifted images, each times its channel's weight.
 
   Value and gradient at batch 32 on two cores: 9x9x192, 3.9 ms instead of 55;
@@ -78,7 +84,7 @@ def _depthwise_on_cpu(x, kernel, strides: int, padding: int, groups: int):
   rows, cols = kernel.shape[:2]
   height = (padded.shape[1] - rows) // strides + 1
   width = (padded.shape[2] - cols) // strides + 1
-  total = 0.0
+  total: Any = 0.0  # An array from the first term on.
   for i in range(rows):
     for j in range(cols):
       shifted = padded[
@@ -90,7 +96,9 @@ def _depthwise_on_cpu(x, kernel, strides: int, padding: int, groups: int):
   return total.astype(x.dtype)
 
 
-def _grouped_on_cpu(x, kernel, strides: int, padding: int, groups: int):
+def _grouped_on_cpu(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: int, groups: int
+) -> jax.Array:
   """One ordinary convolution for each group.
 
   Value and gradient at batch 8 in 8 groups on two cores: 32x32x512, 0.4 s

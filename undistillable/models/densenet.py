@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
-def _bottleneck(conv, norm, x, growth: int, name: str):
+def _bottleneck(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  growth: int,
+  name: str,
+) -> jax.Array:
   """Appends `growth` features to x."""
   name = f'{name}.bottle_neck'
   y = nn.relu(norm(name=f'{name}.0')(x))
@@ -24,7 +30,9 @@ def _bottleneck(conv, norm, x, growth: int, name: str):
   return jnp.concatenate([x, y], axis=-1)
 
 
-def _transition(conv, norm, x, name: str):
+def _transition(
+  conv: layers.ConvFn, norm: layers.NormFn, x: jax.Array, name: str
+) -> jax.Array:
   """Halves the features and the pixels a side."""
   name = f'{name}.down_sample'
   y = norm(name=f'{name}.0')(x)

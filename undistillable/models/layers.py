@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jax.typing
 
 from undistillable.models import convolution
 
@@ -29,7 +30,11 @@ def _torch_bias(fan_in: int) -> Initializer:
   """Uniform in +-1/sqrt(fan_in), PyTorch's default for biases."""
   bound = 1 / math.sqrt(fan_in)
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+  ) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
@@ -133,10 +138,10 @@ class BatchNorm(nn.Module):
     x = x * scale.reshape(row) + bias.reshape(row)
     return x.astype(self.dtype)
 
-  def _batch_statistics(self, x: jax.Array):
+  def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
     """Mean, biased variance float32[C] and the number of values pooled."""
 
-    def pool(values):
+    def pool(values: jax.Array) -> jax.Array:
       mean = jnp.mean(values, axis=tuple(range(x.ndim - 1)))
       return (
         mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
@@ -153,6 +158,11 @@ class BatchNorm(nn.Module):
     # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
     centred = x - mean.reshape((1,) * (x.ndim - 1) + (-1,))
     return mean, pool(jnp.square(centred)), count
+
+
+# Layers of which a network has fixed what is the same throughout.
+ConvFn = Callable[..., Conv]
+NormFn = Callable[..., BatchNorm]
 
 
 def check_images(images: jax.Array) -> None:
@@ -181,7 +191,7 @@ def _max_pool_on_cpu(x: jax.Array) -> jax.Array:
   gradient, in both and in PyTorch.
   """
 
-  def larger(first, second):
+  def larger(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.where((second > first) | jnp.isnan(second), second, first)
 
   height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2

@@ -27,7 +27,15 @@ _STAGES = (
 )
 
 
-def _bottleneck(conv, norm, x, features: int, expand: int, strides: int, name):
+def _bottleneck(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  expand: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """Expand, filter each channel alone, project; added to x where it fits."""
   width, channels = expand * x.shape[-1], x.shape[-1]
   name = f'{name}.residual'

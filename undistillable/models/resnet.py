@@ -15,7 +15,15 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
-def basic(conv, norm, x, *, features: int, strides: int, name: str):
+def basic(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  *,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """Two 3x3 convolutions around a shortcut."""
   y = conv(features, 3, strides, 1, name=f'{name}.conv1')(x)
   y = nn.relu(norm(name=f'{name}.bn1')(y))
@@ -24,7 +32,15 @@ def basic(conv, norm, x, *, features: int, strides: int, name: str):
   return nn.relu(y + _shortcut(conv, norm, x, features, strides, name))
 
 
-def bottleneck(conv, norm, x, *, features: int, strides: int, name: str):
+def bottleneck(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  *,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """A 3x3 convolution between two of 1x1; the last has 4x the features."""
   y = conv(features, 1, name=f'{name}.conv1')(x)
   y = nn.relu(norm(name=f'{name}.bn1')(y))
@@ -35,7 +51,14 @@ def bottleneck(conv, norm, x, *, features: int, strides: int, name: str):
   return nn.relu(y + _shortcut(conv, norm, x, 4 * features, strides, name))
 
 
-def _shortcut(conv, norm, x, features: int, strides: int, name: str):
+def _shortcut(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """x itself, or projected to the block's output shape."""
   if strides == 1 and x.shape[-1] == features:
     return x

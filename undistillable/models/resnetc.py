@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
-def _basic(conv, norm, x, features: int, strides: int, name: str):
+def _basic(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """Two pre-activated 3x3 convolutions, added to the raw input."""
   y = nn.relu(norm(name=f'{name}.bn1')(x))
   y = conv(features, 3, strides, 1, name=f'{name}.conv1')(y)
@@ -22,7 +29,14 @@ def _basic(conv, norm, x, features: int, strides: int, name: str):
   return y + _shortcut(conv, x, features, strides, name)
 
 
-def _bottleneck(conv, norm, x, features: int, strides: int, name: str):
+def _bottleneck(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """A pre-activated 3x3 convolution between two of 1x1."""
   y = nn.relu(norm(name=f'{name}.bn1')(x))
   y = conv(features, 1, name=f'{name}.conv1')(y)
@@ -33,7 +47,9 @@ def _bottleneck(conv, norm, x, features: int, strides: int, name: str):
   return y + _shortcut(conv, x, 4 * features, strides, name)
 
 
-def _shortcut(conv, x, features: int, strides: int, name: str):
+def _shortcut(
+  conv: layers.ConvFn, x: jax.Array, features: int, strides: int, name: str
+) -> jax.Array:
   """x itself, or a bare 1x1 convolution of it: no BatchNorm here."""
   if strides == 1 and x.shape[-1] == features:
     return x

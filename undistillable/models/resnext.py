@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
-def _bottleneck(conv, norm, x, features: int, strides: int, name: str):
+def _bottleneck(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """A 3x3 convolution in 8 groups between two of 1x1, around a shortcut."""
   width = 8 * features // 4
   y = conv(width, 1, name=f'{name}.conv_reduce')(x)

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
-def _residual(conv, norm, x, features: int, strides: int, name: str):
+def _residual(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  strides: int,
+  name: str,
+) -> jax.Array:
   """1x1, depthwise 3x3 without ReLU, 1x1."""
   width = x.shape[-1]
   y = nn.relu(norm(name=f'{name}.1')(conv(width, 1, name=f'{name}.0')(x)))
@@ -26,7 +33,13 @@ def _residual(conv, norm, x, features: int, strides: int, name: str):
   return nn.relu(norm(name=f'{name}.6')(y))
 
 
-def _shortcut(conv, norm, x, features: int, name: str):
+def _shortcut(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  name: str,
+) -> jax.Array:
   """Depthwise 3x3 of stride 2 without ReLU, 1x1."""
   width = x.shape[-1]
   y = conv(width, 3, 2, 1, groups=width, name=f'{name}.0')(x)
@@ -35,13 +48,19 @@ def _shortcut(conv, norm, x, features: int, name: str):
   return nn.relu(norm(name=f'{name}.3')(y))
 
 
-def _shuffle(x):
+def _shuffle(x: jax.Array) -> jax.Array:
   """Interleaves the two halves of the channels."""
   halves = x.reshape(*x.shape[:-1], 2, -1)
   return jnp.swapaxes(halves, -1, -2).reshape(x.shape)
 
 
-def _down_unit(conv, norm, x, features: int, name: str):
+def _down_unit(
+  conv: layers.ConvFn,
+  norm: layers.NormFn,
+  x: jax.Array,
+  features: int,
+  name: str,
+) -> jax.Array:
   """Both branches take all channels, at half the resolution."""
   half = features // 2
   residual = _residual(conv, norm, x, half, 2, f'{name}.residual')
@@ -49,7 +68,9 @@ def _down_unit(conv, norm, x, features: int, name: str):
   return _shuffle(jnp.concatenate([shortcut, residual], axis=-1))
 
 
-def _unit(conv, norm, x, name: str):
+def _unit(
+  conv: layers.ConvFn, norm: layers.NormFn, x: jax.Array, name: str
+) -> jax.Array:
   """The second half of the channels passes through the residual branch."""
   shortcut, x = jnp.split(x, 2, axis=-1)
   half = x.shape[-1]
