@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +18,10 @@ from undistillable.models import (
   shufflenetv2,
 )
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
   'cnn': cnn.CNN,
   'cnn16': functools.partial(cnn.CNN, width=16),
+  'cnn4': functools.partial(cnn.CNN, width=4),
   'cnn8': functools.partial(cnn.CNN, width=8),
   'densenet121': densenet.DenseNet,
   'densenet161': functools.partial(
