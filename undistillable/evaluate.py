@@ -33,15 +33,15 @@ def predict(
   devices = parallel.num_devices()
   share = -(-batch_size // devices)
   predict_fn = parallel.predict_fn(apply_fn, prepare)
-  logits = []
+  parts = []
   for start in range(0, num_examples, share * devices):
     # Every batch has the same shape, or each would be compiled: the last one
     # is padded with its last example, and the padding cut off.
     index = np.arange(start, start + share * devices)
-    index = np.minimum(index, num_examples - 1).reshape(devices, share)
-    batch = {name: array[index] for name, array in arrays.items()}
-    logits.append(predict_fn(variables, batch))
-  logits = [np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in logits]
+    rows = np.minimum(index, num_examples - 1).reshape(devices, share)
+    batch = {name: array[rows] for name, array in arrays.items()}
+    parts.append(predict_fn(variables, batch))
+  logits = [np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in parts]
   return np.concatenate(logits)[:num_examples]
 
 

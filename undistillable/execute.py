@@ -81,7 +81,7 @@ def run_one(
   folder = runs.claim(run, store.workdir)
   logits_of = functools.partial(evaluate.predict, prepare=parts.prepare_test)
 
-  def validate(variables):
+  def validate(variables: Any) -> dict[str, float]:
     logits = logits_of(parts.apply_fn, variables, task.val)
     return evaluate.scores(logits, task.val['label'])
 

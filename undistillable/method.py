@@ -6,6 +6,7 @@ argument of every step, never a closure, or XLA would bake the weights into the
 program.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -67,10 +68,18 @@ def supervised(
       opt_state=optimizer.init(params),
     )
 
-  def step(state, frozen, batch, rng, axis_name=None):
+  def step(
+    state: state_lib.TrainState,
+    frozen: Frozen,
+    batch: Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[state_lib.TrainState, Metrics]:
     network = _on_axis(model, axis_name)
 
-    def mean_loss(params):
+    def mean_loss(
+      params: state_lib.PyTree,
+    ) -> tuple[jax.Array, tuple[Metrics, state_lib.PyTree]]:
       logits, updates = network.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         batch['image'],
@@ -93,7 +102,8 @@ def supervised(
       (grads, metrics, batch_stats), axis_name
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    state = state.replace(
+    state = dataclasses.replace(
+      state,
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       batch_stats=batch_stats,
@@ -117,8 +127,9 @@ def frozen_fn(
     `(variables, images) -> logits`.
   """
 
-  def apply_fn(variables, images):
-    logits = model.apply(jax.lax.stop_gradient(variables), images, train=False)
+  def apply_fn(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    frozen = jax.lax.stop_gradient(variables)
+    logits: Any = model.apply(frozen, images, train=False)
     return jax.lax.stop_gradient(serve(logits) if serve else logits)
 
   return apply_fn

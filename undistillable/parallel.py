@@ -18,10 +18,11 @@ from undistillable import errors, method as method_lib
 AXIS = 'batch'
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
-PrepareFn = Callable[[Any, jax.Array, jax.Array], method_lib.Batch]
+PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
+HostMetrics = dict[str, np.ndarray]  # float[n] of n steps, by name
 # (state, frozen, arrays, order int[steps, D, b], key) -> states and metrics
 # float[n] of the n steps taken since the last one
-EpochFn = Callable[..., Iterator[tuple[Any, method_lib.Metrics]]]
+EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 
 def num_devices() -> int:
@@ -78,8 +79,14 @@ def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     donate_argnums=0,
   )
 
-  def epoch(state, frozen, arrays, order, key):
-    late = None
+  def epoch(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: np.ndarray,
+    key: jax.Array,
+  ) -> Iterator[tuple[Any, HostMetrics]]:
+    late: Any = None  # The metrics of the step before.
     for indices in order:
       state, metrics = step(state, frozen, arrays, indices, key)
       if late is not None:
@@ -95,7 +102,13 @@ def scan_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   """An epoch as one compiled loop over its steps."""
   step = _device_step(method, prepare)
 
-  def steps(state, frozen, arrays, order, key):
+  def steps(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: jax.Array,
+    key: jax.Array,
+  ) -> tuple[Any, method_lib.Metrics]:
     return jax.lax.scan(
       lambda state, indices: step(state, frozen, arrays, indices, key),
       state,
@@ -110,7 +123,13 @@ def scan_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     donate_argnums=0,
   )
 
-  def epoch(state, frozen, arrays, order, key):
+  def epoch(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: np.ndarray,
+    key: jax.Array,
+  ) -> Iterator[tuple[Any, HostMetrics]]:
     state, metrics = compiled(state, frozen, arrays, order, key)
     yield state, jax.device_get(metrics)
 
@@ -123,10 +142,18 @@ def _everywhere() -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def _device_step(method: method_lib.Method, prepare: PrepareFn) -> Callable:
+def _device_step(
+  method: method_lib.Method, prepare: PrepareFn
+) -> Callable[..., tuple[Any, method_lib.Metrics]]:
   """One step on one device, whose share of the batch is `indices`."""
 
-  def step(state, frozen, arrays, indices, key):
+  def step(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    indices: jax.Array,
+    key: jax.Array,
+  ) -> tuple[Any, method_lib.Metrics]:
     rng = jax.random.fold_in(
       jax.random.fold_in(key, state.step), jax.lax.axis_index(AXIS)
     )
@@ -137,7 +164,7 @@ def _device_step(method: method_lib.Method, prepare: PrepareFn) -> Callable:
   return step
 
 
-def _one(metrics: method_lib.Metrics) -> method_lib.Metrics:
+def _one(metrics: method_lib.Metrics) -> HostMetrics:
   """The metrics of a single step, with the leading axis of one of many."""
   return {k: np.asarray(v)[None] for k, v in jax.device_get(metrics).items()}
 
@@ -148,7 +175,7 @@ def predict_fn(
 ) -> Callable[..., jax.Array]:
   """Logits of a batch, whose arrays are split: `[D, b, ...] -> [D, b, K]`."""
 
-  def predict(variables, arrays):
+  def predict(variables: Any, arrays: Any) -> jax.Array:
     everything = np.arange(len(arrays['label']))
     # An evaluation draws nothing; the key is there for prepare's signature.
     batch = prepare(arrays, everything, jax.random.key(0))

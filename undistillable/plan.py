@@ -29,7 +29,7 @@ def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """
   try:
     _check(config)
-    planned = []
+    planned: list[runs_lib.Run] = []
     for seed in config.seeds:
       planned += _plan_seed(config, seed)
     planned = list(dict.fromkeys(planned))
@@ -114,7 +114,7 @@ def _make_run(
     dtype=config.dtype or _default_dtype(),
     seed=seed,
   )
-  kept = {k: parents[k] for k in run.module.PARENTS}
+  kept = {k: (parents or {})[k] for k in run.module.PARENTS}
   return dataclasses.replace(run, parents=kept)
 
 

@@ -126,10 +126,12 @@ def abstract_state(
 
 
 @functools.lru_cache(maxsize=16)
-def _init_fn(method: method_lib.Method, prepare: parallel.PrepareFn):
+def _init_fn(
+  method: method_lib.Method, prepare: parallel.PrepareFn
+) -> Callable[..., Any]:
   """Compiled once for all seeds."""
 
-  def init(key, arrays):
+  def init(key: jax.Array, arrays: Any) -> Any:
     batch = prepare(arrays, np.zeros(1, np.int32), key)
     return method.init(key, batch)
 
@@ -141,9 +143,9 @@ class _Means:
 
   def __init__(self, label: str, first_step: int, remedy: str):
     self._label, self._step, self._remedy = label, first_step, remedy
-    self._chunks: list[method_lib.Metrics] = []
+    self._chunks: list[parallel.HostMetrics] = []
 
-  def add(self, metrics: method_lib.Metrics) -> None:
+  def add(self, metrics: parallel.HostMetrics) -> None:
     self._chunks.append(metrics)
     finite = np.isfinite(metrics['loss'])
     if not finite.all():
@@ -174,7 +176,8 @@ class _Record:
   """What a training leaves in its folder; nothing without one."""
 
   def __init__(self, folder: pathlib.Path | None):
-    self._metrics = self._checkpoints = None
+    self._metrics: writers.Metrics | None = None
+    self._checkpoints: checkpoints.Checkpoints | None = None
     if folder:
       folder.mkdir(parents=True, exist_ok=True)
       self._metrics = writers.Metrics(folder)
@@ -183,14 +186,14 @@ class _Record:
   def __enter__(self) -> '_Record':
     return self
 
-  def __exit__(self, *exc_info) -> None:
-    if self._metrics:
+  def __exit__(self, *exc_info: object) -> None:
+    if self._metrics and self._checkpoints:
       self._metrics.close()
       self._checkpoints.close()
 
   def resume(self, state: Any) -> tuple[int, Any]:
     """Epochs done, and the state to go on from."""
-    if not self._metrics:
+    if not self._metrics or not self._checkpoints:
       return 0, state
     epoch, restored = self._checkpoints.restore(state)
     self._metrics.resume(epoch)

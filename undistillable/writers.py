@@ -125,5 +125,5 @@ class Progress:
   def __enter__(self) -> 'Progress':
     return self
 
-  def __exit__(self, *exc_info) -> None:
+  def __exit__(self, *exc_info: object) -> None:
     self._bar.close()

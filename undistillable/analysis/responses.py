@@ -1,6 +1,7 @@
 """What the normal and the protected teacher answer on the same test images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,14 +33,17 @@ def write(planned: Sequence[runs_lib.Run], store: execute.Store) -> None:
       if 'ids' in found and (found['ids'] == ids).all():
         return
   images = first_of_each_class(store.task.test, NUM_IMAGES)
-  logits = {}
+  arrays: dict[str, Any] = {
+    'ids': ids,
+    'class_names': np.array(store.task.class_names),
+    **images,
+  }
   for name, run in (('normal', normal), ('protected', protected)):
     parts = store.program(run)
-    logits[f'{name}_logits'] = evaluate.predict(
+    arrays[f'{name}_logits'] = evaluate.predict(
       parts.apply_fn, store.variables(run), images, parts.prepare_test
     )
-  class_names = np.array(store.task.class_names)
-  np.savez(path, ids=ids, class_names=class_names, **images, **logits)
+  np.savez(path, **arrays)
 
 
 def first_of_each_class(

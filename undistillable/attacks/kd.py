@@ -1,6 +1,7 @@
 """Knowledge distillation with data: the student copies the teacher."""
 
 import flax.linen as nn
+import jax
 import optax
 
 from undistillable import losses, method
@@ -39,7 +40,9 @@ def make(
   losses.check_alpha(alpha)
   teacher_fn = method.as_frozen_fn(teacher)
 
-  def loss_fn(logits, frozen, batch):
+  def loss_fn(
+    logits: jax.Array, frozen: method.Frozen, batch: method.Batch
+  ) -> tuple[jax.Array, method.Metrics]:
     teacher_logits = teacher_fn(frozen['teacher'], batch['image'])
     loss = losses.distillation(
       logits,

@@ -12,7 +12,8 @@ from undistillable.data import augment as augment_lib
 
 # (arrays, indices int[b], random key) -> a batch for the network.
 PrepareFn = Callable[
-  [Mapping[str, jax.Array], jax.Array, jax.Array], dict[str, jax.Array]
+  [Mapping[str, jax.Array], jax.Array | np.ndarray, jax.Array],
+  dict[str, jax.Array],
 ]
 
 
@@ -45,7 +46,9 @@ def prepare_fn(
   augment_fn = augment_lib.get_augmentation(augment)
 
   def prepare(
-    arrays: Mapping[str, jax.Array], indices: jax.Array, rng: jax.Array
+    arrays: Mapping[str, jax.Array],
+    indices: jax.Array | np.ndarray,
+    rng: jax.Array,
   ) -> dict[str, jax.Array]:
     images = augment_fn(rng, arrays['image'][indices])
     return {

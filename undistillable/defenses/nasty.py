@@ -1,6 +1,7 @@
 """Self-undermining: a nasty teacher is accurate, its students are not."""
 
 import flax.linen as nn
+import jax
 import optax
 
 from undistillable import losses, method
@@ -38,7 +39,9 @@ def make(
   losses.check_positive('temperature', temperature)
   adversary_fn = method.as_frozen_fn(adversary)
 
-  def loss_fn(logits, frozen, batch):
+  def loss_fn(
+    logits: jax.Array, frozen: method.Frozen, batch: method.Batch
+  ) -> tuple[jax.Array, method.Metrics]:
     adversary_logits = adversary_fn(frozen['adversary'], batch['image'])
     loss = losses.self_undermining(
       logits,

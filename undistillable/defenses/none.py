@@ -1,6 +1,7 @@
 """No defense: the teacher is trained with cross entropy."""
 
 import flax.linen as nn
+import jax
 import optax
 
 from undistillable import losses, method
@@ -21,7 +22,9 @@ def make(
     The method; it reads nothing from `frozen`.
   """
 
-  def loss_fn(logits, frozen, batch):
+  def loss_fn(
+    logits: jax.Array, frozen: method.Frozen, batch: method.Batch
+  ) -> tuple[jax.Array, method.Metrics]:
     del frozen
     return losses.cross_entropy(logits, batch['label']), {}
 
