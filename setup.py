@@ -40,6 +40,6 @@ setuptools.setup(
     'tqdm',
   ],
   extras_require={
-    'test': ['pytest>=8', 'pytest-xdist', 'ruff'],
+    'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )
