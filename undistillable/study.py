@@ -100,8 +100,9 @@ def _train(
   config: ml_collections.ConfigDict,
 ) -> list[dict[str, Any]]:
   """The results of all runs, trained where they are missing."""
-  results = {run.id: store.result(run) for run in planned}
-  missing = [run for run in planned if results[run.id] is None]
+  found = {run.id: store.result(run) for run in planned}
+  results = {name: result for name, result in found.items() if result}
+  missing = [run for run in planned if run.id not in results]
   if missing:
     data.check(config.dataset, data_dir=config.data_dir)
   steps = sum(_num_steps(run, store.task.num_examples) for run in missing)
@@ -110,7 +111,7 @@ def _train(
   )
   with progress:
     for index, run in enumerate(planned, start=1):
-      if results[run.id] is None:
+      if run.id not in results:
         progress.start(index, run.label)
         results[run.id] = execute.run_one(run, store, progress.advance)
       _check_accuracy(run, results, config.max_accuracy_drop)

@@ -11,6 +11,7 @@ import tempfile
 
 from undistillable import errors
 from undistillable.data import (
+  batches,
   cifar,
   dataset,
   digits,
@@ -22,6 +23,7 @@ from undistillable.data import (
 DataError = dataset.DataError
 Dataset = dataset.Dataset
 hold_out = splits.hold_out
+prepare_fn = batches.prepare_fn
 take_fraction = splits.take_fraction
 
 DATASETS = {
