@@ -21,10 +21,17 @@ def get_config() -> ml_collections.ConfigDict:
   config.data_dir = config_dict.placeholder(str)  # None: tfds' default folder.
   config.normalization = 'cifar10'  # Whose channel means and deviations.
   config.val_fraction = 0.02  # Share of the training set held out.
+  config.limit = config_dict.placeholder(int)  # Examples a split; None: all.
 
   # Who takes part; names of models.MODELS.
-  config.teacher = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
-  config.adversary = config_dict.placeholder(str)  # None: the normal teacher.
+  config.teacher = ml_collections.ConfigDict()
+  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
+  # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
+  config.teacher.init_from = config_dict.placeholder(str)
+  config.adversary = ml_collections.ConfigDict()
+  # None: the normal teacher is the adversary ("self-undermining").
+  config.adversary.model = config_dict.placeholder(str)
+  config.adversary.init_from = config_dict.placeholder(str)  # As above.
   config.students = (
     'cnn',
     'resnetc20',
@@ -45,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.attack.name = 'kd'  # A name of attacks.ATTACKS.
   config.attack.temperature = 4.0  # tau_S
   config.attack.alpha = 0.9  # Weight of the teacher against the labels.
+  config.fraction = 1.0  # Share of the training set that the thief has.
 
   # How every network is trained.
   config.recipe = ml_collections.ConfigDict()

@@ -23,7 +23,7 @@ def _main(*args):
   ('args', 'message'),
   [
     (['--config.defense.omega=-1'], 'omega=-1.0; expected a number >= 0'),
-    (['--config.teacher=lenet'], "unknown model 'lenet'; known: cnn"),
+    (['--config.teacher.model=lenet'], "unknown model 'lenet'; known: cnn"),
     (['extra'], "unexpected arguments ['extra']"),
   ],
 )
@@ -42,7 +42,7 @@ def test_the_command_trains_and_prints_the_table(tmp_path):
     '--config=configs/digits.py',
     f'--workdir={tmp_path}/work',
     f'--config.data_dir={tmp_path}/data',
-    '--config.teacher=cnn8',
+    '--config.teacher.model=cnn8',
     "--config.students=('cnn8',)",
     '--config.seeds=(0,)',
     '--config.recipe.epochs=1',

@@ -15,6 +15,8 @@ from undistillable import (
   data,
   errors,
   execute,
+  interop,
+  models,
   plan as plan_lib,
   programs,
   study,
@@ -32,7 +34,7 @@ def _config(name='digits', **changes):
   config = module.get_config()
   config.lock()
   small = {
-    'teacher': 'cnn8',
+    'teacher.model': 'cnn8',
     'students': ('cnn8',),
     'seeds': (0,),
     'progress': False,
@@ -184,7 +186,7 @@ def test_runs_that_differ_in_their_seed_share_a_program():
 
 
 def test_another_adversary_is_trained_first():
-  plan = plan_lib.make(_config(adversary='cnn16'))
+  plan = plan_lib.make(_config(**{'adversary.model': 'cnn16'}))
   assert [(run.model, run.method) for run in plan[:3]] == [
     ('cnn8', 'none'),
     ('cnn16', 'none'),
@@ -193,11 +195,60 @@ def test_another_adversary_is_trained_first():
   assert plan[2].parents['adversary'] is plan[1]
 
 
+def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
+  results, workdir, config = done
+  normal = plan_lib.make(config)[0]
+  variables = execute.Store(workdir, normal.dataset, data_dir).variables(normal)
+  weights = tmp_path / 'weights.safetensors'
+  interop.save(weights, interop.to_torch('cnn8', variables))
+  again = _config(
+    data_dir=data_dir,
+    seeds=(0, 1),
+    **{'teacher.init_from': str(weights), 'defense.omega': 0.0},
+  )
+  found = study.run(again, tmp_path / 'work')['runs']
+  # One file is one network, whatever the seed.
+  assert [run['method'] for run in found if run['role'] == 'teacher'] == [
+    'none',
+    'nasty',
+    'nasty',
+  ]
+  assert found[0]['epochs'] == 0
+  assert found[0]['test_accuracy'] == results['runs'][0]['test_accuracy']
+  assert found[1]['parents'] == found[3]['parents'] == [found[0]['id']]
+
+
+def test_weights_of_another_network_are_refused(tmp_path, data_dir):
+  weights = tmp_path / 'weights.safetensors'
+  variables = models.get_model('cnn8', 7).init(
+    jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False
+  )
+  interop.save(weights, interop.to_torch('cnn8', variables))
+  config = _config(data_dir=data_dir, **{'teacher.init_from': str(weights)})
+  with pytest.raises(errors.InputError, match='for other images or classes'):
+    study.run(config, tmp_path / 'classes')
+  config.teacher.model = 'cnn16'
+  with pytest.raises(errors.InputError, match=r'conv1\.weight'):
+    study.run(config, tmp_path / 'model')
+
+
+def test_a_thief_may_have_a_share_of_the_data(data_dir):
+  config = _config(data_dir=data_dir, fraction=0.5, limit=200)
+  plan = plan_lib.make(config)
+  store = execute.Store(pathlib.Path(), plan[0].dataset, data_dir)
+  teacher, student = store.examples(plan[0]), store.examples(plan[2])
+  assert len(teacher['label']) == 180  # All but the held-out tenth.
+  assert len(student['label']) == 90
+  owner = {image.tobytes() for image in teacher['image']}
+  assert {image.tobytes() for image in student['image']} <= owner
+  assert len(store.task.test['label']) == 200
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
     ({'dataset': 'digitz'}, "unknown dataset 'digitz'; known: cifar10"),
-    ({'teacher': 'resnet17'}, "unknown model 'resnet17'; known: "),
+    ({'teacher.model': 'resnet17'}, "unknown model 'resnet17'; known: "),
     ({'students': ('cnn8', 'cnn9')}, "unknown model 'cnn9'; known: "),
     ({'defense.name': 'nasy'}, "unknown defense 'nasy'; known: nasty, none"),
     ({'attack.name': 'kdd'}, "unknown attack 'kdd'; known: kd, scratch"),
@@ -216,6 +267,9 @@ def test_another_adversary_is_trained_first():
     ({'recipe.learning_rate': 0.0}, 'learning_rate=0.0'),
     ({'normalization': 'mnist'}, "unknown normalization 'mnist'; known: "),
     ({'val_fraction': 1.0}, 'val_fraction=1.0'),
+    ({'fraction': 0.0}, 'fraction=0.0; expected 0 < fraction <= 1'),
+    ({'limit': 0}, 'limit=0'),
+    ({'teacher.init_from': 'no.safetensors'}, 'there is no file no.safe'),
     ({'students': ()}, 'students is empty'),
     ({'seeds': ()}, 'seeds is empty'),
     ({'dtype': 'float8'}, "unknown dtype 'float8'; known: bfloat16, float32"),

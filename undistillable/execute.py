@@ -5,10 +5,16 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from undistillable import (
   checkpoints,
   environment,
+  errors,
   evaluate,
+  interop,
+  parallel,
   programs,
   runs,
   tasks,
@@ -43,9 +49,14 @@ class Store:
     """The data set."""
     return tasks.load(self._dataset, self._data_dir)
 
+  def examples(self, run: runs.Run) -> tasks.Arrays:
+    """What a run is trained on."""
+    return self.task.share(run.dataset['fraction'], run.seed)
+
   def program(self, run: runs.Run) -> programs.Program:
     """The functions of a run."""
-    return programs.build(run, self.task.num_classes, self.task.num_examples)
+    num_examples = len(self.examples(run)['label'])
+    return programs.build(run, self.task.num_classes, num_examples)
 
   def result(self, run: runs.Run) -> dict[str, Any] | None:
     """What a finished run wrote; None for any other."""
@@ -85,22 +96,25 @@ def run_one(
     logits = logits_of(parts.apply_fn, variables, task.val)
     return evaluate.scores(logits, task.val['label'])
 
-  state = train.fit(
-    parts.method,
-    task.train,
-    parts.prepare,
-    epochs=run.recipe['epochs'],
-    batch_size=run.recipe['batch_size'],
-    frozen=frozen,
-    seed=run.seed,
-    evaluate_fn=validate if len(task.val['label']) else None,
-    evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
-    folder=folder,
-    checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
-    on_step=on_step,
-    label=f'{run.label} ({run.id})',
-    remedy=_remedy(run),
-  )
+  if run.init_from:
+    state = _take_weights(run, run.init_from, store, folder)
+  else:
+    state = train.fit(
+      parts.method,
+      store.examples(run),
+      parts.prepare,
+      epochs=run.recipe['epochs'],
+      batch_size=run.recipe['batch_size'],
+      frozen=frozen,
+      seed=run.seed,
+      evaluate_fn=validate if len(task.val['label']) else None,
+      evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
+      folder=folder,
+      checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
+      on_step=on_step,
+      label=f'{run.label} ({run.id})',
+      remedy=_remedy(run),
+    )
   logits = logits_of(parts.apply_fn, state.variables, task.test)
   scores = evaluate.scores(logits, task.test['label'])
   if 'teacher' in run.parents:
@@ -110,6 +124,31 @@ def run_one(
       f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
     }
   return _finish(run, folder, scores)
+
+
+def _take_weights(
+  run: runs.Run, path: str, store: Store, folder: pathlib.Path
+) -> Any:
+  """The state of a network whose weights come from a file, checkpointed."""
+  parts = store.program(run)
+  state = train.initial_state(
+    parts.method, store.task.train, parts.prepare_test, jax.random.key(0)
+  )
+  try:
+    found = interop.from_torch(run.model, interop.load(path))
+  except ValueError as error:
+    raise errors.InputError(f'init_from={path}: {error}') from error
+  wanted = {k: v for k, v in state.variables.items() if v}
+  if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, wanted):
+    raise errors.InputError(
+      f'init_from={path}: the weights are for other images or classes '
+      f'than those of {run.dataset["name"]} '
+      f'({store.task.num_classes} classes)'
+    )
+  state = parallel.replicate(state.replace(**found))
+  with checkpoints.Checkpoints(folder / 'checkpoints') as written:
+    written.save(0, state)
+  return state
 
 
 def _finish(
@@ -128,7 +167,7 @@ def _finish(
     'seed': run.seed,
     **{f'test_{k}': v for k, v in scores.items()},
     'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
-    'epochs': run.recipe['epochs'],
+    'epochs': 0 if run.init_from else run.recipe['epochs'],
     'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
     'config': run.config,
     'environment': environment.describe(),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,6 +60,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'val_fraction={config.val_fraction}; expected 0 <= val_fraction < 1'
     )
+  if not 0 < config.fraction <= 1:
+    raise ValueError(
+      f'fraction={config.fraction}; expected 0 < fraction <= 1, the share of '
+      'the training set that the thief has'
+    )
+  if config.limit is not None and config.limit < 1:
+    raise ValueError(f'limit={config.limit}; expected at least 1, or None')
 
 
 def _plan_seed(
@@ -67,12 +75,17 @@ def _plan_seed(
   """The runs of one seed."""
   make = functools.partial(_make_run, config, seed)
   name, settings = _method(config.defense)
-  normal = make('teacher', config.teacher, 'none')
+  normal = _with_weights(
+    make('teacher', config.teacher.model, 'none'), config.teacher.init_from
+  )
   adversary = normal
-  if config.adversary:
-    adversary = make('teacher', config.adversary, 'none')
+  if config.adversary.model:
+    adversary = _with_weights(
+      make('teacher', config.adversary.model, 'none'),
+      config.adversary.init_from,
+    )
   protected = make(
-    'teacher', config.teacher, name, settings, {'adversary': adversary}
+    'teacher', config.teacher.model, name, settings, {'adversary': adversary}
   )
   yield from (normal, adversary, protected)
   name, settings = _method(config.attack)
@@ -109,6 +122,9 @@ def _make_run(
       'normalization': config.normalization,
       'val_fraction': config.val_fraction,
       'val_seed': 0,
+      'limit': config.limit,
+      # The owner has all of the training set, the thief a share of it.
+      'fraction': config.fraction if role == 'student' else 1.0,
     },
     recipe=recipe(config, model),
     dtype=config.dtype or _default_dtype(),
@@ -116,6 +132,16 @@ def _make_run(
   )
   kept = {k: (parents or {})[k] for k in run.module.PARENTS}
   return dataclasses.replace(run, parents=kept)
+
+
+def _with_weights(run: runs_lib.Run, path: str | None) -> runs_lib.Run:
+  """The run, or one that takes its weights from a file instead of training."""
+  if path is None:
+    return run
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f'init_from: there is no file {path}')
+  # Whatever seed: the same file is the same network.
+  return dataclasses.replace(run, init_from=path, seed=0)
 
 
 def recipe(config: ml_collections.ConfigDict, model: str) -> dict[str, Any]:

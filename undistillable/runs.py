@@ -36,10 +36,13 @@ class Run:
       for a student.
     settings: of the method.
     parents: the runs whose networks the method reads, by role.
-    dataset: name, normalization, val_fraction and val_seed.
-    recipe: how it is trained; see configs/digits.py.
+    dataset: name, normalization, val_fraction, val_seed, limit and fraction;
+      see configs/digits.py.
+    recipe: how it is trained; see there too.
     dtype: 'float32' or 'bfloat16', of the computation.
     seed: of everything random.
+    init_from: a file of weights that makes training superfluous; its content
+      is hashed, its name is not.
   """
 
   role: str
@@ -51,8 +54,9 @@ class Run:
   recipe: Mapping[str, Any]
   dtype: str
   seed: int
+  init_from: str | None = None
 
-  @property
+  @functools.cached_property
   def config(self) -> dict[str, Any]:
     """What is hashed: all of it, as JSON has it."""
     content = {
@@ -60,6 +64,9 @@ class Run:
       for field in dataclasses.fields(self)
     }
     content['parents'] = {k: run.id for k, run in self.parents.items()}
+    if self.init_from is not None:
+      weights = pathlib.Path(self.init_from).read_bytes()
+      content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
     content['version'] = VERSION
     return writers.as_json(content)
 

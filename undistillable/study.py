@@ -105,7 +105,7 @@ def _train(
   missing = [run for run in planned if run.id not in results]
   if missing:
     data.check(config.dataset, data_dir=config.data_dir)
-  steps = sum(_num_steps(run, store.task.num_examples) for run in missing)
+  steps = sum(_num_steps(run, store) for run in missing)
   progress = writers.Progress(
     steps, len(planned), show=bool(missing) and config.progress
   )
@@ -118,8 +118,12 @@ def _train(
   return [results[run.id] for run in planned]
 
 
-def _num_steps(run: runs_lib.Run, num_examples: int) -> int:
-  return run.recipe['epochs'] * (num_examples // run.recipe['batch_size'])
+def _num_steps(run: runs_lib.Run, store: execute.Store) -> int:
+  """Steps of the whole training of a run."""
+  if run.init_from:
+    return 0
+  per_epoch = len(store.examples(run)['label']) // run.recipe['batch_size']
+  return run.recipe['epochs'] * per_epoch
 
 
 def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -32,10 +32,11 @@ class Task:
   def num_classes(self) -> int:
     return len(self.class_names)
 
-  @property
-  def num_examples(self) -> int:
-    """Of the training part."""
-    return len(self.train['label'])
+  def share(self, fraction: float, seed: int) -> Arrays:
+    """The part of the training set that a thief has; all of it for 1."""
+    if fraction == 1:
+      return self.train
+    return data.take_fraction(self.train, fraction, seed)
 
 
 def load(
@@ -44,7 +45,7 @@ def load(
   """Loads the data set of a run and holds out its validation part.
 
   Args:
-    settings: name, val_fraction and val_seed, as in `Run.dataset`.
+    settings: name, limit, val_fraction and val_seed, as in `Run.dataset`.
     data_dir: see `data.load`.
 
   Returns:
@@ -54,7 +55,18 @@ def load(
     errors.InputError: see `data.load`.
   """
   loaded = data.load(settings['name'], data_dir=data_dir)
-  train, val = data.hold_out(
-    loaded.train, settings['val_fraction'], settings['val_seed']
+  train, test = (
+    _at_most(split, settings['limit']) for split in (loaded.train, loaded.test)
   )
-  return Task(train, val, loaded.test, loaded.class_names)
+  train, val = data.hold_out(
+    train, settings['val_fraction'], settings['val_seed']
+  )
+  return Task(train, val, test, loaded.class_names)
+
+
+def _at_most(split: Arrays, limit: int | None) -> Arrays:
+  """The same `limit` examples at every call, each class in proportion."""
+  number = len(split['label'])
+  if limit is None or limit >= number:
+    return split
+  return data.take_fraction(split, limit / number, seed=0)
