@@ -35,14 +35,14 @@ def get_config() -> ml_collections.ConfigDict:
   # How the owner protects the teacher.
   config.defense = ml_collections.ConfigDict()
   config.defense.name = 'nasty'  # A name of defenses.DEFENSES.
-  config.defense.omega = 0.06  # Weight of the divergence.
-  config.defense.temperature = 20.0  # tau_A
+  config.defense.omega = 0.05  # Weight of the divergence.
+  config.defense.temperature = 8.0  # tau_A
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
 
   # How the thief learns.
   config.attack = ml_collections.ConfigDict()
   config.attack.name = 'kd'  # A name of attacks.ATTACKS.
-  config.attack.temperature = 20.0  # tau_S
+  config.attack.temperature = 8.0  # tau_S
   config.attack.alpha = 0.9  # Weight of the teacher against the labels.
   config.fraction = 1.0  # Share of the training set that the thief has.
 
@@ -62,10 +62,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.recipe.evaluate_every_epochs = 2  # On the held-out part.
   config.recipe.checkpoint_every_epochs = 10  # What a crash can cost at most.
 
-  # What is changed for single models: config.recipes.cnn8 = {'epochs': 60}.
+  # What is changed for single models.
   config.recipes = ml_collections.ConfigDict()
+  for student in config.students:
+    config.recipes[student] = ml_collections.ConfigDict()
+    config.recipes[student].optimizer = 'adam'  # As the article's CNN.
+    config.recipes[student].learning_rate = 1e-3  # Also its.
+    config.recipes[student].weight_decay = 0.0  # Adam has none there.
 
   # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
   config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
+  config.eval_batch_size = 256  # Over all devices; bounds the memory only.
   config.progress = True  # A progress bar.
   return config

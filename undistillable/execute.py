@@ -31,6 +31,7 @@ class Store:
     workdir: pathlib.Path,
     dataset: Mapping[str, Any],
     data_dir: str | None = None,
+    eval_batch_size: int = 256,
   ):
     """Loads nothing yet.
 
@@ -38,8 +39,10 @@ class Store:
       workdir: the study's folder.
       dataset: as in `runs.Run`.
       data_dir: see `data.load`.
+      eval_batch_size: over all devices.
     """
     self.workdir = workdir
+    self.eval_batch_size = eval_batch_size
     self._dataset, self._data_dir = dataset, data_dir
     # The last few: a teacher serves several students in a row.
     self.variables = functools.lru_cache(maxsize=4)(self._variables)
@@ -90,7 +93,11 @@ def run_one(
   parts, task = store.program(run), store.task
   frozen = {k: store.variables(parent) for k, parent in run.parents.items()}
   folder = runs.claim(run, store.workdir)
-  logits_of = functools.partial(evaluate.predict, prepare=parts.prepare_test)
+  logits_of = functools.partial(
+    evaluate.predict,
+    prepare=parts.prepare_test,
+    batch_size=store.eval_batch_size,
+  )
 
   def validate(variables: Any) -> dict[str, float]:
     logits = logits_of(parts.apply_fn, variables, task.val)

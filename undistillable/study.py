@@ -18,7 +18,7 @@ from undistillable import (
 from undistillable.analysis import responses, summary
 
 # Fields that say where and how often, not what: they may change in a workdir.
-_FREE_FIELDS = ('data_dir', 'progress', 'seeds')
+_FREE_FIELDS = ('data_dir', 'eval_batch_size', 'grid', 'progress', 'seeds')
 
 
 def run(
@@ -45,7 +45,9 @@ def run(
   """
   planned = plan.make(config)
   _claim(config, workdir, reuse_workdir)
-  store = execute.Store(workdir, planned[0].dataset, config.data_dir)
+  store = execute.Store(
+    workdir, planned[0].dataset, config.data_dir, config.eval_batch_size
+  )
   results = _train(planned, store, config)
   # Versions and hardware are those of the last run, not of who looks at it.
   content = {

@@ -41,7 +41,11 @@ def write(planned: Sequence[runs_lib.Run], store: execute.Store) -> None:
   for name, run in (('normal', normal), ('protected', protected)):
     parts = store.program(run)
     arrays[f'{name}_logits'] = evaluate.predict(
-      parts.apply_fn, store.variables(run), images, parts.prepare_test
+      parts.apply_fn,
+      store.variables(run),
+      images,
+      parts.prepare_test,
+      batch_size=store.eval_batch_size,
     )
   np.savez(path, **arrays)
 
