@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from undistillable import models
+from undistillable.models import __main__ as models_table
 
 README = pathlib.Path(__file__).parents[1] / 'README.md'
 
@@ -49,6 +50,16 @@ def test_ones_own_model_is_protected_in_ten_lines(
   exec(block.replace('epochs=20', 'epochs=2'), {})
   printed = re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)
   assert float(printed.group(1)) > 50
+
+
+def test_its_table_of_networks_is_what_the_command_prints():
+  rows = re.findall(
+    r'^\| `(\w+)` \| ([\d,]+) \| ([\d,.]+) M \|', README.read_text(), re.M
+  )
+  assert len(rows) >= 10
+  for name, *counts in rows:
+    parameters, operations = models_table.size(name)
+    assert counts == [f'{parameters:,}', f'{operations / 1e6:,.1f}'], name
 
 
 def test_the_files_that_it_names_are_there():
