@@ -36,11 +36,11 @@ SHRUNK = {
   'resnet18': {'stage_sizes': (1, 1, 1, 1)},
   'resnet34': {'stage_sizes': (1, 1, 1, 1)},
   'resnet50': {'stage_sizes': (1, 1, 1, 1)},
-  'resnetc110': {'depth': 44},
+  'resnetc110': {'depth': 8},
   'resnetc14': {'depth': 8},
   'resnetc20': {'depth': 8},
   'resnetc32': {'depth': 8},
-  'resnetc56': {'depth': 44},
+  'resnetc56': {'depth': 8},
 }
 BATCH_SIZE = 8
 

@@ -144,6 +144,11 @@ def test_a_non_finite_loss_stops_with_the_step_and_the_remedy(tmp_path):
     )
 
 
+def test_an_evaluation_without_numbers_stops_too():
+  with pytest.raises(errors.DivergedError, match='evaluated; lower x'):
+    _fit(evaluate_fn=lambda _: {'nll': float('nan')}, remedy='lower x')
+
+
 @pytest.mark.parametrize('batch_size', [0, 7, 42])
 def test_a_batch_that_does_not_fit_is_refused(batch_size):
   with pytest.raises(ValueError, match=f'batch_size={batch_size}'):

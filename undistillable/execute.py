@@ -124,6 +124,7 @@ def run_one(
     )
   logits = logits_of(parts.apply_fn, state.variables, task.test)
   scores = evaluate.scores(logits, task.test['label'])
+  train.check_finite(scores, f'{run.label} ({run.id})', _remedy(run))
   if 'teacher' in run.parents:
     teacher_fn = parts.parent_fns['teacher']
     reference = logits_of(teacher_fn, frozen['teacher'], task.test)

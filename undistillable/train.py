@@ -65,7 +65,7 @@ def fit(
 
   Raises:
     ValueError: the batch does not fit the data or the devices.
-    errors.DivergedError: the loss is not finite.
+    errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
   parallel.check_batch_size(batch_size, len(arrays['label']))
   if epochs < 1:
@@ -96,11 +96,24 @@ def fit(
       scalars = {'epoch': epoch, 'step': epoch * len(order), **means.result()}
       if evaluate_fn and (last or epoch % evaluate_every_epochs == 0):
         values = evaluate_fn(state.variables)
+        check_finite(values, label, remedy)
         scalars |= {f'val_{k}': v for k, v in values.items()}
       record.write(scalars | {'secs': time.monotonic() - start})
       if last or epoch % checkpoint_every_epochs == 0:
         record.save(epoch, state)
   return state
+
+
+def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
+  """Raises DivergedError where an evaluation found anything but numbers.
+
+  In training a BatchNorm hides weights that have grown beyond all bounds; its
+  running statistics, with which a network is evaluated, do not.
+  """
+  if not np.isfinite(list(values.values())).all():
+    raise errors.DivergedError(
+      f'{label}: its answers are not finite when it is evaluated; {remedy}'
+    )
 
 
 def initial_state(

@@ -1,0 +1,92 @@
+"""The configs: the article's settings, and what its code does otherwise."""
+
+import importlib.util
+import pathlib
+
+import ml_collections
+import pytest
+
+from undistillable import plan
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
+
+
+def _config(name, preset):
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(preset)
+
+
+def _flat(config, prefix=''):
+  """{dotted name: value}."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      found |= _flat(value, f'{prefix}{key}.')
+    else:
+      found[prefix + key] = value
+  return found
+
+
+@pytest.mark.parametrize(
+  ('name', 'omega', 'temperature', 'epochs', 'milestones', 'gamma'),
+  [
+    ('cifar10', 0.004, 4.0, 160, (80, 120), 0.1),
+    ('cifar100', 0.005, 20.0, 200, (60, 120, 160), 0.2),
+    ('tiny_imagenet', 0.01, 20.0, 200, (60, 120, 160), 0.2),
+  ],
+)
+def test_the_article_is_the_default(
+  name, omega, temperature, epochs, milestones, gamma
+):
+  config = _config(name, 'article')
+  assert config.defense.omega == omega
+  assert config.defense.temperature == temperature
+  assert config.attack.temperature == temperature
+  assert config.attack.alpha == 0.9
+  recipe = plan.recipe(config, 'resnet18')
+  assert recipe['epochs'] == epochs
+  assert recipe['milestones'] == milestones
+  assert recipe['gamma'] == gamma
+  assert (recipe['optimizer'], recipe['learning_rate']) == ('sgd', 0.1)
+  assert (recipe['momentum'], recipe['weight_decay']) == (0.9, 5e-4)
+  assert recipe['batch_size'] == 128
+
+
+def test_the_small_network_learns_with_adam():
+  recipe = plan.recipe(_config('cifar10', 'article'), 'cnn')
+  assert (recipe['optimizer'], recipe['learning_rate']) == ('adam', 1e-3)
+  assert (recipe['epochs'], recipe['schedule']) == (100, 'constant')
+  assert recipe['weight_decay'] == 0.0
+
+
+@pytest.mark.parametrize(
+  ('name', 'changed'),
+  [
+    ('cifar10', {'defense.omega': 0.04}),
+    ('cifar100', {'normalization': 'cifar10'}),
+    ('tiny_imagenet', {}),
+  ],
+)
+def test_the_released_code_differs_in_what_is_named(name, changed):
+  article = _flat(_config(name, 'article'))
+  released = _flat(_config(name, 'released'))
+  found = {k: v for k, v in released.items() if v != article[k]}
+  students = tuple(s for s in article['students'] if s != 'resnet18')
+  common = {'students': students, 'seeds': (0,), 'val_fraction': 0.0}
+  assert found == common | changed
+
+
+@pytest.mark.parametrize('name', ARTICLE)
+@pytest.mark.parametrize('preset', ['article', 'released', 'smoke'])
+def test_every_preset_plans(name, preset):
+  config = _config(name, preset)
+  per_seed = 2 + 3 * len(config.students)
+  assert len(plan.make(config)) == per_seed * len(config.seeds)
+
+
+def test_an_unknown_preset_is_named():
+  with pytest.raises(ValueError, match="unknown preset 'paper'; known: artic"):
+    _config('cifar10', 'paper')
