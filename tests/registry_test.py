@@ -45,6 +45,14 @@ SHRUNK = {
 BATCH_SIZE = 8
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _quick_compilation():
+  """Compiling is most of this file's time; the steps are few and small."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.mark.parametrize('name', models.MODELS)
 def test_model(name, tmp_path):
   model = models.get_model(name, 10, **SHRUNK.get(name, {}))

@@ -52,6 +52,24 @@ def test_the_loss_falls():
   assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+def test_bfloat16_learns_too_and_keeps_its_state_in_float32():
+  model = models.get_model('cnn8', 10, dtype=jnp.bfloat16)
+  prepare = batches.prepare_fn((0.5,), (0.25,), dtype=jnp.bfloat16)
+  method = defenses.none.make(model, optax.sgd(0.05, momentum=0.9))
+  losses = []
+  state = train.fit(
+    method,
+    _arrays(),
+    prepare,
+    epochs=12,
+    batch_size=8,
+    on_step=lambda number, loss, accuracy: losses.append(loss),
+  )
+  assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+  for leaf in jax.tree.leaves(state.variables):
+    assert leaf.dtype == jnp.float32
+
+
 def test_the_seed_decides():
   _assert_equal(_fit(), _fit())
   first, second = (
