@@ -1,6 +1,7 @@
 """The command line, as a process: one sentence for what a user can mend."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -35,6 +36,28 @@ def test_a_mistake_ends_with_one_sentence(args, message, tmp_path):
   assert 'Traceback' not in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1
   assert not workdir.exists()
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(tmp_path):
+  args = [
+    '--config=configs/digits.py',
+    f'--workdir={tmp_path}/work',
+    f'--config.data_dir={tmp_path}/data',
+    '--config.teacher.model=cnn8',
+    '--config.recipe.epochs=1000',
+  ]
+  with subprocess.Popen(
+    [sys.executable, '-m', 'undistillable.main', *args],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  ) as process:
+    while b'loss' not in process.stderr.read1():
+      assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read().decode()
+  assert process.returncode == 130
+  assert said.strip().endswith('goes on where this one stopped')
 
 
 def test_the_command_trains_and_prints_the_table(tmp_path):

@@ -5,6 +5,7 @@
 Every field of the config can be overridden, as in --config.defense.omega=0.1.
 """
 
+import os
 import pathlib
 import shlex
 import sys
@@ -44,7 +45,14 @@ def main(argv: list[str]) -> None:
   except errors.InputError as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt:
-    sys.exit('interrupted; the same command goes on where this one stopped')
+    print(
+      '\ninterrupted; the same command goes on where this one stopped',
+      file=sys.stderr,
+      flush=True,
+    )
+    # Everything is written and closed by now; to take the interpreter down
+    # under a computation that is still running can crash it.
+    os._exit(130)
   print(table.text_table(results['summary']))
   print(f'\nReport: {workdir / "report.html"}')
 
