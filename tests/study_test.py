@@ -268,6 +268,10 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'recipe.schedule': 'steps'}, "unknown schedule 'steps'; known: "),
     ({'recipe.augment': 'flip'}, "unknown augmentation 'flip'; known: "),
     ({'recipe.epochs': 0}, 'epochs=0'),
+    ({'recipe.evaluate_every_epochs': 0}, 'evaluate_every_epochs=0'),
+    ({'recipe.checkpoint_every_epochs': 0}, 'checkpoint_every_epochs=0'),
+    ({'eval_batch_size': 0}, 'eval_batch_size=0'),
+    ({'seeds': (0, -1)}, 'expected numbers >= 0'),
     ({'recipe.batch_size': 0}, 'batch_size=0'),
     ({'recipe.batch_size': 33}, 'cannot be split over 2 devices'),
     ({'recipes.cnn8.learning_rate': 0.0}, 'learning_rate=0.0'),
@@ -292,6 +296,12 @@ def test_an_impossible_config_is_refused_before_anything(
 def test_a_batch_larger_than_the_data_is_refused(tmp_path, data_dir):
   config = _config(data_dir=data_dir, **{'recipe.batch_size': 2000})
   with pytest.raises(errors.InputError, match='batch_size=2000 is larger than'):
+    study.run(config, tmp_path)
+
+
+def test_a_held_out_part_without_examples_is_refused(tmp_path, data_dir):
+  config = _config(data_dir=data_dir, limit=20, val_fraction=0.01)
+  with pytest.raises(errors.InputError, match='digits: a fraction of 0.01'):
     study.run(config, tmp_path)
 
 

@@ -177,7 +177,16 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
   _fit(folder=tmp_path)
   other = defenses.none.make(models.get_model('cnn16', 10), optax.sgd(0.1))
   template = train.abstract_state(other, _arrays(), PLAIN)
-  with pytest.raises(errors.InputError, match='another architecture'):
+  with pytest.raises(errors.InputError, match='another architecture.*delete'):
+    checkpoints.load(tmp_path / 'checkpoints', template)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  _fit(folder=tmp_path, epochs=1)
+  template = train.abstract_state(METHOD, _arrays(), PLAIN)
+  for path in tmp_path.rglob('d/*'):
+    path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(errors.InputError, match='it is damaged.*delete'):
     checkpoints.load(tmp_path / 'checkpoints', template)
 
 

@@ -49,7 +49,7 @@ class Checkpoints:
       Epochs done, and the state on every device; (0, None) if there is none.
 
     Raises:
-      errors.InputError: the checkpoint belongs to another architecture.
+      errors.InputError: it is damaged or belongs to another architecture.
     """
     epoch = self._manager.latest_step()
     if epoch is None:
@@ -58,11 +58,12 @@ class Checkpoints:
       state = self._manager.restore(
         epoch, args=ocp.args.StandardRestore(parallel.replicated(template))
       )
-    except ValueError as error:
+    except Exception as error:  # Orbax has no type of its own for damage.
       raise errors.InputError(
-        f'the checkpoint in {self._folder} was written for another '
-        'architecture or optimizer than the config names; delete the folder '
-        f'{self._folder.parent} to train that network again'
+        f'the checkpoint in {self._folder} cannot be restored: it is damaged, '
+        'or was written for another architecture or optimizer than the config '
+        f'names; delete the folder {self._folder.parent} to train that network '
+        'again'
       ) from error
     return epoch, state
 

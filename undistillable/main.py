@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     results = study.run(
       config, workdir, reuse_workdir=_REUSE_WORKDIR.value, command=command
     )
-  except errors.InputError as error:
+  except (errors.InputError, OSError) as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt:
     print(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from undistillable import data, errors, programs, runs as runs_lib
+from undistillable import data, errors, models, programs, runs as runs_lib
 
 
 def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -47,6 +47,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
   for field in ('seeds', 'students'):
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
+  if any(seed < 0 for seed in config.seeds):
+    raise ValueError(f'seeds={config.seeds}; expected numbers >= 0')
+  for model in config.recipes:
+    if model not in models.MODELS:
+      raise ValueError(f'recipes: there is no model {model!r}')
   if config.dataset not in data.DATASETS:
     raise ValueError(
       f'unknown dataset {config.dataset!r}; known: {", ".join(data.DATASETS)}'

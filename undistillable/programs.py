@@ -67,6 +67,9 @@ def _build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   """See `build`."""
   recipe = dict(run.recipe)
   parallel.check_batch_size(recipe['batch_size'], num_examples)
+  for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
+    if recipe[field] < 1:
+      raise ValueError(f'{field}={recipe[field]}; expected at least 1')
   parents = {
     role: method_lib.frozen_fn(parent.network(num_classes))
     for role, parent in run.parents.items()

@@ -128,10 +128,6 @@ def _num_steps(run: runs_lib.Run, store: execute.Store) -> int:
   return run.recipe['epochs'] * per_epoch
 
 
-def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-  return {k: v for k, v in content.items() if k != key}
-
-
 def _check_accuracy(
   run: runs_lib.Run, results: Mapping[str, Any], max_drop: float
 ) -> None:

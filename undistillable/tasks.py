@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from undistillable import data
+from undistillable import data, errors
 
 Arrays = Mapping[str, np.ndarray]  # image uint8[N, H, W, C], label int32[N]
 
@@ -36,7 +36,10 @@ class Task:
     """The part of the training set that a thief has; all of it for 1."""
     if fraction == 1:
       return self.train
-    return data.take_fraction(self.train, fraction, seed)
+    try:
+      return data.take_fraction(self.train, fraction, seed)
+    except ValueError as error:
+      raise errors.InputError(f'fraction: {error}') from error
 
 
 def load(
@@ -55,12 +58,16 @@ def load(
     errors.InputError: see `data.load`.
   """
   loaded = data.load(settings['name'], data_dir=data_dir)
-  train, test = (
-    _at_most(split, settings['limit']) for split in (loaded.train, loaded.test)
-  )
-  train, val = data.hold_out(
-    train, settings['val_fraction'], settings['val_seed']
-  )
+  try:
+    train, test = (
+      _at_most(split, settings['limit'])
+      for split in (loaded.train, loaded.test)
+    )
+    train, val = data.hold_out(
+      train, settings['val_fraction'], settings['val_seed']
+    )
+  except ValueError as error:
+    raise errors.InputError(f'{settings["name"]}: {error}') from error
   return Task(train, val, test, loaded.class_names)
 
 
