@@ -25,6 +25,7 @@ def _main(*args):
   [
     (['--config.defense.omega=-1'], 'omega=-1.0; expected a number >= 0'),
     (['--config.teacher.model=lenet'], "unknown model 'lenet'; known: cnn"),
+    (['--config.defense.omegaa=1'], 'Did you mean "omega" instead of "omegaa"'),
     (['extra'], "unexpected arguments ['extra']"),
   ],
 )

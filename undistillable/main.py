@@ -57,6 +57,17 @@ def main(argv: list[str]) -> None:
   print(f'\nReport: {workdir / "report.html"}')
 
 
+def _parse(argv: list[str]) -> list[str]:
+  """absl's parser, with one sentence for a field that the config lacks."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    reason = error.args[0]
+    while isinstance(reason, Exception):  # ml_collections wraps one in another.
+      reason = reason.args[0]
+    sys.exit(f'error: the config has no field {reason}'.replace('\n', '. '))
+
+
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=_parse)
