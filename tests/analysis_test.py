@@ -174,9 +174,18 @@ def test_sentence_of_one_seed_says_so():
   ].endswith('(one seed)')
 
 
+def test_sentence_says_what_a_thief_loses_anyway():
+  """Alone 90, from the normal teacher 86, from the protected one 85."""
+  text = sentence((90.0, 91.0), (86.0, 87.0), (85.0, 86.0), cost=(0.1, 0.1))
+  assert 'costs a thief 5.0 points' in text
+  assert '(distilling the normal one costs 4.0 points already)' in text
+  text = sentence((90.0, 91.0), (89.0, 90.0), (70.0, 71.0), cost=(0.1, 0.1))
+  assert 'already' not in text
+
+
 def test_sentence_of_a_destroyed_teacher_and_of_a_better_one():
   text = sentence((90.0, 91.0), (91.0, 92.0), (70.0, 71.0), cost=(30.0, 30.0))
-  assert 'cost 30.0 points of accuracy, no less than the thief loses' in text
+  assert 'cost 30.0 points of accuracy, no less than it takes from' in text
   text = sentence((90.0, 91.0), (91.0, 92.0), (70.0, 71.0), cost=(-0.5, -0.7))
   assert 'protecting it added 0.6 points of accuracy' in text
 

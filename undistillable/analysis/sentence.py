@@ -71,20 +71,44 @@ def _clause(
       f'{_cost(teacher)}'
     )
   text = f'{_failure(cells)}distilling the {name} {_effects(known, cells)}'
+  text += _anyway(known)
   text += f'; {_cost(teacher)}'
   if _too_dear(teacher, known):
-    text += ', no less than the thief loses'
+    text += ', no less than it takes from the thief'
   return text
 
 
+def _anyway(known: list[_Cell]) -> str:
+  """' (distilling the normal one costs 4.1 points already)', where it is most.
+
+  A thief may lose for want of training or of data; the protection is not to be
+  praised for that.
+  """
+  lost = []
+  for _, attack in known:
+    if attack['verdict'] == 'loss' and attack['effect']:
+      effect = attack['effect']['mean']
+      normal = attack['difference']['mean'] - effect
+      if normal < min(effect, 0.0):
+        lost.append(normal)
+  if not lost:
+    return ''
+  return f' (distilling the normal one costs {span(lost)} already)'
+
+
 def _too_dear(teacher: records.Entry, known: list[_Cell]) -> bool:
-  """Whether protecting costs the owner as much as it costs some thief."""
+  """Whether protecting costs the owner as much as it takes from some thief."""
   if teacher['verdict'] != 'loss' or not known:
     return False
   if any(attack['verdict'] != 'loss' for _, attack in known):
     return False  # Then the protection has failed or done nothing already.
-  smallest = min(-attack['difference']['mean'] for _, attack in known)
-  return teacher['cost']['mean'] >= smallest
+  taken = [
+    -attack[key]['mean']
+    for _, attack in known
+    for key in ('difference', 'effect')
+    if attack[key]
+  ]
+  return teacher['cost']['mean'] >= min(taken)
 
 
 def _failure(cells: list[_Cell]) -> str:
