@@ -86,7 +86,8 @@ def _anyway(known: list[_Cell]) -> str:
   """
   lost = []
   for _, attack in known:
-    if attack['verdict'] == 'loss' and attack['effect']:
+    judged = attack['effect'] and not attack['failed']
+    if judged and attack['verdict'] == 'loss':
       effect = attack['effect']['mean']
       normal = attack['difference']['mean'] - effect
       if normal < min(effect, 0.0):
