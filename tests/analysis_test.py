@@ -13,6 +13,7 @@ from undistillable.analysis import (
   figures,
   logit_figure,
   settings,
+  stats,
   style,
   summary as summary_lib,
   table,
@@ -113,7 +114,7 @@ def test_a_swept_setting_makes_two_teachers_and_seeds_do_not():
 )
 def test_verdict(by_seed, expected):
   # Two seeds a and b have a standard error of |a - b| / 2.
-  assert summary_lib.verdict(summary_lib.stat(by_seed)) == expected
+  assert stats.verdict(stats.stat(by_seed)) == expected
 
 
 def test_sentence_of_a_protection_that_holds():

@@ -6,19 +6,16 @@ one too, so the paired difference is far less noisy than that of the means.
 """
 
 import collections
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undistillable.analysis import (
+  gaps,
   records,
   runs as runs_lib,
   sentence as sentence_lib,
+  stats,
 )
-
-# Differences that print as 0.0 points are called even, whatever their error.
-_PRINTED_ZERO = 0.05
 
 
 def summarize(runs: Sequence[records.Run]) -> records.Summary:
@@ -51,35 +48,11 @@ def summarize(runs: Sequence[records.Run]) -> records.Summary:
     'students': students,
     'seeds': sorted({run['seed'] for run in finished}),
     'num_runs': len(finished),
-    'notes': notes + _missing(teachers, students, finished),
+    'notes': notes + gaps.missing(teachers, students, finished),
   }
   summary['headline'] = sentence_lib.headline(summary)
   summary['sentence'] = sentence_lib.sentence(summary)
   return summary
-
-
-def stat(by_seed: Mapping[int, float]) -> records.Stat | None:
-  """{seed: value} -> mean, standard deviation (ddof=1), number of seeds."""
-  if not by_seed:
-    return None
-  values = [by_seed[seed] for seed in sorted(by_seed)]
-  return {
-    'mean': statistics.fmean(values),
-    'std': statistics.stdev(values) if len(values) > 1 else None,
-    'num_seeds': len(values),
-    'by_seed': {str(seed): by_seed[seed] for seed in sorted(by_seed)},
-  }
-
-
-def verdict(difference: records.Stat | None) -> str | None:
-  """'gain', 'loss' or 'even', which is anything within one standard error."""
-  if difference is None:
-    return None
-  mean, std = difference['mean'], difference['std']
-  error = 0.0 if std is None else std / math.sqrt(difference['num_seeds'])
-  if abs(mean) < _PRINTED_ZERO or abs(mean) <= error:
-    return 'even'
-  return 'gain' if mean > 0 else 'loss'
 
 
 def _teachers(
@@ -107,7 +80,7 @@ def _teachers(
         'method': method,
         'setting': setting,
         'protected': method != runs_lib.NORMAL,
-        'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+        'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
         'ids': [run['id'] for run in group],
       }
       entries.append(entry | _cost(group, runs, by_id))
@@ -123,8 +96,8 @@ def _cost(
     normal = runs_lib.normal_of(teacher, runs, by_id)
     if normal is not None and not runs_lib.is_normal(teacher):
       cost[teacher['seed']] = _accuracy(normal) - _accuracy(teacher)
-  gain = stat({seed: -value for seed, value in cost.items()})
-  return {'cost': stat(cost), 'verdict': verdict(gain)}
+  gain = stats.stat({seed: -value for seed, value in cost.items()})
+  return {'cost': stats.stat(cost), 'verdict': stats.verdict(gain)}
 
 
 def _students(
@@ -146,7 +119,7 @@ def _students(
       {
         'dataset': dataset,
         'model': model,
-        'control': stat({run['seed']: _accuracy(run) for run in alone}),
+        'control': stats.stat({run['seed']: _accuracy(run) for run in alone}),
         'control_ids': [run['id'] for run in alone],
         'attacks': _attacks(kind, runs, by_id, names, notes),
       }
@@ -184,7 +157,7 @@ def _attacks(
         'setting': setting,
         'teacher': name or None,
         'protected': protected,
-        'accuracy': stat({run['seed']: _accuracy(run) for run in group}),
+        'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
         'ids': [run['id'] for run in group],
       }
       entries.append(entry | _differences(group, protected, runs, by_id))
@@ -211,10 +184,10 @@ def _differences(
     if other is not None:
       effect[run['seed']] = _accuracy(run) - _accuracy(other)
   entry: records.Entry = {
-    'difference': stat(difference),
-    'effect': stat(effect),
+    'difference': stats.stat(difference),
+    'effect': stats.stat(effect),
   }
-  entry['verdict'] = verdict(entry['difference'])
+  entry['verdict'] = stats.verdict(entry['difference'])
   entry['failed'] = _failed(entry) if protected else None
   return entry
 
@@ -223,56 +196,8 @@ def _failed(attack: records.Entry) -> bool | None:
   """Whether a thief gains, or does as well as from the normal teacher."""
   if attack['difference'] is None and attack['effect'] is None:
     return None
-  helped = verdict(attack['effect']) in ('even', 'gain')
+  helped = stats.verdict(attack['effect']) in ('even', 'gain')
   return helped or attack['verdict'] == 'gain'
-
-
-def _missing(
-  teachers: list[records.Entry],
-  students: list[records.Entry],
-  runs: list[records.Run],
-) -> list[str]:
-  """Sentences on the comparisons that could not be made."""
-  notes = []
-  protected = [t['name'] for t in teachers if t['protected']]
-  notes += [
-    f'No normal teacher to compare the {t["name"]} with.'
-    for t in teachers
-    if t['protected'] and t['cost'] is None
-  ]
-  for student in students:
-    model, attacks = student['model'], student['attacks']
-    if attacks and student['control'] is None:
-      notes.append(f'{model} was not trained alone: it has no control.')
-    if protected and not any(a['protected'] for a in attacks):
-      notes.append(f'{model} was not distilled from a protected teacher.')
-  return notes + _missing_seeds(teachers, students, runs)
-
-
-def _missing_seeds(
-  teachers: list[records.Entry],
-  students: list[records.Entry],
-  runs: list[records.Run],
-) -> list[str]:
-  """Which group lacks which seed of its data set."""
-  groups = [(t['dataset'], t['name'], t['accuracy']) for t in teachers]
-  for s in students:
-    groups.append((s['dataset'], f'{s["model"]} alone', s['control']))
-    groups += [
-      (s['dataset'], f'{s["model"]} by {a["method"]} from {a["teacher"]}', a)
-      for a in s['attacks']
-    ]
-  seeds = collections.defaultdict(set)
-  for run in runs:
-    seeds[run['dataset']].add(str(run['seed']))
-  notes = []
-  for dataset, name, entry in groups:
-    accuracy = entry.get('accuracy', entry) if entry else None
-    lacking = seeds[dataset] - set(accuracy['by_seed']) if accuracy else ()
-    if lacking:
-      shown = ', '.join(sorted(lacking, key=runs_lib.natural))
-      notes.append(f'{name} has no result yet for seed {shown}.')
-  return notes
 
 
 def _one_per_seed(

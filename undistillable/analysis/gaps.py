@@ -1,0 +1,53 @@
+"""What a study lacks: the comparisons that could not be made."""
+
+import collections
+
+from undistillable.analysis import records, runs as runs_lib
+
+
+def missing(
+  teachers: list[records.Entry],
+  students: list[records.Entry],
+  runs: list[records.Run],
+) -> list[str]:
+  """Sentences on the comparisons that could not be made."""
+  notes = []
+  protected = [t['name'] for t in teachers if t['protected']]
+  notes += [
+    f'No normal teacher to compare the {t["name"]} with.'
+    for t in teachers
+    if t['protected'] and t['cost'] is None
+  ]
+  for student in students:
+    model, attacks = student['model'], student['attacks']
+    if attacks and student['control'] is None:
+      notes.append(f'{model} was not trained alone: it has no control.')
+    if protected and not any(a['protected'] for a in attacks):
+      notes.append(f'{model} was not distilled from a protected teacher.')
+  return notes + _missing_seeds(teachers, students, runs)
+
+
+def _missing_seeds(
+  teachers: list[records.Entry],
+  students: list[records.Entry],
+  runs: list[records.Run],
+) -> list[str]:
+  """Which group lacks which seed of its data set."""
+  groups = [(t['dataset'], t['name'], t['accuracy']) for t in teachers]
+  for s in students:
+    groups.append((s['dataset'], f'{s["model"]} alone', s['control']))
+    groups += [
+      (s['dataset'], f'{s["model"]} by {a["method"]} from {a["teacher"]}', a)
+      for a in s['attacks']
+    ]
+  seeds = collections.defaultdict(set)
+  for run in runs:
+    seeds[run['dataset']].add(str(run['seed']))
+  notes = []
+  for dataset, name, entry in groups:
+    accuracy = entry.get('accuracy', entry) if entry else None
+    lacking = seeds[dataset] - set(accuracy['by_seed']) if accuracy else ()
+    if lacking:
+      shown = ', '.join(sorted(lacking, key=runs_lib.natural))
+      notes.append(f'{name} has no result yet for seed {shown}.')
+  return notes
