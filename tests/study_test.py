@@ -209,7 +209,8 @@ def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
     seeds=(0, 1),
     **{'teacher.init_from': str(weights), 'defense.omega': 0.0},
   )
-  found = study.run(again, tmp_path / 'work')['runs']
+  results_again = study.run(again, tmp_path / 'work')
+  found = results_again['runs']
   # One file is one network, whatever the seed.
   assert [run['method'] for run in found if run['role'] == 'teacher'] == [
     'none',
@@ -217,6 +218,7 @@ def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
     'nasty',
   ]
   assert found[0]['epochs'] == 0
+  assert results_again['summary']['notes'] == []
   assert found[0]['test_accuracy'] == results['runs'][0]['test_accuracy']
   assert found[1]['parents'] == found[3]['parents'] == [found[0]['id']]
 

@@ -33,7 +33,13 @@ def _missing_seeds(
   runs: list[records.Run],
 ) -> list[str]:
   """Which group lacks which seed of its data set."""
-  groups = [(t['dataset'], t['name'], t['accuracy']) for t in teachers]
+  # A network whose weights came from a file is one for all seeds.
+  given = {run['id'] for run in runs if run['config'].get('init_from')}
+  groups = [
+    (t['dataset'], t['name'], t['accuracy'])
+    for t in teachers
+    if not given.intersection(t['ids'])
+  ]
   for s in students:
     groups.append((s['dataset'], f'{s["model"]} alone', s['control']))
     groups += [
