@@ -23,7 +23,19 @@ from undistillable import (
 from undistillable.data import batches
 
 METHODS = {**defenses.DEFENSES, **attacks.ATTACKS}
+INVERSION = {
+  'num_images': 8,
+  'low': (-2.0, -2.0, -2.0),
+  'high': (2.0, 2.0, 2.0),
+  'total_variation': 1e-3,
+  'l2': 1e-3,
+  'batch_norm': 1.0,
+  'jitter': 0,  # Or one step's loss would be another's.
+  'flip': False,
+}
 SETTINGS = {
+  'adaptive_inversion': {**INVERSION, 'competition': 1.0},
+  'deep_inversion': INVERSION,
   'kd': {'temperature': 4.0, 'alpha': 0.9},
   'nasty': {'temperature': 4.0, 'omega': 0.01},
 }
@@ -101,6 +113,7 @@ def _batch():
   return {
     'image': rng.normal(size=(BATCH_SIZE, 8, 8, 3)).astype(np.float32),
     'label': np.arange(BATCH_SIZE) % 10,
+    'index': np.arange(BATCH_SIZE),
   }
 
 

@@ -5,9 +5,16 @@ which returns a `method.Method`, and `PARENTS`, the roles of the frozen
 networks that it reads; and one line in `ATTACKS`.
 """
 
-from undistillable.attacks import kd, scratch
+from undistillable.attacks import (
+  adaptive_inversion,
+  deep_inversion,
+  kd,
+  scratch,
+)
 
 ATTACKS = {
+  'adaptive_inversion': adaptive_inversion,
+  'deep_inversion': deep_inversion,
   'kd': kd,
   'scratch': scratch,
 }
