@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable.analysis import style
+from undistillable.analysis import peaks, style
 
 _MAX_IMAGES = 6
 # Class names under the bars only where they fit: else their numbers.
 _MAX_NAMED = 12
 _MAX_NAME_CHARS = 3
-# A peak is a class above this share of the way from the mean to the top.
-_PEAK_SHARE = 0.5
 
 
 def logit_responses(
@@ -75,18 +73,12 @@ def title(responses: Mapping[str, Any]) -> str:
 
 
 def num_peaks(logits: npt.ArrayLike) -> float:
-  """Classes above half the height of the highest, averaged over images.
-
-  Heights are counted from the mean logit, so adding a constant to all logits
-  or scaling them changes nothing.
+  """Peaks as `peaks.count` counts them, averaged over images.
 
   Args:
     logits: float[M, K].
   """
-  height = np.asarray(logits, np.float64)
-  height = height - height.mean(axis=1, keepdims=True)
-  top = height.max(axis=1, keepdims=True)
-  return float(np.mean(np.sum(height >= _PEAK_SHARE * top, axis=1)))
+  return float(np.mean(peaks.count(logits)))
 
 
 def _checked(responses: Mapping[str, Any]) -> dict[str, Any]:
