@@ -1,0 +1,261 @@
+"""Choice, projection and separation of embeddings, and their figure."""
+
+import numpy as np
+import pytest
+from matplotlib import colors
+
+from undistillable.analysis import embedding_figure, embeddings, style
+
+PANELS = ('normal_features', 'nasty_features', 'normal_logits', 'nasty_logits')
+
+
+def _clusters(distance, num_classes=3, each=12, num_features=5, seed=0):
+  """Vectors about one corner a class, `distance` from the origin."""
+  rng = np.random.default_rng(seed)
+  labels = np.repeat(np.arange(num_classes), each)
+  corners = distance * np.eye(num_features)[:num_classes]
+  noise = rng.normal(size=(len(labels), num_features))
+  return corners[labels] + noise, labels
+
+
+def test_choice_keeps_the_shares_of_classes():
+  labels = np.random.default_rng(0).permutation(
+    np.repeat([3, 5, 9], [60, 30, 10])
+  )
+  picked = embeddings.choose(labels, 20, seed=1)
+  found, sizes = np.unique(labels[picked], return_counts=True)
+  np.testing.assert_array_equal(found, [3, 5, 9])
+  np.testing.assert_array_equal(sizes, [12, 6, 2])
+  assert len(set(picked)) == 20
+
+
+def test_choice_has_exactly_as_many_as_asked_where_shares_are_odd():
+  labels = np.repeat(np.arange(7), [1, 2, 3, 5, 8, 13, 21])
+  for number in range(1, len(labels)):
+    picked = embeddings.choose(labels, number)
+    assert len(set(picked)) == number
+    sizes = np.bincount(labels[picked], minlength=7)
+    quotas = np.bincount(labels) * number / len(labels)
+    assert (np.abs(sizes - quotas) < 1).all()
+
+
+def test_choice_of_few_is_all_and_depends_on_the_seed_otherwise():
+  labels = np.zeros(50, int)
+  np.testing.assert_array_equal(embeddings.choose(labels, 50), np.arange(50))
+  first = embeddings.choose(labels, 10, seed=0)
+  np.testing.assert_array_equal(embeddings.choose(labels, 10, seed=0), first)
+  assert (embeddings.choose(labels, 10, seed=1) != first).any()
+  with pytest.raises(ValueError, match='at least 1'):
+    embeddings.choose(labels, 0)
+
+
+def test_projection_keeps_clusters_apart_and_repeats_itself():
+  vectors, labels = _clusters(40.0)
+  points = embeddings.project(vectors, seed=0)
+  assert points.shape == (36, 2) and points.dtype == np.float32
+  assert embeddings.separation(points, labels)['neighbor_accuracy'] == 100
+  np.testing.assert_array_equal(embeddings.project(vectors, seed=0), points)
+
+
+def test_projection_of_few_or_float32_vectors():
+  vectors, _ = _clusters(3.0, each=2)
+  points = embeddings.project(vectors.astype(np.float32), seed=3)
+  assert points.shape == (6, 2) and np.isfinite(points).all()
+
+
+def test_perfectly_separated_classes():
+  vectors, labels = _clusters(1e4)
+  found = embeddings.separation(vectors, labels)
+  assert found['neighbor_accuracy'] == 100
+  assert found['silhouette'] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_separation_by_hand():
+  # Distances within 1, between 3 and 4 or 4 and 5 (from the outer ones).
+  vectors, labels = [[0.0], [1.0], [4.0], [5.0]], [0, 0, 1, 1]
+  found = embeddings.separation(vectors, labels)
+  outer, inner = 1 - 1 / 4.5, 1 - 1 / 3.5
+  assert found['silhouette'] == pytest.approx((outer + inner) / 2)
+  # Three others each: one of the own class, two of the other.
+  assert found['neighbor_accuracy'] == 0
+
+
+def test_a_tie_among_neighbours_goes_to_the_nearer():
+  vectors = [[0.0], [1.0], [1.5], [9.0], [11.0]]
+  # The first has 2 of its own class at 1 and 1.5, then 2 of the other.
+  found = embeddings.separation(vectors, [7, 7, 7, 2, 2])
+  # All of class 7 win their ties; class 2 is outvoted three to one.
+  assert found['neighbor_accuracy'] == pytest.approx(60)
+
+
+def test_classes_that_are_not_there_to_tell_apart():
+  vectors, labels = _clusters(0.0, each=300)
+  found = embeddings.separation(vectors, labels)
+  assert found['neighbor_accuracy'] == pytest.approx(100 / 3, abs=6)
+  assert abs(found['silhouette']) < 0.02
+
+
+@pytest.mark.parametrize('scale', [1e-6, 0.5, 1e6])
+def test_separation_does_not_depend_on_scale_or_shift(scale):
+  vectors, labels = _clusters(2.0, each=40)
+  expected = embeddings.separation(vectors, labels)
+  assert 40 < expected['neighbor_accuracy'] < 99
+  found = embeddings.separation(scale * (vectors + 7), labels)
+  assert found['neighbor_accuracy'] == expected['neighbor_accuracy']
+  assert found['silhouette'] == pytest.approx(expected['silhouette'], abs=1e-6)
+
+
+def test_separation_does_not_depend_on_the_names_of_classes():
+  vectors, labels = _clusters(2.0, each=40)
+  expected = embeddings.separation(vectors, labels)
+  named = np.array([40, -3, 7])[labels]
+  assert embeddings.separation(vectors, named) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  ('vectors', 'labels', 'message'),
+  [
+    (np.eye(4), [1, 1, 1, 1], 'two or more classes .* got 1 in 4 vectors'),
+    (np.eye(4), [0, 1, 2, 3], 'fewer classes than vectors; got 4 in 4'),
+    (np.eye(4), [0, 1], r'4 vectors, labels \(2,\)'),
+    (np.ones((4, 3)), [0, 0, 1, 1], 'all 4 vectors are equal'),
+    (np.full((4, 3), np.inf), [0, 0, 1, 1], '4 of 4 vectors are not finite'),
+    (np.ones(4), [0, 0, 1, 1], r'needs vectors \[N, F\]; got \(4,\)'),
+  ],
+)
+def test_mistakes_in_separation_are_named(vectors, labels, message):
+  with pytest.raises(ValueError, match=message):
+    embeddings.separation(vectors, labels)
+
+
+def test_mistakes_in_projection_are_named():
+  for vectors in (np.eye(4), np.arange(9.0)[:, None]):
+    with pytest.raises(ValueError, match='5 or more vectors of 2 or more'):
+      embeddings.project(vectors)
+
+
+def _arrays(num_classes=10, each=20):
+  rng = np.random.default_rng(0)
+  label = np.repeat(np.arange(num_classes), each)
+  names = np.array([f'{i} is a class with a name' for i in range(num_classes)])
+  points = {key: rng.normal(size=(len(label), 2)) for key in PANELS}
+  return {'label': label, 'class_names': names, **points}
+
+
+SEPARATION = {
+  key: {'silhouette': 0.4 - 0.2 * i, 'neighbor_accuracy': 99.0 - i}
+  for i, key in enumerate(PANELS)
+}
+
+
+def test_every_point_is_drawn_once_in_the_colour_of_its_class():
+  arrays = _arrays()
+  figure = embedding_figure.embedding(arrays)
+  shown = {
+    handle.get_text(): colors.to_hex(line.get_color())
+    for handle, line in zip(
+      figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True
+    )
+  }
+  assert len(set(shown.values())) == 10
+  expected_colors = np.array(list(shown.values()))[arrays['label']]
+  for axes, key in zip(figure.axes, PANELS, strict=True):
+    (dots,) = axes.collections
+    drawn = {
+      (*point, colors.to_hex(color))
+      for point, color in zip(
+        dots.get_offsets().tolist(), dots.get_facecolors(), strict=True
+      )
+    }
+    expected = {
+      (*point, color)
+      for point, color in zip(
+        arrays[key].tolist(), expected_colors.tolist(), strict=True
+      )
+    }
+    assert len(drawn) == 200 and drawn == expected
+
+
+def test_no_class_is_drawn_over_all_others():
+  (dots,) = embedding_figure.embedding(_arrays()).axes[0].collections
+  drawn = [colors.to_hex(color) for color in dots.get_facecolors()]
+  assert len(set(drawn[-20:])) > 4
+
+
+def test_class_colours_are_seen_on_light_and_dark_ground():
+  def luminance(color):
+    rgb = np.array(colors.to_rgb(color))
+    linear = np.where(
+      rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4
+    )
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+  (dots,) = embedding_figure.embedding(_arrays()).axes[0].collections
+  for color in {colors.to_hex(color) for color in dots.get_facecolors()}:
+    for theme in (style.LIGHT, style.DARK):
+      pair = sorted([luminance(color), luminance(theme.surface)])
+      assert (pair[1] + 0.05) / (pair[0] + 0.05) > 3
+
+
+def test_many_classes_share_colours_and_the_figure_says_so():
+  arrays = _arrays(num_classes=100, each=2)
+  figure = embedding_figure.embedding(arrays)
+  (text,) = figure.legends[0].get_texts()
+  assert text.get_text() == '100 classes share 10 colours'
+  assert '100 classes share 10 colours' in embedding_figure.caption(arrays)
+  assert 'share' not in embedding_figure.caption(_arrays())
+
+
+@pytest.mark.parametrize('narrow', [False, True])
+def test_panels_have_the_numbers_and_no_units(narrow):
+  figure = embedding_figure.embedding(
+    _arrays(), separation=SEPARATION, narrow=narrow
+  )
+  for axes, key in zip(figure.axes, PANELS, strict=True):
+    numbers = SEPARATION[key]
+    text = axes.get_xlabel().replace('−', '-')
+    assert f'silhouette {numbers["silhouette"]:.2f}' in text
+    assert f'{numbers["neighbor_accuracy"]:.1f}%' in text
+    assert not axes.get_xticks().size and not axes.get_yticks().size
+  heads = [axes.get_title(loc='left') for axes in figure.axes]
+  assert heads == [
+    'Normal: features',
+    'Nasty: features',
+    'Normal: logits',
+    'Nasty: logits',
+  ]
+  style.png(figure, style.LIGHT, dpi=50)  # Lays it out.
+  boxes = [axes.get_tightbbox() for axes in figure.axes]
+  boxes.append(figure.legends[0].get_window_extent())
+  for i, box in enumerate(boxes):
+    assert box.x0 > -1 and box.x1 < figure.bbox.x1 + 1
+    assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_alternative_text_has_the_numbers():
+  text = embedding_figure.alt_text(_arrays(), separation=SEPARATION)
+  assert '200 test images of 10 classes' in text
+  assert (
+    'Nasty: logits: silhouette −0.20, neighbours of one class 96.0%' in text
+  )
+  assert 'silhouette' not in embedding_figure.alt_text(_arrays())
+
+
+def test_the_same_arrays_are_the_same_file():
+  files = [
+    style.svg(embedding_figure.embedding(_arrays()), style.LIGHT)
+    for _ in range(2)
+  ]
+  assert files[0] == files[1]
+  dark = embedding_figure.embedding(_arrays(), theme=style.DARK)
+  assert style.darken(files[0]) == style.svg(dark, style.DARK)
+  assert len(files[0]) < 500_000
+
+
+def test_arrays_that_do_not_fit_are_named():
+  arrays = _arrays() | {'nasty_logits': np.zeros((3, 2))}
+  with pytest.raises(ValueError, match=r'nasty_logits must be \(200, 2\)'):
+    embedding_figure.embedding(arrays)
+  arrays = _arrays() | {'class_names': ['a', 'b']}
+  with pytest.raises(ValueError, match='labels 0 to 9, but 2 class names'):
+    embedding_figure.embedding(arrays)
