@@ -39,6 +39,13 @@ def test_choice_has_exactly_as_many_as_asked_where_shares_are_odd():
     assert (np.abs(sizes - quotas) < 1).all()
 
 
+def test_choice_rounds_the_largest_remainders_up():
+  labels = np.repeat([0, 1, 2], [7, 2, 1])
+  # Of 4 the shares are 2.8, 0.8 and 0.4.
+  picked = labels[embeddings.choose(labels, 4)]
+  np.testing.assert_array_equal(picked, [0, 0, 0, 1])
+
+
 def test_choice_of_few_is_all_and_depends_on_the_seed_otherwise():
   labels = np.zeros(50, int)
   np.testing.assert_array_equal(embeddings.choose(labels, 50), np.arange(50))
@@ -95,7 +102,7 @@ def test_classes_that_are_not_there_to_tell_apart():
   assert abs(found['silhouette']) < 0.02
 
 
-@pytest.mark.parametrize('scale', [1e-6, 0.5, 1e6])
+@pytest.mark.parametrize('scale', [1e-200, 0.5, 1e200])
 def test_separation_does_not_depend_on_scale_or_shift(scale):
   vectors, labels = _clusters(2.0, each=40)
   expected = embeddings.separation(vectors, labels)
@@ -249,7 +256,7 @@ def test_the_same_arrays_are_the_same_file():
   assert files[0] == files[1]
   dark = embedding_figure.embedding(_arrays(), theme=style.DARK)
   assert style.darken(files[0]) == style.svg(dark, style.DARK)
-  assert len(files[0]) < 500_000
+  assert files[0].count('<use') < 20  # Points are pixels, not shapes.
 
 
 def test_arrays_that_do_not_fit_are_named():

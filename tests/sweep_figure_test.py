@@ -172,6 +172,17 @@ def test_two_protected_teachers_keep_their_colours_in_every_panel():
   assert first.lines[0].get_color() != first.lines[2].get_color()
 
 
+def test_students_of_two_normal_teachers_differ_in_dashes():
+  series = [
+    _series('normal', [(91.0,)], (None,), name='a level'),
+    _series('normal', [(80.0,), (81.0,)], name='from the first'),
+    _series('normal', [(70.0,), (71.0,)], name='from the second'),
+  ]
+  axes = sweep_figure.sweep(series, x_label='omega').axes[0]
+  dashes = [line.get_linestyle() for line in _lines(axes, 'o')]
+  assert dashes == ['-', '-.']
+
+
 def test_words_are_marks_without_lines():
   series = [_series('protected', [(80.0,), (70.0,)], ('mlp', 'cnn8'))]
   line = _line(series)

@@ -139,7 +139,7 @@ def _vote(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _scaled(vectors: npt.ArrayLike) -> np.ndarray:
-  """float64[N, F] about 0 with a mean square of 1, or an error."""
+  """float64[N, F] about 0, of which the largest is 1 or -1, or an error."""
   x = np.asarray(vectors, np.float64)
   if x.ndim != 2 or not x.size:
     raise ValueError(f'needs vectors [N, F]; got {x.shape}')
@@ -149,4 +149,4 @@ def _scaled(vectors: npt.ArrayLike) -> np.ndarray:
   if (x == x[0]).all():
     raise ValueError(f'all {len(x)} vectors are equal: nothing to tell apart')
   x = x - x.mean(axis=0)
-  return x / np.sqrt(np.mean(x**2))
+  return x / np.abs(x).max()
