@@ -172,6 +172,23 @@ def test_two_protected_teachers_keep_their_colours_in_every_panel():
   assert first.lines[0].get_color() != first.lines[2].get_color()
 
 
+@pytest.mark.parametrize('kind', ['teacher', 'protected'])
+def test_teachers_and_their_students_share_a_colour_whatever_their_names(kind):
+  series = [
+    _series(kind, [(90.0,)], name='nasty', panel='Teachers'),
+    _series(kind, [(90.0,)], name='sdb', panel='Teachers'),
+    _series('protected', [(70.0,)], name='from nasty', panel='b'),
+    _series('protected', [(70.0,)], name='from sdb', panel='b'),
+    _series('protected', [(70.0,)], name='from nasty', panel='c'),
+    _series('protected', [(70.0,)], name='from sdb', panel='c'),
+  ]
+  drawn = [
+    [line.get_color() for line in _lines(axes, 'o')]
+    for axes in sweep_figure.sweep(series, x_label='omega').axes
+  ]
+  assert drawn == 3 * [list(style.LIGHT.protected[:2])]
+
+
 def test_students_of_two_normal_teachers_differ_in_dashes():
   series = [
     _series('normal', [(91.0,)], (None,), name='a level'),

@@ -39,15 +39,29 @@ def look(
   """Colour and dashes, the same for one name in every panel."""
   if one['kind'] == 'control':
     return theme.control, '--'
-  names = dict.fromkeys(
-    other['name']
-    for other in series
-    if other['kind'] == one['kind'] and not sweep_series.is_level(other)
-  )
-  index = list(names).index(one['name']) if one['name'] in names else 0
+  index = _index(one, series)
   if one['kind'] == 'normal':
     return theme.normal, _DASHES[index % len(_DASHES)]
   return theme.of('protected', index), '-'
+
+
+def _index(
+  one: sweep_series.Series, series: Sequence[sweep_series.Series]
+) -> int:
+  """The lowest number that no earlier name has in a panel of this name.
+
+  So a teacher in one panel and its student in another share a colour.
+  """
+  panels: dict[str, set[str]] = {}
+  for other in series:
+    same = (other['kind'] == 'normal') == (one['kind'] == 'normal')
+    if same and other['kind'] != 'control' and not sweep_series.is_level(other):
+      panels.setdefault(other['name'], set()).add(other['panel'])
+  indices: dict[str, int] = {}
+  for name, shown in panels.items():
+    taken = {indices[other] for other in indices if panels[other] & shown}
+    indices[name] = min(set(range(len(taken) + 1)) - taken)
+  return indices.get(one['name'], 0)
 
 
 def _draw_level(
