@@ -35,6 +35,12 @@ INVERSION = {
 }
 SETTINGS = {
   'adaptive_inversion': {**INVERSION, 'competition': 1.0},
+  'dafl': {
+    **attacks.dafl.PRESETS['digits'],
+    'latent_dim': 10,
+    'generator_width': 8,
+    'generator_learning_rate': 1e-4,  # Or the images change too much.
+  },
   'deep_inversion': INVERSION,
   'kd': {'temperature': 4.0, 'alpha': 0.9},
   'nasty': {'temperature': 4.0, 'omega': 0.01},

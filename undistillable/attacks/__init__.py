@@ -7,6 +7,7 @@ networks that it reads; and one line in `ATTACKS`.
 
 from undistillable.attacks import (
   adaptive_inversion,
+  dafl,
   deep_inversion,
   kd,
   scratch,
@@ -14,6 +15,7 @@ from undistillable.attacks import (
 
 ATTACKS = {
   'adaptive_inversion': adaptive_inversion,
+  'dafl': dafl,
   'deep_inversion': deep_inversion,
   'kd': kd,
   'scratch': scratch,

@@ -1,0 +1,352 @@
+"""DAFL: its three terms by hand, the quirks of its code, who learns of whom."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from undistillable import models
+from undistillable.attacks import dafl, generator_losses
+from undistillable.models import generator as generator_lib
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_compilation():
+  """Compiling is most of this file's time; the steps are few and small."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+TINY = {
+  **dafl.PRESETS['digits'],
+  'latent_dim': 6,
+  'generator_width': 4,
+}
+QUIRKS = dafl.PRESETS['released']
+
+
+def _model(name='cnn4', **overrides):
+  return models.get_model(name, 10, **overrides)
+
+
+def _batch(size=8, dtype=jnp.float32):
+  return {
+    'image': jnp.zeros((size, 8, 8, 1), dtype),
+    'label': jnp.zeros(size, jnp.int32),
+    'index': jnp.arange(size),
+  }
+
+
+@functools.cache
+def _frozen():
+  """A teacher whose answers differ from image to image."""
+  init = jax.jit(_model().init)
+  return {'teacher': init(jax.random.key(9), _batch()['image'])}
+
+
+def _method(**changes):
+  settings = {**TINY, **changes}
+  return dafl.make(_model(), optax.sgd(0.1), teacher=_model(), **settings)
+
+
+@functools.cache
+def _start():
+  """The first state; no setting of the steps has a say in it."""
+  return jax.jit(_method().init)(jax.random.key(0), _batch())
+
+
+@functools.cache
+def _compiled(**changes):
+  return jax.jit(_method(**changes).step)
+
+
+def _step(*, state=None, batch=None, seed=1, **changes):
+  """The state and the metrics after one step."""
+  return _compiled(**changes)(
+    state or _start(), _frozen(), batch or _batch(), jax.random.key(seed)
+  )
+
+
+def _equal(one, two):
+  return all(
+    jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), one, two))
+  )
+
+
+# What the generator is asked for.
+
+
+def test_one_hot_is_the_surprise_at_the_top_class():
+  logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+  expected = -(math.log(0.5) + math.log(0.8)) / 2
+  np.testing.assert_allclose(
+    generator_losses.one_hot(logits), expected, rtol=1e-6
+  )
+
+
+def test_activation_is_the_mean_size_of_the_features():
+  features = jnp.array([[1.0, -2.0], [0.0, 5.0]])
+  assert generator_losses.activation(features) == -2.0
+
+
+def test_negative_entropy_is_that_of_the_mean_answer():
+  logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2]]))
+  expected = 0.3 * math.log(0.3) + 0.5 * math.log(0.5) + 0.2 * math.log(0.2)
+  np.testing.assert_allclose(
+    generator_losses.negative_entropy(logits), expected, rtol=1e-6
+  )
+
+
+def test_negative_entropy_is_finite_where_a_class_has_no_image():
+  logits = 1e4 * jax.nn.one_hot(jnp.array([0, 1, 1]), 3)
+  value, grad = jax.value_and_grad(generator_losses.negative_entropy)(logits)
+  np.testing.assert_allclose(
+    value, math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3, rtol=1e-6
+  )
+  assert np.isfinite(grad).all()
+
+
+def test_two_devices_pool_the_mean_answer():
+  logits = 3.0 * jax.random.normal(jax.random.key(0), (8, 5))
+  pooled = jax.pmap(
+    functools.partial(generator_losses.negative_entropy, axis_name='batch'),
+    axis_name='batch',
+  )(logits.reshape(2, 4, 5))
+  whole = generator_losses.negative_entropy(logits)
+  np.testing.assert_allclose(pooled, [whole, whole], rtol=1e-6)
+  halves = [generator_losses.negative_entropy(x) for x in jnp.split(logits, 2)]
+  assert abs(np.mean(halves) - whole) > 0.01
+
+
+def test_classes_are_counted_from_a_tenth_of_their_share():
+  top = jnp.array([0] * 97 + [1] * 2 + [2])  # A tenth of 1/4 of 100 is 2.5.
+  counts = generator_losses.count_classes(jax.nn.one_hot(top, 4))
+  assert counts == {'classes': 1.0, 'classes_missing': 3.0}
+
+
+def test_a_collapsed_generator_is_told():
+  found = dafl.collapsed({'classes': 3.2, 'classes_missing': 6.8})
+  assert found.startswith('the generator makes images of 3 of 10 classes; ')
+  assert 'raise entropy_weight or lower' in found
+  found = dafl.collapsed({'classes': 3.0, 'classes_missing': 7.0}, TINY)
+  assert 'entropy_weight (now 5.0)' in found
+  assert dafl.collapsed({'classes': 9.5, 'classes_missing': 0.5}) is None
+
+
+def test_the_generator_minimises_the_weighted_sum():
+  """One step each with one weight: the others' gradients add up to it."""
+  plain = {
+    'one_hot_weight': 0.0,
+    'entropy_weight': 0.0,
+    'activation_weight': 0.0,
+  }
+  start = _start()
+  after = {
+    name: _step(state=start, **{**plain, name: 1.0})[0] for name in plain
+  }
+  after['none'] = _step(state=start, **plain)[0]
+
+  def moment(state):  # Adam's first moment is a tenth of the gradient.
+    (mu,) = (s.mu for s in state.generator.opt_state if hasattr(s, 'mu'))
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(mu)])
+
+  assert (moment(after.pop('none')) == 0).all()
+  parts = [moment(state) for state in after.values()]
+  assert all(np.linalg.norm(part) > 1e-4 for part in parts)
+  weights = {'one_hot_weight': 2.0, 'entropy_weight': 3.0}
+  whole = moment(_step(state=start, **weights, activation_weight=0.5)[0])
+  expected = 2.0 * parts[0] + 3.0 * parts[1] + 0.5 * parts[2]
+  np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+# The quirks of the released code.
+
+
+def test_log10_weakens_the_entropy_and_nothing_else():
+  quirk, metrics = _step(entropy_log=QUIRKS['entropy_log'])
+  weaker, expected = _step(
+    entropy_weight=TINY['entropy_weight'] / math.log(10.0)
+  )
+  _assert_close(quirk.generator, weaker.generator)
+  np.testing.assert_allclose(metrics['entropy'], expected['entropy'], rtol=1e-5)
+  assert not _equal(quirk.generator.params, _step()[0].generator.params)
+
+
+def test_epsilon_is_that_of_the_two_inner_batch_norms():
+  noise = jax.random.normal(jax.random.key(0), (16, 6))
+  paper = generator_lib.Generator((8, 8, 1), width=4)
+  variables = paper.init(jax.random.key(1), noise)
+  # Of statistics 0 and 1, one BatchNorm divides by sqrt(1 + epsilon).
+  released = paper.clone(epsilon=QUIRKS['batch_norm_epsilon'])
+  scale = math.sqrt((1 + 1e-5) / (1 + 0.8))
+  params = dict(variables['params'])
+  for name in ('bn1', 'bn2'):
+    params[name] = jax.tree.map(lambda x: x * scale, params[name])
+  by_hand = paper.apply({**variables, 'params': params}, noise)
+  found = released.apply(variables, noise)
+  np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-6)
+  assert np.abs(found - paper.apply(variables, noise)).max() > 1e-3
+  eps = _step(batch_norm_epsilon=0.8)[0].generator.params
+  assert not _equal(eps, _step()[0].generator.params)
+
+
+def test_shared_images_are_those_of_the_generators_step():
+  """So the student's first lesson does not depend on what G learned."""
+  rates = ({'generator_learning_rate': 1e-3}, {'generator_learning_rate': 1.0})
+  shared = [_step(student_images='shared', **rate)[0] for rate in rates]
+  assert _equal(shared[0].student, shared[1].student)
+  fresh = [_step(student_images='fresh', **rate)[0] for rate in rates]
+  assert not _equal(fresh[0].student.params, fresh[1].student.params)
+
+
+# Who learns from whom.
+
+
+@pytest.mark.parametrize('student_images', ['fresh', 'shared'])
+def test_the_generator_learns_nothing_of_the_student(student_images):
+  changes = {'student_images': student_images}
+  start = _start()
+  other = jax.tree.map(lambda x: x + 0.1, start.student.params)
+  changed = start.replace(student=start.student.replace(params=other))
+  one, two = (_step(state=s, **changes)[0] for s in (start, changed))
+  hot = _step(state=start, **changes, temperature=7.0)[0]
+  assert _equal(one.generator, two.generator)
+  assert _equal(one.generator, hot.generator)
+  assert not _equal(one.student.params, hot.student.params)
+
+
+def test_no_gradient_reaches_the_teacher():
+  method, start = _method(), _start()
+
+  def total(frozen):
+    state, metrics = method.step(start, frozen, _batch(), jax.random.key(1))
+    return sum(metrics[k] for k in ('loss', 'one_hot', 'entropy', 'activation'))
+
+  grads = jax.jit(jax.grad(total))(_frozen())
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_both_networks_learn_and_both_know_how_often():
+  start = _start()
+  state, _ = _step(state=start, student_steps=3)
+  for before, after in (
+    (start.student, state.student),
+    (start.generator, state.generator),
+  ):
+    assert not _equal(before.params, after.params)
+    assert not _equal(before.batch_stats, after.batch_stats)
+  assert state.step == 1
+  assert state.student.step == 3
+  assert _equal(state.variables['params'], state.student.params)
+
+
+def test_a_batch_gives_the_shape_of_the_images_alone():
+  garbage = {
+    **_batch(),
+    'image': jnp.full((8, 8, 8, 1), jnp.nan),
+    'label': jnp.full(8, 7),
+  }
+  method = _method()
+  assert _equal(_start(), jax.jit(method.init)(jax.random.key(0), garbage))
+  assert _equal(_step(), _step(batch=garbage))
+
+
+def test_a_step_is_a_function_of_its_key():
+  assert _equal(_step(), _step())
+  assert not _equal(_step()[0].student.params, _step(seed=2)[0].student.params)
+
+
+def test_every_example_has_noise_of_its_own():
+  other = {**_batch(), 'index': jnp.arange(8) + 8}
+  assert _step()[1]['loss'] != _step(batch=other)[1]['loss']
+
+
+# Every network.
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_every_network_can_be_the_teacher(name):
+  """Its features are found, whatever they are called."""
+  teacher = _model(name)
+  image = jnp.zeros((2, 8, 8, 3))
+  variables = jax.eval_shape(teacher.init, jax.random.key(0), image)
+  loss_fn = dafl.images_loss_fn(teacher, {'activation': 1.0})
+  loss, terms = jax.eval_shape(
+    functools.partial(loss_fn, axis_name=None), variables, images=image
+  )
+  assert loss.shape == terms['activation'].shape == ()
+
+
+def test_bfloat16_is_finite_and_keeps_float32_weights():
+  model = _model(dtype=jnp.bfloat16)
+  method = dafl.make(model, optax.sgd(0.1), teacher=model, **TINY)
+  batch = _batch(dtype=jnp.bfloat16)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  step = jax.jit(method.step)
+  for k in range(3):
+    state, metrics = step(state, _frozen(), batch, jax.random.key(k))
+  for value in metrics.values():
+    assert value.dtype == jnp.float32
+    assert np.isfinite(value)
+  for leaf in jax.tree.leaves(state):
+    assert leaf.dtype in (jnp.float32, jnp.int32)
+    assert np.isfinite(leaf).all()
+
+
+def test_images_have_the_scale_of_normalised_ones():
+  noise = jax.random.normal(jax.random.key(0), (64, 6))
+  generator = generator_lib.Generator((12, 8, 3), width=4, dtype=jnp.bfloat16)
+  variables = generator.init(jax.random.key(1), noise)
+  images, _ = generator.apply(
+    variables, noise, train=True, mutable=['batch_stats']
+  )
+  assert images.shape == (64, 12, 8, 3)
+  assert images.dtype == jnp.bfloat16
+  images = np.asarray(images, np.float32)
+  np.testing.assert_allclose(images.mean((0, 1, 2)), 0.0, atol=0.01)
+  np.testing.assert_allclose(images.std((0, 1, 2)), 1.0, atol=0.02)
+
+
+# What is wrong is said.
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('activation_weight', -1.0),
+    ('entropy_log', 'log2'),
+    ('generator_learning_rate', 0.0),
+    ('generator_width', 1),
+    ('student_images', 'real'),
+    ('student_steps', 0),
+    ('temperature', 0.0),
+  ],
+)
+def test_a_wrong_setting_is_named(name, value):
+  with pytest.raises(ValueError, match=name):
+    _method(**{name: value})
+
+
+def test_images_of_odd_sides_are_refused():
+  batch = {**_batch(), 'image': jnp.zeros((8, 10, 8, 1))}
+  with pytest.raises(ValueError, match='multiples of 4; got 10x8'):
+    _method().init(jax.random.key(0), batch)
+
+
+def test_every_preset_is_complete():
+  for name in ('cifar10', 'cifar100', 'digits'):
+    for preset in (dafl.PRESETS[name], {**dafl.PRESETS[name], **QUIRKS}):
+      dafl.make(_model(), optax.sgd(0.1), teacher=_model(), **preset)
+
+
+def _assert_close(one, two):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
+    one.params,
+    two.params,
+  )

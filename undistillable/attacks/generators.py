@@ -1,0 +1,128 @@
+"""How a generator of training images is trained, whatever is asked of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import method, state as state_lib
+from undistillable.models import generator
+
+# images float[B, H, W, C] -> (loss float32[], anything else)
+ImageLossFn = Callable[[jax.Array], tuple[jax.Array, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """A generator, and how it learns.
+
+  A batch says how the images look: of `image`, float[B, H, W, C], shape and
+  type alone are read, and `index`, int32[B], tells the examples of all devices
+  apart. The noise of an example depends on it and the key alone, so that two
+  devices make the images that one would.
+
+  Attributes:
+    latent_dim: normal random numbers from which one image is made.
+    width: see `models.generator.Generator`.
+    epsilon: alike.
+    optimizer: an optax transformation.
+  """
+
+  latent_dim: int
+  width: int
+  epsilon: float
+  optimizer: optax.GradientTransformation
+
+  def init(self, rng: jax.Array, batch: method.Batch) -> state_lib.TrainState:
+    """The state before the first step."""
+    noise = jnp.zeros((1, self.latent_dim))
+    variables = self._network(batch, None).init(rng, noise)
+    return state_lib.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=self.optimizer.init(variables['params']),
+    )
+
+  def sample(
+    self,
+    state: state_lib.TrainState,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, state_lib.TrainState]:
+    """Images [B, H, W, C], and the state with the statistics of these."""
+
+    def draw(index: jax.Array) -> jax.Array:
+      return jax.random.normal(
+        jax.random.fold_in(rng, index), (self.latent_dim,)
+      )
+
+    images, updates = self._network(batch, axis_name).apply(
+      state.variables,
+      jax.vmap(draw)(batch['index']),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return images, dataclasses.replace(
+      state, batch_stats=updates['batch_stats']
+    )
+
+  def update(
+    self,
+    state: state_lib.TrainState,
+    loss_fn: ImageLossFn,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[state_lib.TrainState, jax.Array, Any]:
+    """One step down the loss of new images.
+
+    Args:
+      state: before the step.
+      loss_fn: of the images of this device.
+      batch: see the class.
+      rng: of the noise.
+      axis_name: the axis over which the batch is spread.
+
+    Returns:
+      The new state, the images of the old one, what else loss_fn returned.
+    """
+
+    def image_loss(params: state_lib.PyTree) -> tuple[jax.Array, Any]:
+      images, used = self.sample(
+        dataclasses.replace(state, params=params), batch, rng, axis_name
+      )
+      loss, aux = loss_fn(images)
+      return loss, (images, used.batch_stats, aux)
+
+    grads, (images, batch_stats, aux) = jax.grad(image_loss, has_aux=True)(
+      state.params
+    )
+    grads = method.average(grads, axis_name)
+    updates, opt_state = self.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    state = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,  # Already pooled over the devices.
+      opt_state=opt_state,
+    )
+    return state, images, aux
+
+  def _network(
+    self, batch: method.Batch, axis_name: str | None
+  ) -> generator.Generator:
+    _, height, width, channels = batch['image'].shape
+    return generator.Generator(
+      (height, width, channels),
+      self.width,
+      self.epsilon,
+      axis_name,
+      batch['image'].dtype,
+    )
