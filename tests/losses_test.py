@@ -78,6 +78,26 @@ def test_kl_divergence_by_hand():
   )
 
 
+def test_jensen_shannon_by_hand():
+  p = jnp.log(jnp.array([[0.5, 0.5]]))
+  q = jnp.log(jnp.array([[0.75, 0.25]]))
+  log_m = np.log([0.625, 0.375])
+  expected = 0.5 * np.sum(0.5 * (np.log(0.5) - log_m))
+  expected += 0.5 * (
+    0.75 * (np.log(0.75) - log_m[0]) + 0.25 * (np.log(0.25) - log_m[1])
+  )
+  for first, second in ((p, q), (q, p)):
+    np.testing.assert_allclose(
+      losses.jensen_shannon(first, second), [expected], rtol=1e-5
+    )
+  np.testing.assert_allclose(
+    losses.jensen_shannon(3 * p, 3 * q, temperature=3.0), [expected], rtol=1e-5
+  )
+  assert losses.jensen_shannon(Z, Z).max() == 0
+  apart = losses.jensen_shannon(1e4 * Z, -1e4 * Z)
+  np.testing.assert_allclose(apart, [np.log(2)] * 2, rtol=1e-6)
+
+
 def test_equal_logits_teach_nothing():
   def kd(student):
     return losses.distillation(student, Z, Y, temperature=4.0, alpha=1.0).sum()
@@ -119,7 +139,7 @@ def test_no_gradient_reaches_the_frozen_network(name):
 @pytest.mark.parametrize('gap', [1e2, 1e4])
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize(
-  'name', ['ce', 'kl', 'distillation', 'self_undermining']
+  'name', ['ce', 'js', 'kl', 'distillation', 'self_undermining']
 )
 def test_finite_in_value_and_gradient_at_large_gaps(name, dtype, gap):
   first = jnp.array([[gap, 0.0, -gap], [0.0, gap, 0.0]], dtype)
@@ -147,6 +167,8 @@ def test_any_leading_shape():
   [
     (lambda: losses.kl_divergence(Z, W, temperature=0.0), 'temperature=0.0'),
     (lambda: losses.kl_divergence(Z, W[:1]), 'shapes'),
+    (lambda: losses.jensen_shannon(Z, W[:1]), 'shapes'),
+    (lambda: losses.jensen_shannon(Z, W, temperature=0.0), 'temperature=0.0'),
     (
       lambda: losses.distillation(Z, W, Y, temperature=4.0, alpha=1.5),
       'alpha=1.5',
@@ -189,6 +211,9 @@ def test_the_import_is_light():
 
 LOSS_FNS = {
   'ce': lambda first, second, y=Y: losses.cross_entropy(first, y),
+  'js': lambda first, second, y=Y: losses.jensen_shannon(
+    first, second, temperature=3.0
+  ),
   'kl': lambda first, second, y=Y: losses.kl_divergence(
     first, second, temperature=4.0
   ),
