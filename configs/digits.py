@@ -60,6 +60,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.recipe.gamma = 0.1  # Factor at each milestone.
   config.recipe.warmup_epochs = 0  # Linear rise from 0.
   config.recipe.evaluate_every_epochs = 2  # On the held-out part.
+  # The article's way: the best epoch on the test set is shown beside the last.
+  config.recipe.best_on_test = False
   config.recipe.checkpoint_every_epochs = 10  # What a crash can cost at most.
 
   # What is changed for single models.
@@ -74,4 +76,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
   config.eval_batch_size = 256  # Over all devices; bounds the memory only.
   config.progress = True  # A progress bar.
+
+  # What the experiments of the article vary, one at a time.
+  config.grid = ml_collections.ConfigDict()
+  config.grid.teachers = ('resnetc8',)  # Of its table.
+  config.grid.students = ('cnn8', 'cnn16')  # Of the others.
+  config.grid.stronger_students = (
+    'resnetc14',
+    'resnetc20',
+  )  # Than the teacher.
+  # Besides the teacher's own kind.
+  config.grid.adversaries = ('cnn8', 'resnetc14')
+  config.grid.omegas = (0.0, 0.005, 0.02, 0.05, 0.1)  # 0: no defense.
+  config.grid.temperatures = (1.0, 2.0, 4.0, 8.0, 20.0)  # tau_S
+  config.grid.alphas = (0.1, 0.3, 0.6, 0.9, 1.0)  # Weights of the teacher.
+  config.grid.fractions = (0.1, 0.25, 0.5, 1.0)  # Of the thief's data.
   return config

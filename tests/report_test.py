@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from undistillable import report
-from undistillable.analysis import style
+from undistillable.analysis import main_figures, picture, style
 
 _VOID = {'br', 'hr', 'img', 'link', 'meta', 'source'}
 
@@ -179,10 +179,24 @@ def test_missing_parts_are_left_out_and_named(tmp_path):
 
 def test_teachers_without_students(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,), models=())
-  report.write({'runs': runs, 'environment': None}, tmp_path, title='A & B')
+  report.write({'runs': runs, 'environment': None}, tmp_path)
   page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
-  assert 'No student has been distilled' in page.text
-  assert 'A & B' in page.text
+  assert 'no student has been distilled' in page.text.lower()
+
+
+def test_a_study_may_have_another_question_and_folder(tmp_path):
+  runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
+  answer = report.Answer('A & B', 'Open', 'Nothing is known.', 'open')
+  folder = tmp_path / 'study'
+  missing = picture.Figure('Where', 'map', None, '', 'There is no map.')
+  report.write(
+    {'runs': runs}, tmp_path, folder=folder, answer=answer, figures=[missing]
+  )
+  page = Page((folder / 'report.html').read_text(encoding='utf-8'))
+  for text in ('A & B', 'Nothing is known.', 'There is no map.'):
+    assert text in page.text
+  assert 'How the networks learned' not in page.text
+  assert not (tmp_path / 'report.html').exists()
 
 
 def test_no_runs_at_all(tmp_path):
@@ -197,10 +211,10 @@ def test_torn_last_line_is_skipped_and_a_broken_one_is_not(tmp_path):
   path.parent.mkdir(parents=True)
   path.write_text('{"epoch": 1}\n{"epo', encoding='utf-8')
   runs = [{'id': 'a'}, {'id': 'b'}]
-  assert report.read_metrics(tmp_path, runs) == {'a': [{'epoch': 1}]}
+  assert main_figures.read_metrics(tmp_path, runs) == {'a': [{'epoch': 1}]}
   path.write_text('{"epo\n{"epoch": 2}\n', encoding='utf-8')
   with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1: not JSON'):
-    report.read_metrics(tmp_path, runs)
+    main_figures.read_metrics(tmp_path, runs)
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
@@ -212,6 +226,6 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 
   monkeypatch.setattr(report.os, 'replace', fail)
   with pytest.raises(OSError, match='disk full'):
-    report.write({'runs': []}, tmp_path, title='new')
+    report.write({'runs': []}, tmp_path, command='new')
   assert (tmp_path / 'report.html').read_bytes() == before
   assert {p.name for p in tmp_path.iterdir()} == {'report.html', 'report.md'}

@@ -366,9 +366,13 @@ def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
   )
   with pytest.raises(
     errors.DivergedError, match=r'nasty.*not finite .*; lower omega'
-  ):
+  ) as one:
     study.run(config, tmp_path)
-  assert len(list((tmp_path / 'runs').glob('*/result.json'))) == 1
+  # The normal teacher, and the record of what became of the nasty one.
+  assert len(list((tmp_path / 'runs').glob('*/result.json'))) == 2
+  with pytest.raises(errors.DivergedError) as two:
+    study.run(config, tmp_path)
+  assert str(one.value) == str(two.value)
 
 
 @pytest.mark.parametrize(

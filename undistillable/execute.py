@@ -44,8 +44,8 @@ class Store:
     self.workdir = workdir
     self.eval_batch_size = eval_batch_size
     self._dataset, self._data_dir = dataset, data_dir
-    # The last few: a teacher serves several students in a row.
-    self.variables = functools.lru_cache(maxsize=4)(self._variables)
+    # The last few: the teachers of all seeds serve students in turn.
+    self.variables = functools.lru_cache(maxsize=8)(self._variables)
 
   @functools.cached_property
   def task(self) -> tasks.Task:
@@ -60,6 +60,13 @@ class Store:
     """The functions of a run."""
     num_examples = len(self.examples(run)['label'])
     return programs.build(run, self.task.num_classes, num_examples)
+
+  def num_steps(self, run: runs.Run) -> int:
+    """Steps of the whole training of a run."""
+    if run.init_from:
+      return 0
+    per_epoch = len(self.examples(run)['label']) // run.recipe['batch_size']
+    return run.recipe['epochs'] * per_epoch
 
   def result(self, run: runs.Run) -> dict[str, Any] | None:
     """What a finished run wrote; None for any other."""
@@ -89,6 +96,9 @@ def run_one(
 
   Returns:
     What is written to result.json.
+
+  Raises:
+    errors.DivergedError: its loss or its answers are not finite.
   """
   parts, task = store.program(run), store.task
   frozen = {k: store.variables(parent) for k, parent in run.parents.items()}
@@ -99,9 +109,23 @@ def run_one(
     batch_size=store.eval_batch_size,
   )
 
+  # The test set serves the article's way of counting only: nothing is chosen
+  # by it, here or in what is reported as the accuracy.
+  seen = {'val': task.val, 'test': task.test}
+  seen = {
+    name: part
+    for name, part in seen.items()
+    if len(part['label']) and (name == 'val' or run.recipe['best_on_test'])
+  }
+
   def validate(variables: Any) -> dict[str, float]:
-    logits = logits_of(parts.apply_fn, variables, task.val)
-    return evaluate.scores(logits, task.val['label'])
+    return {
+      f'{name}_{key}': value
+      for name, part in seen.items()
+      for key, value in evaluate.scores(
+        logits_of(parts.apply_fn, variables, part), part['label']
+      ).items()
+    }
 
   if run.init_from:
     state = _take_weights(run, run.init_from, store, folder)
@@ -114,7 +138,7 @@ def run_one(
       batch_size=run.recipe['batch_size'],
       frozen=frozen,
       seed=run.seed,
-      evaluate_fn=validate if len(task.val['label']) else None,
+      evaluate_fn=validate if seen else None,
       evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
       folder=folder,
       checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
@@ -165,16 +189,13 @@ def _finish(
   """Writes result.json, with which a run is finished."""
   epochs = writers.read_metrics(folder)
   content = {
-    'id': run.id,
-    'status': 'finished',
-    'role': run.role,
-    'model': run.model,
-    'method': run.method,
-    'parents': [parent.id for parent in run.parents.values()],
-    'dataset': run.dataset['name'],
-    'seed': run.seed,
+    **_describe(run, 'finished'),
     **{f'test_{k}': v for k, v in scores.items()},
     'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
+    'best_test_accuracy': max(
+      (epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch),
+      default=None,
+    ),
     'epochs': 0 if run.init_from else run.recipe['epochs'],
     'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
     'config': run.config,
@@ -182,6 +203,34 @@ def _finish(
   }
   writers.write_json(folder / 'result.json', content)
   return content
+
+
+def diverged(run: runs.Run, store: Store, reason: str) -> dict[str, Any]:
+  """Records that a run came to nothing: it would do so every time."""
+  content = _describe(run, 'diverged') | {'reason': reason}
+  content |= {'config': run.config, 'environment': environment.describe()}
+  writers.write_json(runs.folder(run, store.workdir) / 'result.json', content)
+  return content
+
+
+def skipped(run: runs.Run, reason: str) -> dict[str, Any]:
+  """Stands for the result of a run that was not tried; nothing is written."""
+  content = _describe(run, 'skipped') | {'reason': reason}
+  return content | {'config': run.config}
+
+
+def _describe(run: runs.Run, status: str) -> dict[str, Any]:
+  """What is said of every run first."""
+  return {
+    'id': run.id,
+    'status': status,
+    'role': run.role,
+    'model': run.model,
+    'method': run.method,
+    'parents': [parent.id for parent in run.parents.values()],
+    'dataset': run.dataset['name'],
+    'seed': run.seed,
+  }
 
 
 def _remedy(run: runs.Run) -> str:

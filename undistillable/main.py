@@ -5,6 +5,7 @@
 Every field of the config can be overridden, as in --config.defense.omega=0.1.
 """
 
+import functools
 import os
 import pathlib
 import shlex
@@ -29,18 +30,35 @@ _REUSE_WORKDIR = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
-  """Flags in, report out."""
+def run(
+  chosen: study.Study = study.MAIN, module: str = 'undistillable.main'
+) -> None:
+  """Flags in, report out.
+
+  Args:
+    chosen: what is trained and shown.
+    module: what was run with `python -m`, for the report.
+  """
+  flags.mark_flag_as_required('config')
+  app.run(functools.partial(_main, chosen, module), flags_parser=_parse)
+
+
+def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
+  """What absl calls."""
   if len(argv) > 1:
     sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells all that it does.
   config = _CONFIG.value
   workdir = pathlib.Path(_WORKDIR.value or f'workdirs/{config.dataset}')
-  command = shlex.join(['python', '-m', 'undistillable.main', *sys.argv[1:]])
+  command = shlex.join(['python', '-m', module, *sys.argv[1:]])
   try:
     results = study.run(
-      config, workdir, reuse_workdir=_REUSE_WORKDIR.value, command=command
+      config,
+      workdir,
+      study=chosen,
+      reuse_workdir=_REUSE_WORKDIR.value,
+      command=command,
     )
   except (errors.InputError, OSError) as error:
     sys.exit(f'error: {error}')
@@ -54,7 +72,7 @@ def main(argv: list[str]) -> None:
     # under a computation that is still running can crash it.
     os._exit(130)
   print(table.text_table(results['summary']))
-  print(f'\nReport: {workdir / "report.html"}')
+  print(f'\nReport: {workdir / chosen.name / "report.html"}')
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -69,5 +87,4 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('config')
-  app.run(main, flags_parser=_parse)
+  run()

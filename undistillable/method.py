@@ -7,6 +7,7 @@ program.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -131,6 +132,28 @@ def frozen_fn(
     frozen = jax.lax.stop_gradient(variables)
     logits: Any = model.apply(frozen, images, train=False)
     return jax.lax.stop_gradient(serve(logits) if serve else logits)
+
+  return apply_fn
+
+
+@functools.lru_cache(maxsize=16)
+def features_fn(model: nn.Module) -> ApplyFn:
+  """What the last layer of a network reads, in evaluation mode.
+
+  Args:
+    model: a linen module that sows 'features' into 'intermediates', as all of
+      `models.MODELS` do.
+
+  Returns:
+    `(variables, images) -> float[B, F]`; the same for equal modules.
+  """
+
+  def apply_fn(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    _, sown = model.apply(
+      variables, images, train=False, mutable=['intermediates']
+    )
+    (features,) = sown['intermediates']['features']
+    return features.reshape(len(features), -1)
 
   return apply_fn
 

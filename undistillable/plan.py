@@ -1,4 +1,4 @@
-"""From a config to the runs of the main job, in order; nothing is trained."""
+"""From a config to the runs of a study, in order; nothing is trained."""
 
 import dataclasses
 import functools
@@ -30,16 +30,50 @@ def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """
   try:
     _check(config)
-    planned: list[runs_lib.Run] = []
-    for seed in config.seeds:
-      planned += _plan_seed(config, seed)
-    planned = list(dict.fromkeys(planned))
+    planned = [run for s in config.seeds for run in _plan_seed(config, s)]
     for run in planned:
       # Any number of classes and examples shows whether the parts fit.
       programs.build(run, 10, run.recipe['batch_size'])
   except ValueError as error:
     raise errors.InputError(f'config: {error}') from error
-  return planned
+  return in_order(planned)
+
+
+def vary(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """A copy of a config in which some fields have other values.
+
+  Args:
+    config: left as it is.
+    changes: {dotted name: value}.
+
+  Example:
+    >>> vary(config, {'defense.omega': 0.1, 'students': ('cnn8',)})
+  """
+  varied = config.copy_and_resolve_references()
+  varied.update_from_flattened_dict(dict(changes))
+  return varied
+
+
+def in_order(runs: Iterable[runs_lib.Run]) -> list[runs_lib.Run]:
+  """Each run once: teachers, then what learns from them, seeds side by side.
+
+  Parents come first. What is compiled for a run serves all its seeds; it is
+  dropped again when many others come in between.
+  """
+  unique = list(dict.fromkeys(runs))
+  first: dict[runs_lib.Run, int] = {}
+  for index, run in enumerate(unique):
+    first.setdefault(programs.anonymous(run), index)
+  return sorted(
+    unique,
+    key=lambda run: (
+      run.role != 'teacher',
+      run.depth,
+      first[programs.anonymous(run)],
+    ),
+  )
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

@@ -52,14 +52,18 @@ def build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   Raises:
     ValueError: an unknown name or an impossible value in its config.
   """
+  return _build(anonymous(run), num_classes, num_examples)
+
+
+def anonymous(run: runs.Run) -> runs.Run:
+  """The run, less what its program does not depend on."""
   parents = {
     role: dataclasses.replace(
       parent, method='none', settings={}, parents={}, recipe={}, seed=0
     )
     for role, parent in run.parents.items()
   }
-  anonymous = dataclasses.replace(run, parents=parents, seed=0)
-  return _build(anonymous, num_classes, num_examples)
+  return dataclasses.replace(run, parents=parents, seed=0)
 
 
 @functools.lru_cache(maxsize=16)

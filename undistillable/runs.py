@@ -84,6 +84,11 @@ class Run:
     return hash(self.id)
 
   @property
+  def depth(self) -> int:
+    """How many runs must come before it, one after the other."""
+    return max((1 + run.depth for run in self.parents.values()), default=0)
+
+  @property
   def label(self) -> str:
     """What it is, for people."""
     source = self.parents.get('teacher')

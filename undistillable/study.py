@@ -1,7 +1,8 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
+import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -20,62 +21,106 @@ from undistillable.analysis import responses, summary
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = ('data_dir', 'eval_batch_size', 'grid', 'progress', 'seeds')
 
+# What a study left: results.json, of which `run` returns the content.
+Results = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A graph of runs, and a way to show them.
+
+  Attributes:
+    name: of its folder in the workdir; '' puts the report beside the runs.
+      Studies of one workdir share their runs.
+    plan_fn: `config -> runs`; see `plan.make`.
+    measure_fn: `(runs, store, folder) -> numbers`, of what no single run can
+      say; they enter the results as 'measurements'.
+    report_fn: `(results, workdir, folder, command)`, which writes the report.
+    go_on: what to do about a run that diverges: record it, leave out those
+      that depend on it, and train the others; or stop at once.
+  """
+
+  name: str
+  plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
+  measure_fn: Callable[..., Mapping[str, Any]]
+  report_fn: Callable[..., None]
+  go_on: bool
+
+
+def _measure_main(
+  planned: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """The main job measures nothing more; it keeps answers for its figure."""
+  responses.write(planned, store, folder)
+  return {}
+
+
+MAIN = Study('', plan.make, _measure_main, report.write, go_on=False)
+
 
 def run(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   *,
+  study: Study = MAIN,
   reuse_workdir: bool = False,
   command: str = '',
-) -> dict[str, Any]:
+) -> Results:
   """Trains what is missing, and reports.
 
   Args:
     config: see configs/digits.py.
-    workdir: where the runs and the report go.
+    workdir: where the runs go, and the report into its folder `study.name`.
+    study: the main job, or one of `experiments`.
     reuse_workdir: whether the report of another config there may be replaced.
     command: what the report says was typed.
 
   Returns:
-    The content of results.json: runs, summary, environment.
+    The content of results.json: runs, summary, measurements, environment.
 
   Raises:
     errors.InputError: a config, workdir or data set that does not fit.
     errors.DivergedError: a training failed; the message says what to change.
   """
-  planned = plan.make(config)
-  _claim(config, workdir, reuse_workdir)
+  planned = study.plan_fn(config)
+  folder = workdir / study.name
+  _claim(config, folder, reuse_workdir)
   store = execute.Store(
     workdir, planned[0].dataset, config.data_dir, config.eval_batch_size
   )
-  results = _train(planned, store, config)
-  # Versions and hardware are those of the last run, not of who looks at it.
+  results = _train(planned, store, config, study.go_on)
+  finished = [run for run in planned if results[run.id]['status'] == 'finished']
+  if not finished:
+    raise errors.DivergedError(results[planned[0].id]['reason'])
   content = {
+    'study': study.name or 'main',
     'runs': [
-      {k: v for k, v in r.items() if k != 'environment'} for r in results
+      {k: v for k, v in r.items() if k != 'environment'}
+      for r in results.values()
     ],
-    'summary': summary.summarize(results),
-    'environment': results[-1]['environment'],
+    'summary': summary.summarize(list(results.values())),
+    'measurements': study.measure_fn(finished, store, folder),
+    # Versions and hardware are those of the last run, not of who looks at it.
+    'environment': results[finished[-1].id]['environment'],
   }
-  writers.write_json(workdir / 'results.json', content)
-  responses.write(planned, store)
-  report.write(content, workdir, command=command)
+  writers.write_json(folder / 'results.json', content)
+  study.report_fn(content, workdir, folder=folder, command=command)
   return content
 
 
 def _claim(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, reuse: bool
+  config: ml_collections.ConfigDict, folder: pathlib.Path, reuse: bool
 ) -> None:
   """Keeps the report of one config from replacing that of another."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / 'config.json'
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / 'config.json'
   content = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
   content = writers.as_json(content)
   if path.exists() and not reuse:
     found = writers.read_json(path)
     if found != content:
       raise errors.InputError(
-        f'{workdir} holds the runs of another config '
+        f'{folder} holds the runs of another config '
         f'({"; ".join(_differences(found, content))}); choose another '
         '--workdir, or add --reuse_workdir to keep its finished runs and '
         'replace its report'
@@ -100,14 +145,15 @@ def _train(
   planned: Sequence[runs_lib.Run],
   store: execute.Store,
   config: ml_collections.ConfigDict,
-) -> list[dict[str, Any]]:
-  """The results of all runs, trained where they are missing."""
+  go_on: bool,
+) -> dict[str, dict[str, Any]]:
+  """{run id: result} of all runs, trained where they are missing."""
   found = {run.id: store.result(run) for run in planned}
   results = {name: result for name, result in found.items() if result}
   missing = [run for run in planned if run.id not in results]
   if missing:
     data.check(config.dataset, data_dir=config.data_dir)
-  steps = sum(_num_steps(run, store) for run in missing)
+  steps = sum(store.num_steps(run) for run in missing)
   progress = writers.Progress(
     steps, len(planned), show=bool(missing) and config.progress
   )
@@ -115,23 +161,34 @@ def _train(
     for index, run in enumerate(planned, start=1):
       if run.id not in results:
         progress.start(index, run.label)
-        results[run.id] = execute.run_one(run, store, progress.advance)
-      _check_accuracy(run, results, config.max_accuracy_drop)
-  return [results[run.id] for run in planned]
+        results[run.id] = _train_one(run, store, results, progress.advance)
+      if not go_on:
+        _stop_if_failed(run, results, config.max_accuracy_drop)
+  return {run.id: results[run.id] for run in planned}
 
 
-def _num_steps(run: runs_lib.Run, store: execute.Store) -> int:
-  """Steps of the whole training of a run."""
-  if run.init_from:
-    return 0
-  per_epoch = len(store.examples(run)['label']) // run.recipe['batch_size']
-  return run.recipe['epochs'] * per_epoch
+def _train_one(
+  run: runs_lib.Run,
+  store: execute.Store,
+  results: Mapping[str, Any],
+  on_step: Callable[[int, float, float], None],
+) -> dict[str, Any]:
+  """The result of a run; it says so where the run or a parent diverged."""
+  for parent in run.parents.values():
+    if results[parent.id]['status'] != 'finished':
+      return execute.skipped(run, f'its parent {parent.id} did not finish')
+  try:
+    return execute.run_one(run, store, on_step)
+  except errors.DivergedError as error:
+    return execute.diverged(run, store, str(error))
 
 
-def _check_accuracy(
+def _stop_if_failed(
   run: runs_lib.Run, results: Mapping[str, Any], max_drop: float
 ) -> None:
   """Stops before students are trained against a teacher that is no use."""
+  if results[run.id]['status'] != 'finished':
+    raise errors.DivergedError(results[run.id]['reason'])
   if 'adversary' not in run.parents:
     return
   adversary = results[run.parents['adversary'].id]

@@ -51,7 +51,7 @@ def fit(
     batch_size: over all devices.
     frozen: variables of the networks that the method reads, by role.
     seed: of initialisation, order, augmentation and dropout.
-    evaluate_fn: its numbers enter the metrics with the prefix 'val_'.
+    evaluate_fn: its numbers enter the metrics under their names.
     evaluate_every_epochs: and after the last one.
     folder: for metrics and checkpoints; a training that stopped there is
       resumed. None writes nothing.
@@ -97,7 +97,7 @@ def fit(
       if evaluate_fn and (last or epoch % evaluate_every_epochs == 0):
         values = evaluate_fn(state.variables)
         check_finite(values, label, remedy)
-        scalars |= {f'val_{k}': v for k, v in values.items()}
+        scalars |= values
       record.write(scalars | {'secs': time.monotonic() - start})
       if last or epoch % checkpoint_every_epochs == 0:
         record.save(epoch, state)

@@ -72,7 +72,7 @@ def _groups(summary: records.Summary) -> list[tuple[str, list[_Bar]]]:
     bars = [_bar(attack, index) for attack in student['attacks']]
     if student['control']:
       bars.insert(0, ('trained alone', student['control'], None, 'control', 0))
-    groups.append((f'Student {student["model"]}', bars))
+    groups.append((f'Student {student["name"]}', bars))
   return [(name, bars) for name, bars in groups if bars]
 
 

@@ -22,34 +22,10 @@ _LIMITS = (
 )
 
 
-def blocks_of(
-  summary: records.Summary,
-  results: Mapping[str, Any],
-  pictures: Mapping[str, blocks.Picture | str],
-  command: str,
-) -> list[blocks.Block]:
-  """All blocks after the answer.
-
-  Args:
-    summary: what `summary.summarize` returns.
-    results: the study's `{"runs", "environment"}`.
-    pictures: {'accuracy' | 'logits' | 'curves': blocks.Picture, or a string
-      that says why there is none}.
-    command: what was typed to run the study, or ''.
-  """
-  parts: list[blocks.Block] = [blocks.Heading('Result'), _result(summary)]
-  parts += [blocks.Text(note, 'note') for note in summary['notes']]
-  for heading, name in (
-    ('Accuracy of every network', 'accuracy'),
-    ('What a thief sees', 'logits'),
-    ('How the networks learned', 'curves'),
-  ):
-    shown = pictures[name]
-    if isinstance(shown, str):
-      parts += [blocks.Heading(heading), blocks.Text(shown, 'note')]
-    else:
-      parts += [blocks.Heading(heading), shown]
-  return parts + _method(results, command) + _limits()
+def result(summary: records.Summary) -> list[blocks.Block]:
+  """The table, and what is missing in it."""
+  notes = [blocks.Text(note, 'note') for note in summary['notes']]
+  return [blocks.Heading('Result'), _table(summary), *notes]
 
 
 def title(summary: records.Summary) -> str:
@@ -91,7 +67,7 @@ def alt_accuracy(summary: records.Summary) -> str:
   return f'Bar chart of test accuracy. {"; ".join(rows)}.'
 
 
-def _result(summary: records.Summary) -> blocks.Block:
+def _table(summary: records.Summary) -> blocks.Block:
   rows = table.rows(summary)
   if not rows:
     return blocks.Text('No run has finished.', 'note')
@@ -115,8 +91,13 @@ def _classes(row: table.Row) -> str:
   return f'{row.section} {row.kind}{protected}'
 
 
-def _method(results: Mapping[str, Any], command: str) -> list[blocks.Block]:
-  """How it was done."""
+def method(results: Mapping[str, Any], command: str) -> list[blocks.Block]:
+  """How it was done, and what it does not show.
+
+  Args:
+    results: the study's `{"runs", "environment"}`.
+    command: what was typed to run the study, or ''.
+  """
   runs, environment = results.get('runs', []), results.get('environment') or {}
   parts: list[blocks.Block] = [blocks.Heading('How it was done')]
   if command:
@@ -137,7 +118,7 @@ def _method(results: Mapping[str, Any], command: str) -> list[blocks.Block]:
     parts.append(blocks.Table(('Item', 'Value'), rows, caption))
   if runs:
     parts += [blocks.Heading('Runs', 3), _runs(runs)]
-  return parts
+  return parts + [blocks.Heading('Limits'), blocks.Text(_LIMITS), _SOURCE]
 
 
 def _runs(runs: Sequence[records.Run]) -> blocks.Table:
@@ -162,10 +143,6 @@ def _runs(runs: Sequence[records.Run]) -> blocks.Table:
   )
   numeric = (2, 3, 4, 5, 6)
   return blocks.Table(head, rows, caption, numeric, kind='runs')
-
-
-def _limits() -> list[blocks.Block]:
-  return [blocks.Heading('Limits'), blocks.Text(_LIMITS), _SOURCE]
 
 
 def _number(value: float | None, spec: str) -> str:

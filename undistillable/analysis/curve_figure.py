@@ -35,7 +35,7 @@ def collect(summary: records.Summary, metrics: records.Metrics) -> list[Curve]:
     kind = 'protected' if teacher['protected'] else 'normal'
     kinds.append(('Teachers', teacher['name'], kind, '', teacher['ids']))
   for student in summary['students']:
-    panel = f'Student {student["model"]}'
+    panel = f'Student {student["name"]}'
     kinds.append((panel, None, 'control', '', student['control_ids']))
     for attack in student['attacks']:
       kind = 'protected' if attack['protected'] else 'normal'

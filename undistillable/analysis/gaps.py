@@ -19,7 +19,7 @@ def missing(
     if t['protected'] and t['cost'] is None
   ]
   for student in students:
-    model, attacks = student['model'], student['attacks']
+    model, attacks = student['name'], student['attacks']
     if attacks and student['control'] is None:
       notes.append(f'{model} was not trained alone: it has no control.')
     if protected and not any(a['protected'] for a in attacks):
@@ -41,9 +41,9 @@ def _missing_seeds(
     if not given.intersection(t['ids'])
   ]
   for s in students:
-    groups.append((s['dataset'], f'{s["model"]} alone', s['control']))
+    groups.append((s['dataset'], f'{s["name"]} alone', s['control']))
     groups += [
-      (s['dataset'], f'{s["model"]} by {a["method"]} from {a["teacher"]}', a)
+      (s['dataset'], f'{s["name"]} by {a["method"]} from {a["teacher"]}', a)
       for a in s['attacks']
     ]
   seeds = collections.defaultdict(set)

@@ -1,5 +1,6 @@
 """What the normal and the protected teacher answer on the same test images."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,17 @@ from undistillable import evaluate, execute, runs as runs_lib
 NUM_IMAGES = 8
 
 
-def write(planned: Sequence[runs_lib.Run], store: execute.Store) -> None:
+def write(
+  planned: Sequence[runs_lib.Run],
+  store: execute.Store,
+  folder: pathlib.Path,
+) -> None:
   """Writes responses.npz for the first pair of teachers, unless it is there.
 
   Args:
     planned: the runs of a study, finished.
     store: of its workdir.
+    folder: of its report.
   """
   protected = next((run for run in planned if 'adversary' in run.parents), None)
   if protected is None:
@@ -26,7 +32,7 @@ def write(planned: Sequence[runs_lib.Run], store: execute.Store) -> None:
     if run.method == 'none'
     and (run.model, run.seed) == (protected.model, protected.seed)
   )
-  path = store.workdir / 'responses.npz'
+  path = folder / 'responses.npz'
   ids = np.array([normal.id, protected.id])
   if path.exists():
     with np.load(path) as found:

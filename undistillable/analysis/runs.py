@@ -159,30 +159,44 @@ def split_by_setting(
 ) -> dict[str, list[records.Run]]:
   """Runs of one kind -> {setting: runs}, one entry for each swept setting.
 
-  Seeds of one setting belong together; a setting counts as swept when two runs
-  with one seed differ in it. The setting reads 'omega 0.04', or '' if nothing
-  was swept.
+  Seeds of one setting belong together. The setting reads 'omega 0.04', or ''
+  if nothing was swept.
   """
-  flat = {run['id']: flatten(run.get('config')) for run in runs}
+  keys = swept(runs)
+  settings = collections.defaultdict(list)
+  for run in runs:
+    settings[setting_of(run, keys)].append(run)
+  return dict(sorted(settings.items(), key=lambda item: natural(item[0])))
+
+
+def swept(runs: Sequence[records.Run]) -> list[str]:
+  """The settings in which two runs with one seed differ."""
   by_seed = collections.defaultdict(list)
   for run in runs:
-    by_seed[run['seed']].append(flat[run['id']])
-  swept = sorted(
+    by_seed[run['seed']].append(_named(flatten(run.get('config'))))
+  keys = {key for configs in by_seed.values() for c in configs for key in c}
+  return sorted(
     key
-    for key in {key for config in flat.values() for key in config}
+    for key in keys
     if any(
       len({json.dumps(config.get(key), default=str) for config in configs}) > 1
       for configs in by_seed.values()
     )
   )
-  settings = collections.defaultdict(list)
-  for run in runs:
-    values = [
-      f'{key.rsplit(".", 1)[-1]} {show(flat[run["id"]].get(key))}'
-      for key in swept
-    ]
-    settings[', '.join(values)].append(run)
-  return dict(sorted(settings.items(), key=lambda item: natural(item[0])))
+
+
+def setting_of(run: records.Run, keys: Sequence[str]) -> str:
+  """'omega 0.04, temperature 4': the values of some settings of a run."""
+  flat = _named(flatten(run.get('config')))
+  return ', '.join(f'{k.rsplit(".", 1)[-1]} {show(flat.get(k))}' for k in keys)
+
+
+def _named(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Parents by their network: their ids, role-model-hash, differ by seed."""
+  return {
+    key: str(value).split('-')[1] if key.startswith('parents.') else value
+    for key, value in flat.items()
+  }
 
 
 def _same(run: records.Run, other: records.Run, *keys: str) -> bool:

@@ -216,7 +216,7 @@ def _who(cells: list[_Cell], among: list[_Cell]) -> str:
   for student, attack in cells:
     how = f'{attack["method"]} {attack["setting"]}'.strip()
     by = f' by {how}' if len(methods) > 1 else ''
-    names.append(f'{student["model"]}{by}')
+    names.append(f'{student["name"]}{by}')
   return _join(names) if len(names) < 4 else f'{len(names)} students'
 
 

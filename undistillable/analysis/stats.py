@@ -27,8 +27,13 @@ def verdict(difference: records.Stat | None) -> str | None:
   """'gain', 'loss' or 'even', which is anything within one standard error."""
   if difference is None:
     return None
-  mean, std = difference['mean'], difference['std']
-  error = 0.0 if std is None else std / math.sqrt(difference['num_seeds'])
-  if abs(mean) < _PRINTED_ZERO or abs(mean) <= error:
+  mean = difference['mean']
+  if abs(mean) < _PRINTED_ZERO or abs(mean) <= standard_error(difference):
     return 'even'
   return 'gain' if mean > 0 else 'loss'
+
+
+def standard_error(found: records.Stat) -> float:
+  """Of the mean over seeds; 0 for one seed, which has none to speak of."""
+  std = found['std']
+  return 0.0 if std is None else std / math.sqrt(found['num_seeds'])

@@ -30,7 +30,8 @@ def summarize(runs: Sequence[records.Run]) -> records.Summary:
       teachers: list of {name, dataset, model, method, setting, protected,
         accuracy, ids, cost, verdict}; `cost` is the normal teacher's accuracy
         minus this one's, `verdict` judges this one's against the normal one's.
-      students: list of {dataset, model, control, control_ids, attacks}; an
+      students: list of {dataset, model, name, control, control_ids, attacks};
+        `name` is the model, and the setting in which controls differ; an
         attack is {method, setting, teacher, protected, accuracy, ids,
         difference, verdict, effect, failed}: `difference` is taken to the
         control, `effect` to the same attack on the normal teacher, `failed`
@@ -113,18 +114,38 @@ def _students(
       kinds[run['dataset'], run['model']].append(run)
   entries = []
   for (dataset, model), kind in sorted(kinds.items(), key=_order):
-    alone = [run for run in kind if run['method'] == runs_lib.CONTROL]
-    alone = _one_per_seed(alone, f'{model} trained alone', notes)
-    entries.append(
-      {
-        'dataset': dataset,
-        'model': model,
-        'control': stats.stat({run['seed']: _accuracy(run) for run in alone}),
-        'control_ids': [run['id'] for run in alone],
-        'attacks': _attacks(kind, runs, by_id, names, notes),
-      }
-    )
+    for setting, group in _by_control(kind).items():
+      name = f'{model} ({setting})' if setting else model
+      alone = [run for run in group if run['method'] == runs_lib.CONTROL]
+      alone = _one_per_seed(alone, f'{name} trained alone', notes)
+      entries.append(
+        {
+          'dataset': dataset,
+          'model': model,
+          'name': name,
+          'control': stats.stat({run['seed']: _accuracy(run) for run in alone}),
+          'control_ids': [run['id'] for run in alone],
+          'attacks': _attacks(group, runs, by_id, names, notes),
+        }
+      )
   return entries
+
+
+def _by_control(
+  students: list[records.Run],
+) -> dict[str, list[records.Run]]:
+  """{setting: students}, where even those trained alone differ in one.
+
+  As in how many samples they have; '' where they do not.
+  """
+  alone = [run for run in students if run['method'] == runs_lib.CONTROL]
+  swept = runs_lib.swept(alone)
+  groups = collections.defaultdict(list)
+  for run in students:
+    groups[runs_lib.setting_of(run, swept)].append(run)
+  return dict(
+    sorted(groups.items(), key=lambda item: runs_lib.natural(item[0]))
+  )
 
 
 def _attacks(

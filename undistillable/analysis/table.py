@@ -35,7 +35,7 @@ def rows(summary: records.Summary) -> list[Row]:
   ]
   for student in summary['students']:
     where = f' on {student["dataset"]}' if many else ''
-    model = f'student {student["model"]}{where}'
+    model = f'student {student["name"]}{where}'
     if student['control']:
       result.append(_control_row(model, student['control']))
     result += [

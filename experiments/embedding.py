@@ -1,0 +1,70 @@
+"""t-SNE of features and logits, and how far the classes are apart."""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import experiment, teachers
+from undistillable import execute, runs as runs_lib
+from undistillable.analysis import embedding_figure, embeddings, picture
+
+
+def _measure(
+  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """{'<teacher>_<features | logits>': {seed: `embeddings.separation`}}.
+
+  The picture is of the first pair alone, and kept in embedding.npz.
+  """
+  chosen = embeddings.choose(store.task.test['label'])
+  labels = store.task.test['label'][chosen]
+  found: dict[str, Any] = {}
+  arrays: dict[str, Any] = {}
+  for pair in teachers.pairs(runs):
+    for name, run in zip(teachers.NAMES, pair, strict=True):
+      for kind in ('features', 'logits'):
+        vectors = teachers.answers(run, store, features=kind == 'features')
+        numbers = embeddings.separation(vectors[chosen], labels)
+        found.setdefault(f'{name}_{kind}', {})[str(run.seed)] = numbers
+        if f'{name}_{kind}' not in arrays:
+          projected = embeddings.project(vectors[chosen])
+          arrays[f'{name}_{kind}'] = projected
+  arrays |= {'label': labels, 'class_names': np.array(store.task.class_names)}
+  np.savez(folder / 'embedding.npz', **arrays)
+  return found
+
+
+def _figures(
+  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+) -> list[picture.Figure]:
+  with np.load(folder / 'embedding.npz') as found:
+    arrays = dict(found)
+  # The numbers below the picture are those of the seed that it shows.
+  shown = {
+    name: next(iter(by_seed.values()))
+    for name, by_seed in results['measurements'].items()
+  }
+  return [
+    picture.Figure(
+      'Where the test images lie',
+      'embedding',
+      functools.partial(embedding_figure.embedding, arrays, separation=shown),
+      embedding_figure.alt_text(arrays, separation=shown),
+      embedding_figure.caption(arrays),
+    )
+  ]
+
+
+EXPERIMENT = experiment.Experiment(
+  'embedding',
+  'Do nasty teachers keep the classes apart?',
+  teachers.plan_teachers,
+  _figures,
+  _measure,
+)
+
+if __name__ == '__main__':
+  experiment.main(EXPERIMENT)

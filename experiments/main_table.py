@@ -1,0 +1,48 @@
+"""The article's three tables: students of normal and of nasty teachers.
+
+Every teacher of grid.teachers, normal and nasty; every student alone and
+distilled from both; the teacher's own architecture as a student too.
+"""
+
+import ml_collections
+
+from experiments import experiment
+from undistillable import plan, runs as runs_lib
+from undistillable.analysis import main_figures, responses, summary
+
+
+def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+  """The main job of every teacher, which is a student of its own as well."""
+  return experiment.plan_all(
+    plan.vary(
+      config,
+      {
+        'teacher.model': teacher,
+        'students': tuple(dict.fromkeys((*config.students, teacher))),
+      },
+    )
+    for teacher in config.grid.teachers
+  )
+
+
+def _measure(planned, store, folder):
+  responses.write(planned, store, folder)
+  return {}
+
+
+def _figures(results, workdir, folder):
+  return main_figures.make(
+    summary.summarize(results['runs']), results['runs'], workdir, folder
+  )
+
+
+EXPERIMENT = experiment.Experiment(
+  'main_table',
+  'What do students learn from normal and from nasty teachers?',
+  _plan,
+  _figures,
+  _measure,
+)
+
+if __name__ == '__main__':
+  experiment.main(EXPERIMENT)

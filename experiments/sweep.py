@@ -1,0 +1,68 @@
+"""What the experiments share that vary one setting."""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from experiments import experiment
+from undistillable import plan, runs as runs_lib
+from undistillable.analysis import picture, sweep_figure, sweeps
+
+
+def runs(
+  config: ml_collections.ConfigDict, field: str, values: Sequence[Any]
+) -> list[runs_lib.Run]:
+  """The main job's runs for every value of one field, with grid.students.
+
+  Args:
+    config: see configs/digits.py.
+    field: a dotted name.
+    values: that it takes.
+  """
+  return experiment.plan_all(
+    plan.vary(config, {'students': config.grid.students, field: value})
+    for value in values
+  )
+
+
+def figure(
+  value_fn: sweeps.ValueFn,
+  x_label: str,
+  heading: str,
+  *,
+  teachers: bool = False,
+  log_x: bool = False,
+) -> Any:
+  """`figures_fn` of an experiment: accuracy against the value, as lines.
+
+  Args:
+    value_fn: see `sweeps.collect`.
+    x_label: what is varied.
+    heading: of the figure.
+    teachers: whether they have a panel too.
+    log_x: whether the value grows by factors.
+  """
+
+  def figures(
+    results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+  ) -> list[picture.Figure]:
+    cells = sweeps.collect(results['runs'], value_fn)
+    if not teachers:
+      cells = [cell for cell in cells if cell['role'] == 'student']
+    series = sweeps.series(cells)
+    return [
+      picture.Figure(
+        heading,
+        'sweep',
+        functools.partial(
+          sweep_figure.sweep, series, x_label=x_label, log_x=log_x
+        ),
+        sweep_figure.alt_text(series, x_label),
+        sweep_figure.caption(series),
+      )
+    ]
+
+  return figures
