@@ -50,6 +50,16 @@ def test_parity_of_evaluation(case):
   _assert_logits(logits, fixture['eval_logits'])
 
 
+def _round_otherwise(tree, rng):
+  """`tree`, about a third of it moved to the float32 next to it."""
+
+  def move(x):
+    moved = x * (1 + 2.0**-24 * rng.uniform(-1, 1, x.shape))
+    return moved.astype(np.float32)
+
+  return jax.tree.map(lambda x: move(np.asarray(x, np.float64)), tree)
+
+
 def test_parity_of_one_training_step(case):
   fixture, model, variables, images = case
   labels = jnp.arange(4) % fixture['num_classes']
@@ -65,30 +75,41 @@ def test_parity_of_one_training_step(case):
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
+  def results(params):
+    """(loss, logits, gradient norms, norms of the new statistics)."""
+    (loss, (logits, updates)), grads = step(params, rest)
+    # As a state dict, the gradients have the names that the fixture uses.
+    tensors = interop.to_torch(fixture['network'], {'params': grads, **updates})
+    norms = {name: np.linalg.norm(tensor) for name, tensor in tensors.items()}
+    gradients = np.array([norms[name] for name in fixture['grad_norms']])
+    return loss, logits, gradients, norms
+
   rest = {k: v for k, v in variables.items() if k != 'params'}
-  (loss, (logits, updates)), grads = step(variables['params'], rest)
+  loss, logits, gradients, norms = results(variables['params'])
   _assert_logits(logits, fixture['train_logits'])
   np.testing.assert_allclose(loss, fixture['train_loss'], rtol=1e-4)
-  # As a state dict, the gradients have the names that the fixture uses.
-  tensors = interop.to_torch(fixture['network'], {'params': grads, **updates})
-  largest = max(fixture['grad_norms'].values())
-  for name, norm in fixture['grad_norms'].items():
-    # In float32 a unit or two fall on the other side of their ReLU, and one
-    # of mobilenetv2's last stage changes all norms before it: PyTorch's own
-    # differ by 2.5e-3 between float32 and float64, where ours agree with it
-    # to 1e-13. And a bias before BatchNorm has no gradient but rounding, hence
-    # the absolute part.
-    np.testing.assert_allclose(
-      np.linalg.norm(tensors[name]),
-      norm,
-      rtol=1e-2,
-      atol=1e-5 * largest,
-      err_msg=name,
-    )
   for name, norm in fixture['running_stat_norms_after_one_step'].items():
-    np.testing.assert_allclose(
-      np.linalg.norm(tensors[name]), norm, rtol=1e-4, err_msg=name
-    )
+    np.testing.assert_allclose(norms[name], norm, rtol=1e-4, err_msg=name)
+  expected = np.array(list(fixture['grad_norms'].values()))
+  # A bias before BatchNorm has no gradient but rounding.
+  atol = 1e-5 * expected.max()
+  np.testing.assert_allclose(gradients, expected, rtol=1e-2, atol=atol)
+  # Rounding moves units to the other side of their ReLU, and one of
+  # mobilenetv2's last stage changes all norms before it. From that network's
+  # norms in float64 these of PyTorch, in float32, differ by up to 2.5e-3 and
+  # ours by 3.9e-3; other weights and images within 2**-24 of its own move them
+  # by up to 7.0e-3 in float64 itself. Better sums would hardly help: over six
+  # batches (geometric mean) ours differ by 2.9e-3, and with BatchNorm and the
+  # convolutions in float64, only their results rounded, by 2.0e-3. So what is
+  # asked for is a rounding of the weights that brings all norms within 1e-3: of
+  # such draws 22 % do for mobilenetv2, 66 % for shufflenetv2 and 75 % for
+  # resnext29; the other three need none. A gradient wrong by 0.3 % still fails.
+  rng = np.random.default_rng(0)
+  for _ in range(64):
+    if np.allclose(gradients, expected, rtol=1e-3, atol=atol):
+      return
+    gradients = results(_round_otherwise(variables['params'], rng))[2]
+  pytest.fail('no rounding of the weights brings all norms within 1e-3')
 
 
 def test_every_parity_fixture_is_used():
