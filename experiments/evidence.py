@@ -110,35 +110,29 @@ def peaks(results: Results) -> Found:
 
 def separation(results: Results) -> Found:
   """Claim 7: features as before, logits not."""
-  found = {
-    (name, kind, key): _measured(results, f'{name}_{kind}', key)
-    for name in ('normal', 'nasty')
-    for kind in ('features', 'logits')
-    for key in ('neighbor_accuracy', 'silhouette')
-  }
-  if None in found.values():
-    return None
-
-  def change(kind: str, key: str) -> float:
-    pair = found['nasty', kind, key], found['normal', kind, key]
-    return abs(_paired(*pair)['mean'])
-
-  alike = change('features', 'neighbor_accuracy') <= _ALIKE
-  strongly = change('logits', 'silhouette') >= max(
-    _STRONGLY, change('features', 'silhouette')
+  found: dict[tuple[str, str], tuple[records.Stat, records.Stat]] = {}
+  for kind in ('features', 'logits'):
+    for key in ('neighbor_accuracy', 'silhouette'):
+      normal = _measured(results, f'normal_{kind}', key)
+      nasty = _measured(results, f'nasty_{kind}', key)
+      if normal is None or nasty is None:
+        return None
+      found[kind, key] = nasty, normal
+  change = {what: abs(_paired(*pair)['mean']) for what, pair in found.items()}
+  alike = change['features', 'neighbor_accuracy'] <= _ALIKE
+  strongly = change['logits', 'silhouette'] >= max(
+    _STRONGLY, change['features', 'silhouette']
   )
-  told = [
-    f'{kind} {found["normal", kind, "silhouette"]["mean"]:.2f} to '
-    f'{found["nasty", kind, "silhouette"]["mean"]:.2f}'
-    for kind in ('features', 'logits')
-  ]
-  near = [
-    f'{found[name, "features", "neighbor_accuracy"]["mean"]:.1f}'
-    for name in ('normal', 'nasty')
-  ]
+
+  def told(kind: str, key: str, spec: str) -> str:
+    nasty, normal = found[kind, key]
+    return f'{kind} {normal["mean"]:{spec}} to {nasty["mean"]:{spec}}'
+
   return alike and strongly, (
-    f'Silhouette from normal to nasty: {", ".join(told)}; neighbours of the '
-    f'same class in features {near[0]} to {near[1]} %.'
+    'From normal to nasty: silhouette of '
+    f'{told("features", "silhouette", ".2f")}, of '
+    f'{told("logits", "silhouette", ".2f")}; neighbours of the same class in '
+    f'{told("features", "neighbor_accuracy", ".1f")} %.'
   )
 
 
@@ -338,4 +332,6 @@ def _measured(results: Results, name: str, key: str) -> records.Stat | None:
 def _paired(one: records.Stat, other: records.Stat) -> records.Stat:
   """one - other, over the seeds that both have."""
   a, b = one['by_seed'], other['by_seed']
-  return stats.stat({seed: a[seed] - b[seed] for seed in a if seed in b})
+  found = stats.stat({seed: a[seed] - b[seed] for seed in a if seed in b})
+  assert found, 'the runs of one study have their seeds in common'
+  return found

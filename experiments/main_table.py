@@ -4,11 +4,15 @@ Every teacher of grid.teachers, normal and nasty; every student alone and
 distilled from both; the teacher's own architecture as a student too.
 """
 
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib
-from undistillable.analysis import main_figures, responses, summary
+from undistillable import execute, plan, runs as runs_lib
+from undistillable.analysis import main_figures, picture, responses, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -25,12 +29,17 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   )
 
 
-def _measure(planned, store, folder):
-  responses.write(planned, store, folder)
+def _measure(
+  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Nothing more; the answers to a few images are kept for the figure."""
+  responses.write(runs, store, folder)
   return {}
 
 
-def _figures(results, workdir, folder):
+def _figures(
+  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+) -> list[picture.Figure]:
   return main_figures.make(
     summary.summarize(results['runs']), results['runs'], workdir, folder
   )

@@ -1,10 +1,14 @@
 """Students larger than their teacher: do they shake the poison off?"""
 
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import main_figures, summary
+from undistillable.analysis import main_figures, picture, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -13,7 +17,9 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   return experiment.plan_all([plan.vary(config, {'students': students})])
 
 
-def _figures(results, workdir, folder):
+def _figures(
+  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+) -> list[picture.Figure]:
   shown = summary.summarize(results['runs'])
   return [main_figures.accuracy(shown)]
 

@@ -15,6 +15,10 @@ _READING = (
   'a teacher against the normal teacher, a student against the same student '
   'trained alone, taken seed by seed, in percentage points.'
 )
+_BEST = (
+  'Best on test: the epoch that is best on the test set, as the article '
+  'counts; nothing here is judged by it.'
+)
 _LIMITS = (
   'A protection is known to hold only against the attacks, students and data '
   'named here. A thief with another attack, more queries or other images may '
@@ -71,14 +75,15 @@ def _table(summary: records.Summary) -> blocks.Block:
   rows = table.rows(summary)
   if not rows:
     return blocks.Text('No run has finished.', 'note')
+  head, *body = table.cells(summary)
   return blocks.Table(
-    head=table.COLUMNS,
+    head=head,
     # A hyphen is too short for a minus sign in a proportional font.
     rows=[
-      (*row[:2], *(cell.replace('-', '−') for cell in row[2:5])) for row in rows
+      (*row[:2], *(cell.replace('-', '−') for cell in row[2:])) for row in body
     ],
-    caption=_READING,
-    numeric=table.NUMERIC,
+    caption=f'{_READING} {_BEST}' if table.BEST in head else _READING,
+    numeric=table.NUMERIC[: len(head) - 2],
     classes=tuple(map(_classes, rows)),
     kind='results',
   )

@@ -34,10 +34,13 @@ def usable(runs: Iterable[records.Run]) -> tuple[list[records.Run], list[str]]:
   return sorted(kept.values(), key=lambda r: (r['seed'], r['id'])), notes
 
 
-def natural(text: object) -> list[tuple[bool, int, str]]:
-  """Sort key that puts resnet8 before resnet20."""
-  parts = re.split(r'(\d+)', str(text).lower())
-  return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
+def natural(text: object) -> list[tuple[bool, float, str]]:
+  """Sort key that puts resnet8 before resnet20, and omega 0.05 before 0.1."""
+  parts = re.split(r'(\d+(?:\.\d+)?)', str(text).lower())
+  # Every second part is a number.
+  return [
+    (i % 2 == 1, float(p) if i % 2 else 0, p) for i, p in enumerate(parts)
+  ]
 
 
 def flatten(

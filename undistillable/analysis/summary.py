@@ -36,6 +36,8 @@ def summarize(runs: Sequence[records.Run]) -> records.Summary:
         difference, verdict, effect, failed}: `difference` is taken to the
         control, `effect` to the same attack on the normal teacher, `failed`
         says that the protection took nothing away from this thief.
+      `best` and `control_best` are the accuracies of the best epoch on the
+        test set, or None; nothing is judged by them.
       seeds, num_runs, notes (what is missing), headline, sentence.
     Accuracies are `{mean, std, num_seeds, by_seed}` in percent, with std None
     for one seed, or None altogether where no run has finished.
@@ -82,6 +84,7 @@ def _teachers(
         'setting': setting,
         'protected': method != runs_lib.NORMAL,
         'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
+        'best': _best(group),
         'ids': [run['id'] for run in group],
       }
       entries.append(entry | _cost(group, runs, by_id))
@@ -124,6 +127,7 @@ def _students(
           'model': model,
           'name': name,
           'control': stats.stat({run['seed']: _accuracy(run) for run in alone}),
+          'control_best': _best(alone),
           'control_ids': [run['id'] for run in alone],
           'attacks': _attacks(group, runs, by_id, names, notes),
         }
@@ -179,6 +183,7 @@ def _attacks(
         'teacher': name or None,
         'protected': protected,
         'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
+        'best': _best(group),
         'ids': [run['id'] for run in group],
       }
       entries.append(entry | _differences(group, protected, runs, by_id))
@@ -237,6 +242,13 @@ def _one_per_seed(
 
 def _accuracy(run: records.Run) -> float:
   return float(run['test_accuracy'])
+
+
+def _best(runs: list[records.Run]) -> records.Stat | None:
+  """The article's way of counting: each run's best epoch on the test set."""
+  if any(run.get('best_test_accuracy') is None for run in runs):
+    return None
+  return stats.stat({run['seed']: run['best_test_accuracy'] for run in runs})
 
 
 def _order(item: tuple[tuple[Any, ...], Any]) -> list[Any]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from undistillable.analysis import markdown, records, style
 
 COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
-NUMERIC = (2, 3, 4)
+NUMERIC = (2, 3, 4, 5)
+# The article's way of counting, where a config asks for it.
+BEST = 'Best on test %'
 _NONE = '·'
 
 
@@ -18,6 +20,7 @@ class Row(typing.NamedTuple):
   accuracy: str
   difference: str
   seeds: str
+  best: str
   section: str  # 'teachers' or 'students'
   kind: str  # 'normal', 'protected' or 'control'
   verdict: str | None
@@ -37,7 +40,7 @@ def rows(summary: records.Summary) -> list[Row]:
     where = f' on {student["dataset"]}' if many else ''
     model = f'student {student["name"]}{where}'
     if student['control']:
-      result.append(_control_row(model, student['control']))
+      result.append(_control_row(model, student))
     result += [
       _attack_row(model, attack, index.get(attack['teacher'], 0))
       for attack in student['attacks']
@@ -45,27 +48,34 @@ def rows(summary: records.Summary) -> list[Row]:
   return result
 
 
+def cells(summary: records.Summary) -> list[tuple[str, ...]]:
+  """What is printed: the head, and a tuple of strings for each row."""
+  found = rows(summary)
+  if all(row.best == _NONE for row in found):
+    return [COLUMNS, *(row[:5] for row in found)]
+  return [(*COLUMNS, BEST), *(row[:6] for row in found)]
+
+
 def text_table(summary: records.Summary) -> str:
   """An aligned table for the terminal; the last line is the sentence."""
-  cells = [COLUMNS] + [row[:5] for row in rows(summary)]
+  head, *body = shown = cells(summary)
   widths = [
-    max(len(cell) for cell in column) for column in zip(*cells, strict=True)
+    max(len(cell) for cell in column) for column in zip(*shown, strict=True)
   ]
   rule = '─' * (sum(widths) + 2 * (len(widths) - 1))
-  lines, section = [_aligned(COLUMNS, widths)], None
-  for row in rows(summary):
+  lines, section = [_aligned(head, widths)], None
+  for row, line in zip(rows(summary), body, strict=True):
     if row.section != section:
       lines.append(rule)
       section = row.section
-    lines.append(_aligned(row[:5], widths))
+    lines.append(_aligned(line, widths))
   return '\n'.join(lines + [rule, summary['sentence']])
 
 
 def markdown_table(summary: records.Summary) -> str:
   """The same as a Markdown table, without the sentence."""
-  return markdown.table(
-    COLUMNS, [row[:5] for row in rows(summary)], numeric=NUMERIC
-  )
+  head, *body = cells(summary)
+  return markdown.table(head, body, numeric=NUMERIC)
 
 
 def plus_minus(stat: records.Stat | None, sign: str = '') -> str:
@@ -91,6 +101,7 @@ def _teacher_row(teacher: records.Entry, many: bool, index: int) -> Row:
     accuracy=plus_minus(teacher['accuracy']),
     difference=plus_minus(change, '+'),
     seeds=str(teacher['accuracy']['num_seeds']),
+    best=plus_minus(teacher['best']),
     section='teachers',
     kind='protected' if teacher['protected'] else 'normal',
     verdict=teacher['verdict'],
@@ -98,13 +109,15 @@ def _teacher_row(teacher: records.Entry, many: bool, index: int) -> Row:
   )
 
 
-def _control_row(model: str, control: records.Stat) -> Row:
+def _control_row(model: str, student: records.Entry) -> Row:
+  control = student['control']
   return Row(
     model=model,
     trained='alone',
     accuracy=plus_minus(control),
     difference=_NONE,
     seeds=str(control['num_seeds']),
+    best=plus_minus(student['control_best']),
     section='students',
     kind='control',
     verdict=None,
@@ -122,6 +135,7 @@ def _attack_row(model: str, attack: records.Entry, index: int) -> Row:
     accuracy=plus_minus(attack['accuracy']),
     difference=plus_minus(attack['difference'], '+'),
     seeds=str(attack['accuracy']['num_seeds']),
+    best=plus_minus(attack['best']),
     section='students',
     kind=kind if attack['teacher'] else 'control',
     verdict=attack['verdict'],
@@ -129,8 +143,9 @@ def _attack_row(model: str, attack: records.Entry, index: int) -> Row:
   )
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-  aligned = [cell.ljust(w) for cell, w in zip(cells, widths, strict=True)]
-  for i in NUMERIC:
-    aligned[i] = cells[i].rjust(widths[i])
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+  aligned = [
+    cell.rjust(width) if i in NUMERIC else cell.ljust(width)
+    for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+  ]
   return '  '.join(aligned).rstrip()

@@ -1,0 +1,53 @@
+"""Lists the experiments: python -m experiments [--config=configs/digits.py].
+
+Of each the question, how many networks it trains, how many of those no
+experiment above it needs, and how long these take on this machine, roughly.
+"""
+
+import sys
+
+from absl import app, logging
+from ml_collections import config_flags
+
+import experiments
+from experiments import estimate, experiment as experiment_lib
+from undistillable import errors, runs as runs_lib
+from undistillable.analysis import settings
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', 'configs/digits.py', 'A file of configs/.'
+)
+_COLUMNS = ('experiment', 'networks', 'new', 'time', 'question')
+
+
+def main(argv: list[str]) -> None:
+  """Prints the list."""
+  if len(argv) > 1:
+    sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
+  logging.set_verbosity(logging.WARNING)  # JAX tells which devices it lacks.
+  rate = estimate.measured_rate()
+  rows: list[tuple[str, ...]] = [_COLUMNS]
+  seen: set[runs_lib.Run] = set()
+  try:
+    for name in experiments.NAMES:
+      experiment = experiment_lib.load(name)
+      planned = set(experiment.plan_fn(_CONFIG.value))
+      new = planned - seen
+      seen |= new
+      time = settings.duration(estimate.seconds(new, rate))
+      counts = str(len(planned)), str(len(new))
+      rows.append((name, *counts, time, experiment.title))
+  except errors.InputError as error:
+    sys.exit(f'error: {error}')
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    cells = [row[0].ljust(widths[0])]
+    cells += [c.rjust(w) for c, w in zip(row[1:4], widths[1:4], strict=True)]
+    print('  '.join([*cells, row[4]]))
+  total = settings.duration(estimate.seconds(seen, rate))
+  print(f'\nAll: {len(seen)} networks, about {total} on this machine.')
+  print('Run one with python -m experiments.<name> --config=... --workdir=...')
+
+
+if __name__ == '__main__':
+  app.run(main)

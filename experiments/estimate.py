@@ -1,0 +1,78 @@
+"""How long the runs of a config will take on this machine, roughly."""
+
+import functools
+import time
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from undistillable import data, programs, runs as runs_lib
+from undistillable.models import __main__ as sizes
+
+# Beside its multiplications; seen on two cores.
+_SECS_PER_STEP = 0.004
+_SECS_PER_PROGRAM = 6.0  # To compile.
+_SECS_PER_RUN = 1.0  # To evaluate and to write.
+# What networks reach of the speed of one convolution.
+_EFFICIENCY = 0.4
+
+
+def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
+  """Time of training, within a factor of two or so.
+
+  Args:
+    runs: that are to be trained.
+    rate: multiply-adds a second; see `measured_rate`.
+  """
+  runs = [run for run in runs if not run.init_from]
+  total = _SECS_PER_PROGRAM * len({programs.anonymous(run) for run in runs})
+  for run in runs:
+    # A step goes forward once and backward twice; parents forward only.
+    operations = 3 * _operations(run)
+    operations += sum(_operations(parent) for parent in run.parents.values())
+    operations *= run.recipe['batch_size']
+    secs = _SECS_PER_STEP + operations / (_EFFICIENCY * rate)
+    total += _SECS_PER_RUN + num_steps(run) * secs
+  return total
+
+
+def num_steps(run: runs_lib.Run) -> int:
+  """Steps of a training, found without loading its data."""
+  settings = run.dataset
+  examples = data.get_source(settings['name']).num_examples['train']
+  examples = min(examples, settings['limit'] or examples)
+  share = (1 - settings['val_fraction']) * settings['fraction']
+  per_epoch = int(examples * share) // run.recipe['batch_size']
+  return run.recipe['epochs'] * per_epoch
+
+
+def measured_rate() -> float:
+  """Multiply-adds a second of a convolution of 16 channels, here and now."""
+  batch, channels = 64, 16
+  images = jnp.ones((batch, 32, 32, channels))
+  kernel = jnp.ones((3, 3, channels, channels))
+  conv = jax.jit(
+    lambda x, k: jax.lax.conv_general_dilated(
+      x, k, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+  )
+  conv(images, kernel).block_until_ready()
+  secs = []
+  for _ in range(5):
+    start = time.perf_counter()
+    conv(images, kernel).block_until_ready()
+    secs.append(time.perf_counter() - start)
+  return images.size * 9 * channels / float(np.min(secs))
+
+
+def _operations(run: runs_lib.Run) -> int:
+  """Multiply-adds of one image."""
+  return _operations_of(run.model, run.dataset['name'])
+
+
+@functools.cache
+def _operations_of(model: str, dataset: str) -> int:
+  source = data.get_source(dataset)
+  return sizes.size(model, source.num_classes, source.image_shape[0])[1]

@@ -1,0 +1,84 @@
+"""The claims of the article: which hold here, and by what numbers.
+
+  python -m experiments.scorecard --workdir=/tmp/digits --workdir=/tmp/cifar10
+
+Reads what the experiments have left in each workdir; trains nothing. What it
+prints is Markdown, and can be read as it is.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+
+import experiments
+from experiments import claims
+from undistillable import errors, writers
+from undistillable.analysis import markdown
+
+_WORKDIRS = flags.DEFINE_multi_string(
+  'workdir', None, 'Of the experiments; give one for each data set.'
+)
+
+
+def scorecard(workdirs: Sequence[pathlib.Path]) -> str:
+  """The scorecards of several workdirs as Markdown.
+
+  Raises:
+    errors.InputError: there are no results in one of them.
+  """
+  return '\n\n'.join(_card(read(workdir)) for workdir in workdirs)
+
+
+def read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """{name of an experiment: the content of its results.json}."""
+  found = {
+    name: writers.read_json(workdir / name / 'results.json')
+    for name in experiments.NAMES
+    if (workdir / name / 'results.json').is_file()
+  }
+  if not found:
+    raise errors.InputError(
+      f'{workdir} has no results of an experiment; run one with python -m '
+      f'experiments.main_table --workdir={workdir}'
+    )
+  return found
+
+
+def _card(results: Mapping[str, Mapping[str, Any]]) -> str:
+  verdicts = claims.judge(results)
+  runs = [run for result in results.values() for run in result['runs']]
+  datasets = sorted({run['dataset'] for run in runs})
+  counts = [
+    f'{sum(v.status == status for v in verdicts)} {status}'
+    for status in ('holds', 'fails', 'not run')
+  ]
+  head = f'**{", ".join(datasets)}**: {", ".join(counts)}.'
+  table = markdown.table(
+    ('No.', 'Claim', 'Here', 'Measured', 'Seeds'),
+    [
+      (str(v.number), v.text, v.status, v.evidence, str(v.seeds or ''))
+      for v in verdicts
+    ],
+    numeric=(0, 4),
+  )
+  return f'{head}\n\n{table}'
+
+
+def main(argv: list[str]) -> None:
+  """Prints the scorecards."""
+  if len(argv) > 1:
+    sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
+  try:
+    print(
+      scorecard([pathlib.Path(workdir) for workdir in _WORKDIRS.value or ()])
+    )
+  except errors.InputError as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('workdir')
+  app.run(main)

@@ -1,0 +1,202 @@
+"""The claims of the article are judged as their words demand."""
+
+import fabricated
+import pytest
+
+from experiments import claims, evidence
+from undistillable.analysis import summary
+
+
+def _results(*args, **kwargs):
+  runs = fabricated.make_study(*args, **kwargs)
+  return _of(runs)
+
+
+def _of(runs, **measurements):
+  for run in runs:
+    config = run['config']
+    config['settings'] = config.pop('method', {})
+    config['parents'] = dict(
+      zip(
+        ['adversary' if run['role'] == 'teacher' else 'teacher'],
+        run['parents'],
+        strict=False,
+      )
+    )
+  return {
+    'runs': runs,
+    'summary': summary.summarize(runs),
+    'measurements': measurements,
+  }
+
+
+def _by_seed(key, *values):
+  return {str(seed): {key: value} for seed, value in enumerate(values)}
+
+
+ALONE, NORMAL, NASTY = (90.0, 91.0), (91.0, 92.5), (80.0, 83.0)
+
+
+@pytest.mark.parametrize(
+  ('cost', 'holds'), [((1.0, 1.4), True), ((1.5, 2.3), False)]
+)
+def test_a_cost_of_two_points_must_not_be_within_the_error(cost, holds):
+  results = _results(ALONE, NORMAL, NASTY, cost=cost)
+  assert evidence.teacher_cost(results)[0] == holds
+
+
+@pytest.mark.parametrize(
+  ('normal', 'holds'),
+  [((91.0, 92.5), True), ((90.0, 91.0), False), ((88.0, 94.0), False)],
+)
+def test_a_gain_within_one_standard_error_is_none(normal, holds):
+  results = _results(ALONE, normal, NASTY)
+  assert evidence.normal_gain(results)[0] == holds
+
+
+def test_every_student_must_lose():
+  runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('a', 'b'))
+  assert evidence.nasty_loss(_of(runs))[0]
+  for run in runs:
+    protected = run['parents'] and 'nasty' in run['parents'][0]
+    if run['model'] == 'b' and protected:
+      run['test_accuracy'] = 95.0
+  assert not evidence.nasty_loss(
+    {'runs': runs, 'summary': summary.summarize(runs)}
+  )[0]
+
+
+def _two_students(weak_loss, strong_loss):
+  runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('cnn8', 'mlp'))
+  for run in runs:
+    if run['model'] == 'mlp':
+      run['test_accuracy'] += 5.0  # The stronger one.
+    if run['parents'] and 'nasty' in run['parents'][0]:
+      loss = weak_loss if run['model'] == 'cnn8' else strong_loss
+      alone = ALONE[run['seed']] + 5.0 * (run['model'] == 'mlp')
+      run['test_accuracy'] = alone - loss
+  return _of(runs)
+
+
+def test_the_weaker_student_must_lose_more():
+  assert evidence.weaker_lose_more(_two_students(20.0, 5.0))[0]
+  assert not evidence.weaker_lose_more(_two_students(5.0, 20.0))[0]
+  assert not evidence.weaker_lose_more(_two_students(5.0, 5.0))[0]
+
+
+def test_of_students_level_alone_the_smaller_is_the_weaker():
+  runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('cnn8', 'mlp'))
+  for run in runs:
+    nasty = run['parents'] and 'nasty' in run['parents'][0]
+    if run['model'] == 'cnn8' and nasty:
+      run['test_accuracy'] -= 9.0
+  assert evidence.weaker_lose_more(_of(runs))[0]
+
+
+def test_the_claim_on_its_own_architecture_needs_that_student():
+  results = _results(ALONE, NORMAL, NASTY)
+  assert evidence.self_loss(results) is None
+  results = _results(ALONE, NORMAL, NASTY, models=('resnet8',))
+  assert evidence.self_loss(results)[0]
+
+
+def test_one_peak_or_several():
+  def found(normal, nasty):
+    return evidence.peaks(
+      _of(
+        [],
+        normal=_by_seed('mean_peaks', *normal),
+        nasty=_by_seed('mean_peaks', *nasty),
+      )
+    )
+
+  assert found((1.0, 1.1), (2.0, 2.5))[0]
+  assert not found((1.0, 1.1), (1.2, 1.3))[0]
+  assert not found((2.0, 2.1), (3.0, 3.1))[0]
+
+
+def test_features_alike_and_logits_changed():
+  def found(features, logits):
+    def numbers(near, silhouette):
+      values = {'neighbor_accuracy': near, 'silhouette': silhouette}
+      return {'0': values}
+
+    return evidence.separation(
+      _of(
+        [],
+        normal_features=numbers(97.0, 0.5),
+        normal_logits=numbers(97.0, 0.6),
+        nasty_features=numbers(*features),
+        nasty_logits=numbers(*logits),
+      )
+    )
+
+  assert found((96.0, 0.45), (95.0, 0.1))[0]
+  assert not found((90.0, 0.45), (95.0, 0.1))[0]  # The features suffer.
+  assert not found((97.0, 0.5), (97.0, 0.55))[0]  # The logits do not change.
+
+
+def _sweep(losses, key='alpha', normal=1.0):
+  """A student of a nasty teacher loses `losses` at the values 0.1, 0.2, ..."""
+  runs = []
+  for seed in (0, 1):
+    make = fabricated.make_run
+    first = make('teacher', 'big', 'none', seed, 95.0)
+    nasty = make('teacher', 'big', 'nasty', seed, 94.0, [first['id']])
+    runs += [first, nasty, make('student', 'cnn8', 'scratch', seed, 90.0)]
+    for index, loss in enumerate(losses, start=1):
+      for teacher, value in ((first, 90 + normal), (nasty, 90 - loss - seed)):
+        run = make(
+          'student',
+          'cnn8',
+          'kd',
+          seed,
+          value,
+          [teacher['id']],
+          **{key: index / 10},
+        )
+        runs.append(run)
+  return _of(runs)
+
+
+@pytest.mark.parametrize(
+  ('losses', 'holds'),
+  [
+    ((2.0, 8.0, 20.0), True),
+    ((20.0, 8.0, 2.0), False),  # The other way.
+    ((-5.0, 8.0, 20.0), False),  # A gain where alpha is small.
+  ],
+)
+def test_the_smaller_alpha_the_less_is_lost(losses, holds):
+  assert evidence.alpha(_sweep(losses))[0] == holds
+
+
+@pytest.mark.parametrize(
+  ('losses', 'holds'),
+  [
+    ((-5.0, 8.0, 20.0), True),  # A gain at a low temperature is allowed.
+    ((2.0, 30.0, 25.0, 3.5), False),  # Not by and large.
+    ((20.0, 8.0, 2.0), False),
+  ],
+)
+def test_the_larger_the_temperature_the_more_is_lost(losses, holds):
+  results = _sweep(losses, 'temperature')
+  assert evidence.temperature(results)[0] == holds
+
+
+def test_a_claim_that_was_not_run_says_so():
+  verdicts = claims.judge({})
+  assert [v.number for v in verdicts] == list(range(1, 15))
+  assert {v.status for v in verdicts} == {'not run'}
+  # Also where an experiment lacks what the claim is about.
+  results = _results(ALONE, NORMAL, NASTY)
+  statuses = {v.number: v.status for v in claims.judge({'main_table': results})}
+  assert statuses[3] == 'holds'
+  assert statuses[5] == statuses[6] == 'not run'
+
+
+def test_one_seed_is_named():
+  results = _results((90.0,), (91.0,), (70.0,))
+  verdict = claims.judge({'main_table': results}, 'main_table')[2]
+  assert verdict.evidence.endswith('(one seed).')
+  assert verdict.seeds == 1
