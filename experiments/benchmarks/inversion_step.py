@@ -81,10 +81,11 @@ def _functions(
   image, label = state.image[:batch_size], state.label[:batch_size]
 
   def loss(image: jax.Array, frozen: Any) -> jax.Array:
-    logits = [
-      network.apply(frozen[role], image) for role, network in networks.items()
-    ]
-    return sum(losses.cross_entropy(z, label).mean() for z in logits)
+    total = jnp.zeros(())
+    for role, network in networks.items():
+      logits: Any = network.apply(frozen[role], image)
+      total += losses.cross_entropy(logits, label).mean()
+    return total
 
   step = jax.jit(method.step)
   passes = jax.jit(jax.value_and_grad(loss))
