@@ -48,15 +48,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     'entropy_weight': 20.0,
     'activation_weight': 0.1,
   },
-  # Our own: see the experiments.
+  # Our own. At a rate of 1e-3 the images drift so far from the data that the
+  # student's BatchNorm statistics alone cost it up to 9 points. With one_hot
+  # at 0.1, images of which the teacher is unsure balance the classes.
   'digits': {
     **_PAPER,
     'latent_dim': 100,
     'generator_width': 32,
-    'generator_learning_rate': 1e-3,
-    'one_hot_weight': 0.1,
+    'generator_learning_rate': 3e-4,
+    'one_hot_weight': 3.0,
     'entropy_weight': 5.0,
-    'activation_weight': 0.1,
+    'activation_weight': 0.01,
   },
   # How the released code departs from the paper; merge it onto one of them.
   'released': {
