@@ -91,6 +91,38 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.grid.alphas = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # Weights of the teacher.
   config.grid.fractions = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # Of the thief's data.
 
+  # Theft without data; see experiments/data_free.py.
+  config.data_free = ml_collections.ConfigDict()
+  config.data_free.teacher = 'resnet34'
+  config.data_free.student = 'resnet18'
+  config.dafl = ml_collections.ConfigDict()
+  config.dafl.preset = 'cifar100'  # A name of attacks.dafl.PRESETS.
+  config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
+  config.dafl.settings.generator_learning_rate = 0.02  # Of Adam.
+  config.dafl.settings.student_steps = 1  # For each of the generator.
+  config.dafl.recipe = ml_collections.ConfigDict()  # What differs from recipe.
+  config.dafl.recipe.epochs = 2_000  # Of steps_per_epoch each.
+  config.dafl.recipe.steps_per_epoch = 120  # There is no data to count by.
+  config.dafl.recipe.batch_size = 1_024  # Over all devices.
+  config.dafl.recipe.schedule = 'step'  # As released.
+  config.dafl.recipe.milestones = (800, 1_600)  # Epochs.
+  config.dafl.recipe.gamma = 0.1  # Factor at each milestone.
+  config.deep_inversion = ml_collections.ConfigDict()
+  config.deep_inversion.preset = 'cifar10'  # Likewise.
+  config.deep_inversion.settings = ml_collections.ConfigDict()
+  config.deep_inversion.settings.num_images = 50_000
+  config.deep_inversion.recipe = ml_collections.ConfigDict()  # Of the images.
+  config.deep_inversion.recipe.epochs = 2_000  # Updates of each image.
+  config.deep_inversion.recipe.batch_size = 256  # Over all devices.
+  config.deep_inversion.recipe.optimizer = 'adam'  # Of the images.
+  config.deep_inversion.recipe.learning_rate = 0.05  # The highest one.
+  config.deep_inversion.recipe.weight_decay = 0.0  # None.
+  config.deep_inversion.recipe.schedule = 'cosine'  # Of theirs.
+  config.deep_inversion.temperature = 20.0  # Of the student.
+  config.deep_inversion.alpha = 0.9  # Weight of the teacher.
+  config.deep_inversion.student_recipe = ml_collections.ConfigDict()
+  config.deep_inversion.student_recipe.schedule = 'cosine'  # Of theirs.
+
   return PRESETS[preset](config)
 
 
@@ -143,6 +175,15 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.recipe.checkpoint_every_epochs = 1
   config.grid.teachers = ('resnetc20',)
   config.grid.students = ('shufflenetv2',)
+  config.data_free.teacher = 'resnetc20'
+  config.data_free.student = 'cnn'
+  config.dafl.recipe.epochs = 2
+  config.dafl.recipe.batch_size = 128
+  config.dafl.recipe.schedule = 'constant'
+  config.deep_inversion.settings.num_images = 512
+  config.deep_inversion.recipe.epochs = 100
+  config.deep_inversion.recipe.batch_size = 128
+  config.deep_inversion.student_recipe.epochs = 20
   return config
 
 

@@ -81,14 +81,42 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid = ml_collections.ConfigDict()
   config.grid.teachers = ('resnetc8',)  # Of its table.
   config.grid.students = ('cnn8', 'cnn16')  # Of the others.
-  config.grid.stronger_students = (
-    'resnetc14',
-    'resnetc20',
-  )  # Than the teacher.
+  # Than the teacher.
+  config.grid.stronger_students = ('resnetc14', 'resnetc20')
   # Besides the teacher's own kind.
   config.grid.adversaries = ('cnn8', 'resnetc14')
   config.grid.omegas = (0.0, 0.005, 0.02, 0.05, 0.1)  # 0: no defense.
   config.grid.temperatures = (1.0, 2.0, 4.0, 8.0, 20.0)  # tau_S
   config.grid.alphas = (0.1, 0.3, 0.6, 0.9, 1.0)  # Weights of the teacher.
   config.grid.fractions = (0.1, 0.25, 0.5, 1.0)  # Of the thief's data.
+
+  # Theft without data; see experiments/data_free.py.
+  config.data_free = ml_collections.ConfigDict()
+  config.data_free.teacher = 'resnetc8'
+  config.data_free.student = 'cnn16'
+  config.dafl = ml_collections.ConfigDict()
+  config.dafl.preset = 'digits'  # A name of attacks.dafl.PRESETS.
+  config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
+  config.dafl.settings.generator_learning_rate = 1e-3  # Of Adam.
+  config.dafl.settings.student_steps = 1  # For each of the generator.
+  config.dafl.recipe = ml_collections.ConfigDict()  # What differs from recipe.
+  config.dafl.recipe.epochs = 20  # Of steps_per_epoch each.
+  config.dafl.recipe.steps_per_epoch = 120  # There is no data to count by.
+  config.dafl.recipe.batch_size = 256  # Over all devices.
+  config.deep_inversion = ml_collections.ConfigDict()
+  config.deep_inversion.preset = 'digits'  # Likewise.
+  config.deep_inversion.settings = ml_collections.ConfigDict()
+  config.deep_inversion.settings.num_images = 1_000
+  config.deep_inversion.recipe = ml_collections.ConfigDict()  # Of the images.
+  config.deep_inversion.recipe.epochs = 200  # Updates of each image.
+  config.deep_inversion.recipe.batch_size = 250  # Over all devices.
+  config.deep_inversion.recipe.optimizer = 'adam'  # Of the images.
+  config.deep_inversion.recipe.learning_rate = 0.1  # The highest one.
+  config.deep_inversion.recipe.weight_decay = 0.0  # None.
+  config.deep_inversion.recipe.schedule = 'cosine'  # Of theirs.
+  config.deep_inversion.temperature = 8.0  # Of the student.
+  config.deep_inversion.alpha = 0.9  # Weight of the teacher.
+  config.deep_inversion.student_recipe = ml_collections.ConfigDict()
+  config.deep_inversion.student_recipe.epochs = 100  # Passes over the images.
+  config.deep_inversion.student_recipe.learning_rate = 3e-3  # Of Adam.
   return config

@@ -68,7 +68,7 @@ CLAIMS = (
   ),
   Claim(
     3,
-    'Students of the nasty teacher lose between 1.72 and 67.57 points.',
+    'Students of the nasty teacher lose (in the article 1.72 to 67.57 points).',
     'main_table',
     evidence.nasty_loss,
   ),

@@ -40,12 +40,21 @@ def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
 
 def num_steps(run: runs_lib.Run) -> int:
   """Steps of a training, found without loading its data."""
+  return run.recipe['epochs'] * (_num_examples(run) // run.recipe['batch_size'])
+
+
+def _num_examples(run: runs_lib.Run) -> int:
+  """How many a run sees in an epoch."""
+  if 'images' in run.parents:
+    return _num_examples(run.parents['images'])
+  if run.role == 'images':
+    return run.settings['num_images']
+  if run.data_free:
+    return run.recipe['steps_per_epoch'] * run.recipe['batch_size']
   settings = run.dataset
   examples = data.get_source(settings['name']).num_examples['train']
   examples = min(examples, settings['limit'] or examples)
-  share = (1 - settings['val_fraction']) * settings['fraction']
-  per_epoch = int(examples * share) // run.recipe['batch_size']
-  return run.recipe['epochs'] * per_epoch
+  return int(examples * (1 - settings['val_fraction']) * settings['fraction'])
 
 
 def measured_rate() -> float:

@@ -37,7 +37,7 @@ def teacher_cost(results: Results) -> Found:
   if not costs:
     return None
   holds = all(_at_most(cost, _MAX_COST) for cost in costs.values())
-  return holds, _listed('lost', costs)
+  return holds, _listed('Points lost:', costs, sign='+')
 
 
 def normal_gain(results: Results) -> Found:
@@ -46,7 +46,7 @@ def normal_gain(results: Results) -> Found:
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
-  return holds, _listed('gained', gains, sign='+')
+  return holds, _listed('Against training alone:', gains, sign='+')
 
 
 def nasty_loss(results: Results) -> Found:
@@ -74,9 +74,8 @@ def weaker_lose_more(results: Results) -> Found:
     ordered.sort(key=lambda one: sizes.size(one[0]['model'])[0])
     weak, strong = ordered[0], ordered[-1]
   more = _paired(weak[1], strong[1])
-  text = _listed(
-    'lost', {weak[0]['model']: weak[1], strong[0]['model']: strong[1]}
-  )
+  ends = {student['model']: lost for student, lost in (weak, strong)}
+  text = _listed('Against training alone:', ends, sign='+')
   return stats.verdict(more) == 'loss', text
 
 
@@ -286,9 +285,11 @@ def _trends(
 def _falls(line: Sequence[sweeps.Cell]) -> bool:
   """From the first to the last, and by and large in between."""
   ends = _paired(line[-1]['difference'], line[0]['difference'])
+  if stats.verdict(ends) != 'loss':
+    return False
   means = [cell['difference']['mean'] for cell in line]
   rank = scipy.stats.spearmanr([cell['x'] for cell in line], means).statistic
-  return stats.verdict(ends) == 'loss' and rank <= -_MIN_RANK_CORRELATION
+  return rank <= -_MIN_RANK_CORRELATION
 
 
 def _told(

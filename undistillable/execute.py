@@ -10,6 +10,7 @@ import numpy as np
 
 from undistillable import (
   checkpoints,
+  data,
   environment,
   errors,
   evaluate,
@@ -17,10 +18,13 @@ from undistillable import (
   parallel,
   programs,
   runs,
+  synthesis,
   tasks,
   train,
   writers,
 )
+
+_SHOWN_IMAGES = 100
 
 
 class Store:
@@ -53,24 +57,42 @@ class Store:
     return tasks.load(self._dataset, self._data_dir)
 
   def examples(self, run: runs.Run) -> tasks.Arrays:
-    """What a run is trained on."""
+    """What a run is trained on; of no data, only how many there would be."""
+    if run.data_free:
+      return {'label': np.zeros(self.num_examples(run), np.int32)}
+    if 'images' in run.parents:
+      return self.images(run.parents['images'])
     return self.task.share(run.dataset['fraction'], run.seed)
+
+  def num_examples(self, run: runs.Run) -> int:
+    """How many a run sees in an epoch, its parents finished or not."""
+    if 'images' in run.parents:
+      return self.num_examples(run.parents['images'])
+    if run.role == 'images':
+      return run.settings['num_images']
+    if run.data_free:
+      return run.recipe['steps_per_epoch'] * run.recipe['batch_size']
+    return len(self.examples(run)['label'])
 
   def program(self, run: runs.Run) -> programs.Program:
     """The functions of a run."""
-    num_examples = len(self.examples(run)['label'])
-    return programs.build(run, self.task.num_classes, num_examples)
+    number = self.num_examples(run)
+    return programs.build(run, self.task.num_classes, number)
 
   def num_steps(self, run: runs.Run) -> int:
     """Steps of the whole training of a run."""
     if run.init_from:
       return 0
-    per_epoch = len(self.examples(run)['label']) // run.recipe['batch_size']
+    per_epoch = self.num_examples(run) // run.recipe['batch_size']
     return run.recipe['epochs'] * per_epoch
 
   def result(self, run: runs.Run) -> dict[str, Any] | None:
     """What a finished run wrote; None for any other."""
     return runs.result(run, self.workdir)
+
+  def images(self, run: runs.Run) -> tasks.Arrays:
+    """The images that a finished run has made up, as a training set."""
+    return images_of(run, self.variables(run))
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """The variables of a finished run, from its checkpoint."""
@@ -109,24 +131,9 @@ def run_one(
     batch_size=store.eval_batch_size,
   )
 
-  # The test set serves the article's way of counting only: nothing is chosen
-  # by it, here or in what is reported as the accuracy.
-  seen = {'val': task.val, 'test': task.test}
-  seen = {
-    name: part
-    for name, part in seen.items()
-    if len(part['label']) and (name == 'val' or run.recipe['best_on_test'])
-  }
-
-  def validate(variables: Any) -> dict[str, float]:
-    return {
-      f'{name}_{key}': value
-      for name, part in seen.items()
-      for key, value in evaluate.scores(
-        logits_of(parts.apply_fn, variables, part), part['label']
-      ).items()
-    }
-
+  watch = _watch(run, task, functools.partial(logits_of, parts.apply_fn))
+  if run.role == 'images':
+    watch = functools.partial(_show_images, run, folder)
   if run.init_from:
     state = _take_weights(run, run.init_from, store, folder)
   else:
@@ -138,7 +145,7 @@ def run_one(
       batch_size=run.recipe['batch_size'],
       frozen=frozen,
       seed=run.seed,
-      evaluate_fn=validate if seen else None,
+      evaluate_fn=watch,
       evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
       folder=folder,
       checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
@@ -146,6 +153,8 @@ def run_one(
       label=f'{run.label} ({run.id})',
       remedy=_remedy(run),
     )
+  if run.role == 'images':
+    return _finish(run, folder, _judge_images(run, store, state.variables))
   logits = logits_of(parts.apply_fn, state.variables, task.test)
   scores = evaluate.scores(logits, task.test['label'])
   train.check_finite(scores, f'{run.label} ({run.id})', _remedy(run))
@@ -155,7 +164,86 @@ def run_one(
     scores |= {
       f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
     }
-  return _finish(run, folder, scores)
+  numbers = {f'test_{k}': v for k, v in scores.items()}
+  return _finish(run, folder, numbers | _warning(run, folder))
+
+
+def _warning(run: runs.Run, folder: pathlib.Path) -> dict[str, str]:
+  """What a method has to say of its last epoch, as of a generator's."""
+  collapsed = getattr(run.module, 'collapsed', None)
+  epochs = writers.read_metrics(folder)
+  if collapsed is None or not epochs:
+    return {}
+  metrics = {k.removeprefix('train_'): v for k, v in epochs[-1].items()}
+  text = collapsed(metrics, run.settings)
+  return {'warning': text} if text else {}
+
+
+def _watch(
+  run: runs.Run, task: tasks.Task, logits_of: Callable[..., np.ndarray]
+) -> Callable[[Any], dict[str, float]] | None:
+  """Looks at a network in training; None where there is nothing to look at.
+
+  Whoever has no data has none held out either. The test set serves the
+  article's way of counting only: nothing is chosen by it.
+  """
+  if run.data_free or 'images' in run.parents:
+    return None
+  parts = {'val': task.val} if len(task.val['label']) else {}
+  if run.recipe['best_on_test']:
+    parts['test'] = task.test
+
+  def watch(variables: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, part in parts.items():
+      values = evaluate.scores(logits_of(variables, part), part['label'])
+      found |= {f'{name}_{key}': value for key, value in values.items()}
+    return found
+
+  return watch if parts else None
+
+
+def images_of(run: runs.Run, variables: Mapping[str, Any]) -> tasks.Arrays:
+  """The images in the variables of a run, as bytes, and their labels."""
+  found = variables['images']
+  mean, std = data.NORMALIZATIONS[run.dataset['normalization']]
+  return {
+    'image': synthesis.to_uint8(found['image'], mean, std),
+    'label': np.asarray(found['label']),
+  }
+
+
+def _show_images(
+  run: runs.Run, folder: pathlib.Path, variables: Mapping[str, Any]
+) -> dict[str, float]:
+  """Writes a picture of the first images while they are made; no numbers."""
+  shown = images_of(run, variables)['image'][:_SHOWN_IMAGES]
+  synthesis.write_grid(folder / 'images.png', shown)
+  return {}
+
+
+def _judge_images(
+  run: runs.Run, store: Store, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What its teacher makes of a set of images."""
+  parts, teacher = store.program(run), run.parents['teacher']
+  known = store.variables(teacher)
+  arrays = images_of(run, variables)
+  logits = evaluate.predict(
+    parts.parent_fns['teacher'],
+    known,
+    arrays,
+    parts.prepare_test,
+    batch_size=store.eval_batch_size,
+  )
+  found = evaluate.scores(logits, arrays['label'])
+  return {
+    **{f'images_teacher_{k}': v for k, v in found.items()},
+    'images_class_balance': synthesis.class_balance(logits).tolist(),
+    'images_batch_norm_distance': synthesis.batch_norm_distance(
+      teacher.network(store.task.num_classes), known, arrays, parts.prepare_test
+    ),
+  }
 
 
 def _take_weights(
@@ -184,13 +272,13 @@ def _take_weights(
 
 
 def _finish(
-  run: runs.Run, folder: pathlib.Path, scores: Mapping
+  run: runs.Run, folder: pathlib.Path, numbers: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Writes result.json, with which a run is finished."""
   epochs = writers.read_metrics(folder)
   content = {
     **_describe(run, 'finished'),
-    **{f'test_{k}': v for k, v in scores.items()},
+    **numbers,
     'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
     'best_test_accuracy': max(
       (epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch),
@@ -226,7 +314,7 @@ def _describe(run: runs.Run, status: str) -> dict[str, Any]:
     'status': status,
     'role': run.role,
     'model': run.model,
-    'method': run.method,
+    'method': run.attack,
     'parents': [parent.id for parent in run.parents.values()],
     'dataset': run.dataset['name'],
     'seed': run.seed,

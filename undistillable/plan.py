@@ -116,7 +116,7 @@ def _plan_seed(
   config: ml_collections.ConfigDict, seed: int
 ) -> Iterable[runs_lib.Run]:
   """The runs of one seed."""
-  make = functools.partial(_make_run, config, seed)
+  make = functools.partial(make_run, config, seed)
   name, settings = _method(config.defense)
   normal = _with_weights(
     make('teacher', config.teacher.model, 'none'), config.teacher.init_from
@@ -144,7 +144,7 @@ def _method(config: ml_collections.ConfigDict) -> tuple[str, dict[str, Any]]:
   return settings.pop('name'), settings
 
 
-def _make_run(
+def make_run(
   config: ml_collections.ConfigDict,
   seed: int,
   role: str,
@@ -152,8 +152,23 @@ def _make_run(
   method: str,
   settings: Mapping[str, Any] | None = None,
   parents: Mapping[str, runs_lib.Run] | None = None,
+  changes: Mapping[str, Any] | None = None,
 ) -> runs_lib.Run:
-  """A run of the config; it keeps those parents that its method reads."""
+  """A run of a config.
+
+  Args:
+    config: see configs/digits.py.
+    seed: of the run.
+    role: see `runs.Run`.
+    model: see there.
+    method: see there.
+    settings: of the method.
+    parents: of which it keeps those that its method reads, and 'images'.
+    changes: to the recipe of the config for this model.
+
+  Returns:
+    The run.
+  """
   run = runs_lib.Run(
     role=role,
     model=model,
@@ -169,11 +184,14 @@ def _make_run(
       # The owner has all of the training set, the thief a share of it.
       'fraction': config.fraction if role == 'student' else 1.0,
     },
-    recipe=recipe(config, model),
+    recipe=recipe(config, model) | dict(changes or {}),
     dtype=config.dtype or _default_dtype(),
     seed=seed,
   )
-  kept = {k: (parents or {})[k] for k in run.module.PARENTS}
+  parents = parents or {}
+  kept = {k: parents[k] for k in run.module.PARENTS}
+  if 'images' in parents:
+    kept['images'] = parents['images']
   return dataclasses.replace(run, parents=kept)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -74,35 +73,48 @@ def _build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
     if recipe[field] < 1:
       raise ValueError(f'{field}={recipe[field]}; expected at least 1')
-  parents = {
-    role: method_lib.frozen_fn(parent.network(num_classes))
+  networks = {
+    role: parent.network(num_classes)
     for role, parent in run.parents.items()
+    if parent.role != 'images'
   }
+  parent_fns = {k: method_lib.frozen_fn(v) for k, v in networks.items()}
   network = run.network(num_classes)
-  optimizer = _optimizer(recipe, num_examples)
+  # Whoever has no data looks into the teacher; others see its answers alone.
+  given = networks if run.data_free else parent_fns
   make = _checked(run, run.module.make)
   mean, std = data.NORMALIZATIONS[run.dataset['normalization']]
-  prepare = functools.partial(
-    batches.prepare_fn, mean, std, dtype=jnp.dtype(run.dtype)
-  )
+  dtype = jnp.dtype(run.dtype)
+  prepare = functools.partial(batches.prepare_fn, mean, std, dtype=dtype)
+  image_shape = data.get_source(run.dataset['name']).image_shape
   return Program(
-    method=make(network, optimizer, **parents, **run.settings),
-    prepare=prepare(augment=recipe['augment']),
+    method=make(
+      network, _optimizer(run, num_examples), **given, **run.settings
+    ),
+    prepare=batches.blank_fn(image_shape, dtype)
+    if run.data_free
+    else prepare(augment=recipe['augment']),
     prepare_test=prepare(),
     apply_fn=method_lib.frozen_fn(network),
-    parent_fns=parents,
+    parent_fns=parent_fns,
   )
 
 
 def _optimizer(
-  recipe: Mapping[str, Any], num_examples: int
+  run: runs.Run, num_examples: int
 ) -> optax.GradientTransformation:
-  """The optimizer of a recipe, with its schedule."""
+  """The optimizer of a run, with its schedule."""
+  recipe = run.recipe
+  # Every image counts its own updates, one an epoch; a student that learns
+  # several times a step counts them all.
+  updates = num_examples // recipe['batch_size']
+  updates = 1 if run.role == 'images' else updates
+  updates *= run.settings.get('student_steps', 1)
   schedule = optimizers.get_schedule(
     recipe['schedule'],
     learning_rate=recipe['learning_rate'],
     epochs=recipe['epochs'],
-    steps_per_epoch=num_examples // recipe['batch_size'],
+    steps_per_epoch=updates,
     milestones=recipe['milestones'],
     gamma=recipe['gamma'],
     warmup_epochs=recipe['warmup_epochs'],

@@ -30,12 +30,14 @@ class Run:
   """One network to train.
 
   Attributes:
-    role: 'teacher' or 'student'.
-    model: a name of `models.MODELS`.
+    role: 'teacher', 'student', or 'images' for a set of them that an attack
+      makes up.
+    model: a name of `models.MODELS`; of images, the network they come from.
     method: a name of `defenses.DEFENSES` for a teacher, of `attacks.ATTACKS`
-      for a student.
+      for all others.
     settings: of the method.
-    parents: the runs whose networks the method reads, by role.
+    parents: the runs whose networks the method reads, by role; 'images' is a
+      run whose images are learned from instead of the data set.
     dataset: name, normalization, val_fraction, val_seed, limit and fraction;
       see configs/digits.py.
     recipe: how it is trained; see there too.
@@ -89,10 +91,21 @@ class Run:
     return max((1 + run.depth for run in self.parents.values()), default=0)
 
   @property
+  def data_free(self) -> bool:
+    """Whether the method sees no data, but makes up its own."""
+    return getattr(self.module, 'DATA_FREE', False)
+
+  @property
+  def attack(self) -> str:
+    """The method, or that which made up the images it learns from."""
+    images = self.parents.get('images')
+    return images.method if images else self.method
+
+  @property
   def label(self) -> str:
     """What it is, for people."""
     source = self.parents.get('teacher')
-    method = f'{self.method}({source.method})' if source else self.method
+    method = f'{self.attack}({source.method})' if source else self.attack
     return f'{self.role} {self.model} {method} seed {self.seed}'
 
   @property

@@ -5,11 +5,13 @@ says.
 """
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
+import PIL.Image
 
 from undistillable import parallel, state as state_lib
 from undistillable.attacks import inversion_losses
@@ -80,6 +82,25 @@ def image_grid(image: np.ndarray, columns: int) -> np.ndarray:
   grid = cells.reshape(rows, columns, height + 1, width + 1, channels)
   grid = grid.transpose(0, 2, 1, 3, 4)
   return grid.reshape(rows * (height + 1), -1, channels)[:-1, :-1]
+
+
+def write_grid(path: pathlib.Path, image: np.ndarray) -> None:
+  """Writes `image_grid` as a PNG, enlarged where the images are small.
+
+  Args:
+    path: of the file, replaced whole.
+    image: uint8[N, H, W, C] with one or three channels.
+  """
+  columns = math.ceil(math.sqrt(len(image)))
+  grid = image_grid(image, columns)
+  zoom = max(1, 32 // image.shape[1])
+  grid = grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
+  picture = PIL.Image.fromarray(
+    grid.squeeze(-1) if grid.shape[-1] == 1 else grid
+  )
+  part = path.with_name(f'.{path.name}.part')
+  picture.save(part, format='PNG')
+  part.replace(path)
 
 
 def class_balance(logits: np.ndarray) -> np.ndarray:

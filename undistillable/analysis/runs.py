@@ -23,6 +23,8 @@ def usable(runs: Iterable[records.Run]) -> tuple[list[records.Run], list[str]]:
   kept: dict[str, records.Run] = {}
   notes: list[str] = []
   for run in sorted(runs, key=lambda run: run['id']):
+    if run['role'] == 'images':
+      continue  # No network, and so without an accuracy.
     accuracy = run.get('test_accuracy')
     status = run.get('status', 'finished')
     if status != 'finished':
@@ -31,6 +33,8 @@ def usable(runs: Iterable[records.Run]) -> tuple[list[records.Run], list[str]]:
       notes.append(f'{run["id"]} has no finite test accuracy: left out.')
     else:
       kept[run['id']] = run
+      if run.get('warning'):
+        notes.append(f'{run["id"]}: {run["warning"]}.')
   return sorted(kept.values(), key=lambda r: (r['seed'], r['id'])), notes
 
 

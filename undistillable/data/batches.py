@@ -59,6 +59,37 @@ def prepare_fn(
   return prepare
 
 
+@functools.lru_cache(maxsize=32)
+def blank_fn(
+  image_shape: tuple[int, int, int], dtype: jax.typing.DTypeLike = jnp.float32
+) -> PrepareFn:
+  """What stands in for data where an attack has none: shapes, and numbers.
+
+  Args:
+    image_shape: (H, W, C) of what the networks take.
+    dtype: of the images that the networks get.
+
+  Returns:
+    `(arrays, indices int[b], rng) -> {'image': zeros dtype[b, H, W, C],
+    'label': zeros int32[b], 'index': indices}`; the arrays are not read.
+  """
+
+  def prepare(
+    arrays: Mapping[str, jax.Array],
+    indices: jax.Array | np.ndarray,
+    rng: jax.Array,
+  ) -> dict[str, jax.Array]:
+    del arrays, rng
+    number = len(indices)
+    return {
+      'image': jnp.zeros((number, *image_shape), dtype),
+      'label': jnp.zeros(number, jnp.int32),
+      'index': jnp.asarray(indices, jnp.int32),
+    }
+
+  return prepare
+
+
 def epoch_order(
   key: jax.Array, num_examples: int, batch_size: int, num_devices: int
 ) -> np.ndarray:

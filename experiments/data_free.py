@@ -1,0 +1,41 @@
+"""Theft without data: what DAFL and DeepInversion take from either teacher."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments import experiment, thefts
+from undistillable import plan, runs as runs_lib
+from undistillable.analysis import main_figures, picture, summary
+
+
+def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+  """Both teachers of every seed, robbed with data, and twice without."""
+  planned = thefts.main_job(config)
+  for pair in thefts.pairs(planned):
+    for teacher in pair:
+      seed = pair[1].seed
+      planned.append(thefts.by_dafl(config, seed, teacher))
+      planned += thefts.by_inversion(config, seed, teacher)
+  return plan.in_order(planned)
+
+
+def _figures(
+  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+) -> list[picture.Figure]:
+  shown = summary.summarize(results['runs'])
+  metrics = main_figures.read_metrics(workdir, results['runs'])
+  return [main_figures.accuracy(shown), main_figures.curves(shown, metrics)]
+
+
+EXPERIMENT = experiment.Experiment(
+  'data_free',
+  'What can be stolen without any data?',
+  _plan,
+  _figures,
+)
+
+if __name__ == '__main__':
+  experiment.main(EXPERIMENT)

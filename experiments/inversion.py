@@ -1,0 +1,93 @@
+"""Images from the weights of a normal and of a nasty teacher, side by side."""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments import experiment, teachers, thefts
+from undistillable import evaluate, execute, plan, runs as runs_lib
+from undistillable.analysis import images_figure, picture
+
+_NUM_SHOWN = 50
+
+
+def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+  """Both teachers of every seed, their images, and a student alone to judge."""
+  main = thefts.main_job(config)
+  planned = [run for run in main if run.method != 'kd']
+  for pair in thefts.pairs(main):
+    seed = pair[1].seed
+    planned += [thefts.images(config, seed, teacher) for teacher in pair]
+  return plan.in_order(planned)
+
+
+def _measure(
+  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """{'normal' | 'nasty': {seed: what is said of the images}}.
+
+  The judge is a student that was trained alone: it knows neither teacher.
+  Images of the first pair are kept in images.npz.
+  """
+  found: dict[str, Any] = {name: {} for name in teachers.NAMES}
+  shown: dict[str, Any] = {}
+  judges = {run.seed: run for run in runs if run.method == 'scratch'}
+  for run in runs:
+    if run.role != 'images' or run.seed not in judges:
+      continue
+    name = teachers.NAMES[run.parents['teacher'].method != 'none']
+    arrays, judge = store.images(run), judges[run.seed]
+    parts = store.program(judge)
+    logits = evaluate.predict(
+      parts.apply_fn,
+      store.variables(judge),
+      arrays,
+      parts.prepare_test,
+      batch_size=store.eval_batch_size,
+    )
+    result = store.result(run) or {}
+    found[name][str(run.seed)] = {
+      'judge_accuracy': evaluate.scores(logits, arrays['label'])['accuracy'],
+      'teacher_accuracy': result['images_teacher_accuracy'],
+      'batch_norm_distance': result['images_batch_norm_distance'],
+      'class_balance': result['images_class_balance'],
+    }
+    if name not in shown:
+      order = np.argsort(arrays['label'][:_NUM_SHOWN], kind='stable')
+      shown[name] = arrays['image'][order]
+      shown[f'{name}_label'] = arrays['label'][order]
+  np.savez(folder / 'images.npz', **shown)
+  return found
+
+
+def _figures(
+  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
+) -> list[picture.Figure]:
+  with np.load(folder / 'images.npz') as found:
+    arrays = dict(found)
+  numbers = results['measurements']
+  return [
+    picture.Figure(
+      'Images made up from the weights',
+      'images',
+      functools.partial(images_figure.images, arrays, numbers),
+      images_figure.alt_text(arrays, numbers),
+      images_figure.CAPTION,
+    )
+  ]
+
+
+EXPERIMENT = experiment.Experiment(
+  'inversion',
+  'What do images from the weights of a nasty teacher show?',
+  _plan,
+  _figures,
+  _measure,
+)
+
+if __name__ == '__main__':
+  experiment.main(EXPERIMENT)

@@ -1,0 +1,195 @@
+"""Every experiment runs, shares what others need, and survives a divergence."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import experiments
+from experiments import (
+  claims,
+  estimate,
+  experiment as experiment_lib,
+  scorecard,
+)
+from undistillable import errors, execute, plan, study, writers
+
+ROOT = pathlib.Path(__file__).parents[1]
+# One process, for the one workdir that they share.
+pytestmark = pytest.mark.xdist_group('experiments')
+
+
+def _config(name='digits', *preset):
+  path = ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*preset)
+
+
+def _small(data_dir, **changes):
+  """Digits with the least that every experiment can be run on."""
+  small = {
+    'data_dir': str(data_dir),
+    'teacher.model': 'cnn8',
+    'students': ('mlp',),
+    'seeds': (0,),
+    'progress': False,
+    'recipe.epochs': 1,
+    'recipe.learning_rate': 0.01,
+    'grid.teachers': ('cnn8',),
+    'grid.students': ('mlp',),
+    'grid.stronger_students': ('cnn8',),
+    'grid.adversaries': ('mlp',),
+    'grid.omegas': (0.0, 0.05),
+    'grid.temperatures': (1.0, 8.0),
+    'grid.alphas': (0.5, 0.9),
+    'grid.fractions': (0.5, 1.0),
+  }
+  return plan.vary(_config(), small | changes)
+
+
+def _run(name, config, workdir):
+  chosen = experiment_lib.as_study(experiment_lib.load(name))
+  return study.run(config, workdir, study=chosen, command=f'run {name}')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Where all experiments have been run."""
+  workdir = tmp_path_factory.mktemp('experiments')
+  config = _small(tmp_path_factory.mktemp('data'))
+  for name in experiments.NAMES:
+    _run(name, config, workdir)
+  return workdir
+
+
+@pytest.mark.parametrize('name', experiments.NAMES)
+def test_it_leaves_results_and_a_report(workdir, name):
+  results = writers.read_json(workdir / name / 'results.json')
+  assert {run['status'] for run in results['runs']} == {'finished'}
+  assert results['study'] == name
+  report = (workdir / name / 'report.md').read_text()
+  assert f'run {name}' in report
+  figures = list((workdir / name / 'figures').glob('*.png'))
+  assert figures
+  assert all(figure.stat().st_size > 5000 for figure in figures)
+  for figure in figures:
+    assert f'figures/{figure.name}' in report
+  for verdict in claims.judge({name: results}, name):
+    assert verdict.text in report
+    assert verdict.status in report
+
+
+def test_what_two_experiments_need_is_trained_once(workdir):
+  needed = [
+    run['id']
+    for name in experiments.NAMES
+    for run in writers.read_json(workdir / name / 'results.json')['runs']
+  ]
+  trained = {path.name for path in (workdir / 'runs').iterdir()}
+  assert set(needed) == trained
+  assert len(needed) > 2 * len(trained)
+
+
+def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
+  text = scorecard.scorecard([workdir])
+  rows = [line for line in text.splitlines() if line.startswith('| ')]
+  assert len(rows) == 2 + len(claims.CLAIMS)
+  assert '**digits**: ' in text
+  assert text.count('(one seed)') == text.count('holds |') + text.count(
+    'fails |'
+  )
+  with pytest.raises(errors.InputError, match='has no results of an exper'):
+    scorecard.scorecard([tmp_path])
+
+
+def test_an_experiment_of_another_config_keeps_its_runs_apart(workdir):
+  config = _small('elsewhere', **{'attack.alpha': 0.3})
+  with pytest.raises(errors.InputError, match='holds the runs of another conf'):
+    _run('main_table', config, workdir)
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
+  tmp_path, monkeypatch
+):
+  omegas = {'grid.omegas': (0.0, 0.05, 1e9), 'recipe.epochs': 2}
+  omegas |= {'recipe.learning_rate': 1.0}
+  config = _small(tmp_path / 'data', **omegas)
+  results = _run('omega', config, tmp_path / 'work')
+  status = {
+    (run['role'], run['config']['settings'].get('omega')): run['status']
+    for run in results['runs']
+    if run['role'] == 'teacher'
+  }
+  assert status['teacher', 0.05] == status['teacher', None] == 'finished'
+  assert status['teacher', 1e9] == 'diverged'
+  skipped = [run for run in results['runs'] if run['status'] == 'skipped']
+  assert [run['method'] for run in skipped] == ['kd']
+  assert any('is diverged' in note for note in results['summary']['notes'])
+  assert 'is diverged' in (tmp_path / 'work/omega/report.md').read_text()
+
+  def never(*_):
+    raise AssertionError('what diverged would do so again')
+
+  monkeypatch.setattr(execute, 'run_one', never)
+  assert _run('omega', config, tmp_path / 'work')['runs'] == results['runs']
+
+
+@pytest.mark.parametrize('name', experiments.NAMES)
+@pytest.mark.parametrize(
+  'config', ['digits', 'cifar10', 'cifar100', 'tiny_imagenet']
+)
+def test_it_plans_on_every_data_set(name, config):
+  planned = experiment_lib.load(name).plan_fn(_config(config))
+  ids = [run.id for run in planned]
+  assert len(set(ids)) == len(ids)
+  for index, run in enumerate(planned):
+    assert {parent.id for parent in run.parents.values()} <= set(ids[:index])
+
+
+def test_an_ablation_varies_what_it_is_named_after():
+  config = _config()
+  planned = experiment_lib.load('temperature').plan_fn(config)
+  found = {run.settings['temperature'] for run in planned if run.method == 'kd'}
+  assert found == set(config.grid.temperatures)
+  owners = [run for run in planned if run.method == 'nasty']
+  assert {run.settings['temperature'] for run in owners} == {
+    config.defense.temperature
+  }
+  planned = experiment_lib.load('fraction').plan_fn(config)
+  assert {r.dataset['fraction'] for r in planned if r.role == 'teacher'} == {
+    1.0
+  }
+  found = {r.dataset['fraction'] for r in planned if r.role == 'student'}
+  assert found == set(config.grid.fractions)
+
+
+def test_the_estimate_counts_the_steps_that_are_taken(tmp_path):
+  for run in plan.make(_small(tmp_path, fraction=0.5)):
+    store = execute.Store(tmp_path, run.dataset, str(tmp_path))
+    assert estimate.num_steps(run) == store.num_steps(run)
+
+
+def test_twice_the_work_takes_twice_the_time(tmp_path):
+  def secs(epochs):
+    runs = plan.make(_small(tmp_path, **{'recipe.epochs': epochs}))
+    return estimate.seconds(runs, rate=1e6)
+
+  assert secs(200) / secs(100) == pytest.approx(2, rel=0.05)
+
+
+def test_the_command_lists_them():
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  for name in experiments.NAMES:
+    assert f'\n{name} ' in done.stdout
+  assert 'networks, about' in done.stdout
