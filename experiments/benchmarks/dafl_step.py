@@ -71,7 +71,8 @@ def _functions(
     )[0]
 
   def answer(image: jax.Array) -> jax.Array:
-    return teacher.apply(frozen['teacher'], image)
+    logits: Any = teacher.apply(frozen['teacher'], image)
+    return logits
 
   def surprise(logits: jax.Array) -> jax.Array:
     return losses.cross_entropy(logits, logits.argmax(-1)).mean()
