@@ -97,12 +97,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.dafl = ml_collections.ConfigDict()
   config.dafl.preset = 'digits'  # A name of attacks.dafl.PRESETS.
   config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
-  config.dafl.settings.generator_learning_rate = 1e-3  # Of Adam.
+  config.dafl.settings.generator_learning_rate = 3e-4  # Of Adam.
   config.dafl.settings.student_steps = 1  # For each of the generator.
   config.dafl.recipe = ml_collections.ConfigDict()  # What differs from recipe.
-  config.dafl.recipe.epochs = 20  # Of steps_per_epoch each.
-  config.dafl.recipe.steps_per_epoch = 120  # There is no data to count by.
-  config.dafl.recipe.batch_size = 256  # Over all devices.
+  config.dafl.recipe.epochs = 10  # Of steps_per_epoch each.
+  config.dafl.recipe.steps_per_epoch = 100  # There is no data to count by.
+  config.dafl.recipe.batch_size = 128  # Over all devices.
   config.deep_inversion = ml_collections.ConfigDict()
   config.deep_inversion.preset = 'digits'  # Likewise.
   config.deep_inversion.settings = ml_collections.ConfigDict()

@@ -20,4 +20,6 @@ NAMES = (
   'temperature',
   'alpha',
   'fraction',
+  'data_free',
+  'inversion',
 )

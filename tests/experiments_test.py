@@ -1,10 +1,14 @@
 """Every experiment runs, shares what others need, and survives a divergence."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import experiments
@@ -14,7 +18,15 @@ from experiments import (
   experiment as experiment_lib,
   scorecard,
 )
-from undistillable import errors, execute, plan, study, writers
+from undistillable import (
+  errors,
+  execute,
+  plan,
+  runs as runs_lib,
+  study,
+  tasks,
+  writers,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 # One process, for the one workdir that they share.
@@ -47,6 +59,15 @@ def _small(data_dir, **changes):
     'grid.temperatures': (1.0, 8.0),
     'grid.alphas': (0.5, 0.9),
     'grid.fractions': (0.5, 1.0),
+    'data_free.teacher': 'cnn8',
+    'data_free.student': 'mlp',
+    'dafl.recipe.epochs': 1,
+    'dafl.recipe.steps_per_epoch': 2,
+    'dafl.recipe.batch_size': 32,
+    'deep_inversion.settings.num_images': 64,
+    'deep_inversion.recipe.epochs': 2,
+    'deep_inversion.recipe.batch_size': 32,
+    'deep_inversion.student_recipe.epochs': 1,
   }
   return plan.vary(_config(), small | changes)
 
@@ -57,10 +78,15 @@ def _run(name, config, workdir):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
+def config(tmp_path_factory):
+  """What all experiments have been run with."""
+  return _small(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, config):
   """Where all experiments have been run."""
   workdir = tmp_path_factory.mktemp('experiments')
-  config = _small(tmp_path_factory.mktemp('data'))
   for name in experiments.NAMES:
     _run(name, config, workdir)
   return workdir
@@ -106,10 +132,39 @@ def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
     scorecard.scorecard([tmp_path])
 
 
+def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
+  """Whatever the owner's images are, what is stolen is the same."""
+  planned = experiment_lib.load('data_free').plan_fn(config)
+  thefts = [run for run in planned if run.data_free or 'images' in run.parents]
+  assert {run.role for run in thefts} == {'images', 'student'}
+  shutil.copytree(workdir / 'runs', tmp_path / 'runs')
+  for run in thefts:
+    shutil.rmtree(tmp_path / 'runs' / run.id)
+  load = tasks.load
+
+  def without_data(*args):
+    task = load(*args)
+    blank = {key: np.zeros_like(value) for key, value in task.train.items()}
+    return dataclasses.replace(task, train=blank, val=blank)
+
+  monkeypatch.setattr(tasks, 'load', without_data)
+  store = execute.Store(tmp_path, planned[0].dataset, config.data_dir)
+  for run in thefts:
+    found, before = execute.run_one(run, store), runs_lib.result(run, workdir)
+    for key in found.keys() - {'environment', 'seconds'}:
+      assert found[key] == before[key], (run.label, key)
+    if run.role == 'images':
+      images = [
+        np.asarray(PIL.Image.open(place / 'runs' / run.id / 'images.png'))
+        for place in (workdir, tmp_path)
+      ]
+      np.testing.assert_array_equal(*images)
+
+
 def test_an_experiment_of_another_config_keeps_its_runs_apart(workdir):
-  config = _small('elsewhere', **{'attack.alpha': 0.3})
+  other = _small('elsewhere', **{'attack.alpha': 0.3})
   with pytest.raises(errors.InputError, match='holds the runs of another conf'):
-    _run('main_table', config, workdir)
+    _run('main_table', other, workdir)
 
 
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
@@ -140,10 +195,10 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
 
 @pytest.mark.parametrize('name', experiments.NAMES)
 @pytest.mark.parametrize(
-  'config', ['digits', 'cifar10', 'cifar100', 'tiny_imagenet']
+  'dataset', ['digits', 'cifar10', 'cifar100', 'tiny_imagenet']
 )
-def test_it_plans_on_every_data_set(name, config):
-  planned = experiment_lib.load(name).plan_fn(_config(config))
+def test_it_plans_on_every_data_set(name, dataset):
+  planned = experiment_lib.load(name).plan_fn(_config(dataset))
   ids = [run.id for run in planned]
   assert len(set(ids)) == len(ids)
   for index, run in enumerate(planned):
