@@ -16,7 +16,7 @@ EXPERIMENT = experiment.Experiment(
   'Does a thief who trusts the labels more fare better?',
   _plan,
   sweep.figure(
-    varied.setting('alpha'),
+    sweep.collect(varied.setting('alpha')),
     'alpha, the weight of the teacher',
     'Accuracy against alpha',
   ),

@@ -138,8 +138,12 @@ def separation(results: Results) -> Found:
 def adversaries(results: Results) -> Found:
   """Claim 8: students lose whatever undermined their teacher."""
   cells = sweeps.collect(results['runs'], varied.adversary)
-  teacher = next((c['model'] for c in cells if c['role'] == 'teacher'), None)
-  others = [c for c in cells if c['x'] not in (None, teacher)]
+  own = {
+    cell['model']
+    for cell in cells
+    if cell['role'] == 'teacher' and cell['source'] == 'protected'
+  }
+  others = [cell for cell in cells if cell['x'] not in {None, *own}]
   found = {
     f'{cell["model"]} (adversary {cell["x"]})': cell['difference']
     for cell in others

@@ -16,7 +16,7 @@ EXPERIMENT = experiment.Experiment(
   'Does a nasty teacher harm a thief with few samples too?',
   _plan,
   sweep.figure(
-    varied.share,
+    sweep.collect(varied.share),
     'share of the training samples',
     'Accuracy against the share of samples',
   ),

@@ -2,14 +2,14 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import picture, sweep_figure, sweeps
+from undistillable.analysis import picture, records, sweep_figure, sweeps
 
 
 def runs(
@@ -28,8 +28,15 @@ def runs(
   )
 
 
-def figure(
+def collect(
   value_fn: sweeps.ValueFn,
+) -> Callable[[Sequence[records.Run]], list[sweeps.Cell]]:
+  """`sweeps.collect` by this value."""
+  return functools.partial(sweeps.collect, value_fn=value_fn)
+
+
+def figure(
+  collect_fn: Callable[[Sequence[records.Run]], list[sweeps.Cell]],
   x_label: str,
   heading: str,
   *,
@@ -39,7 +46,7 @@ def figure(
   """`figures_fn` of an experiment: accuracy against the value, as lines.
 
   Args:
-    value_fn: see `sweeps.collect`.
+    collect_fn: `runs -> cells`, as `collect` makes one.
     x_label: what is varied.
     heading: of the figure.
     teachers: whether they have a panel too.
@@ -49,7 +56,7 @@ def figure(
   def figures(
     results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
   ) -> list[picture.Figure]:
-    cells = sweeps.collect(results['runs'], value_fn)
+    cells = collect_fn(results['runs'])
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
     series = sweeps.series(cells)

@@ -16,7 +16,7 @@ EXPERIMENT = experiment.Experiment(
   'Does a thief who distils at another temperature fare better?',
   _plan,
   sweep.figure(
-    varied.setting('temperature'),
+    sweep.collect(varied.setting('temperature')),
     'temperature of distillation',
     'Accuracy against the temperature',
     log_x=True,

@@ -184,6 +184,26 @@ def test_the_larger_the_temperature_the_more_is_lost(losses, holds):
   assert evidence.temperature(results)[0] == holds
 
 
+def test_only_adversaries_of_another_kind_count():
+  def found(loss):
+    runs = []
+    for seed in (0, 1):
+      make = fabricated.make_run
+      # An adversary that comes before the teacher by its name.
+      small = make('teacher', 'a', 'none', seed, 80.0)
+      big = make('teacher', 'b', 'none', seed, 95.0)
+      runs += [small, big, make('student', 's', 'scratch', seed, 90.0)]
+      for adversary, lost in ((small, loss), (big, -5.0)):
+        nasty = make('teacher', 'b', 'nasty', seed, 94.0, [adversary['id']])
+        accuracy = 90.0 - lost - seed
+        runs.append(nasty)
+        runs.append(make('student', 's', 'kd', seed, accuracy, [nasty['id']]))
+    return evidence.adversaries(_of(runs))
+
+  assert found(20.0)[0]
+  assert not found(-20.0)[0]
+
+
 def test_a_claim_that_was_not_run_says_so():
   verdicts = claims.judge({})
   assert [v.number for v in verdicts] == list(range(1, 15))

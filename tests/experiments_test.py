@@ -170,9 +170,15 @@ def test_an_experiment_of_another_config_keeps_its_runs_apart(workdir):
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
   tmp_path, monkeypatch
 ):
-  omegas = {'grid.omegas': (0.0, 0.05, 1e9), 'recipe.epochs': 2}
-  omegas |= {'recipe.learning_rate': 1.0}
-  config = _small(tmp_path / 'data', **omegas)
+  config = _small(
+    tmp_path / 'data',
+    **{
+      'grid.omegas': (0.0, 0.05, 1e9),
+      'recipe.epochs': 3,
+      'recipes.cnn8.optimizer': 'sgd',
+      'recipes.cnn8.learning_rate': 1.0,
+    },
+  )
   results = _run('omega', config, tmp_path / 'work')
   status = {
     (run['role'], run['config']['settings'].get('omega')): run['status']

@@ -60,12 +60,10 @@ def series(cells: Sequence[Cell]) -> list[dict[str, Any]]:
   Args:
     cells: see `collect`.
   """
-  kinds = {
-    ('teacher', 'normal'): ('normal teacher', 'normal'),
-    ('teacher', 'protected'): ('protected teacher', 'protected'),
-    ('student', 'alone'): ('student alone', 'control'),
-    ('student', 'normal'): ('student of the normal teacher', 'normal'),
-    ('student', 'protected'): ('student of the protected teacher', 'protected'),
+  names = {
+    'alone': ('student alone', 'control'),
+    'normal': ('normal teacher, and its students', 'normal'),
+    'protected': ('protected teacher, and its students', 'protected'),
   }
   protected = {
     cell['model']
@@ -76,7 +74,7 @@ def series(cells: Sequence[Cell]) -> list[dict[str, Any]]:
   for cell in cells:
     if cell['role'] == 'teacher' and cell['model'] not in protected:
       continue  # An adversary of another kind, which nobody learns from.
-    name, kind = kinds[cell['role'], cell['source']]
+    name, kind = names[cell['source']]
     student = cell['role'] == 'student'
     panel = f'Student {cell["model"]}' if student else 'Teachers'
     line = lines.setdefault(
