@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from experiments import experiment, teachers
-from undistillable import execute, runs as runs_lib
+from undistillable import runs as runs_lib, stores
 from undistillable.analysis import embedding_figure, embeddings, picture
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'<teacher>_<features | logits>': {seed: `embeddings.separation`}}.
 

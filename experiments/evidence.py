@@ -5,25 +5,18 @@ None where that lacks what it needs. To lose, gain, rise and fall mean: by more
 than one standard error of the mean over seeds, seed by seed.
 """
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import scipy.stats
-
-from experiments import varied
-from undistillable.analysis import records, runs as runs_lib, stats, sweeps
+from experiments import measure, varied
+from undistillable.analysis import records, stats, sweeps
 from undistillable.analysis.table import plus_minus
 from undistillable.models import __main__ as sizes
 
-Results = Mapping[str, Any]
-Found = tuple[bool, str] | None
+Results = measure.Results
+Found = measure.Found
 
 _MAX_COST = 2.0  # Points; 'at most about 2'.
 _MIN_PEAKS = 1.5  # A mean of fewer is one peak, of more several.
 _ALIKE = 2.0  # Points of neighbour accuracy.
 _STRONGLY = 0.1  # Of a silhouette, which goes from -1 to 1.
-_MIN_RANK_CORRELATION = 0.7  # Of 'the more, the more'.
 _DATA_FREE_LOSS = 5.0  # Points.
 
 
@@ -36,8 +29,8 @@ def teacher_cost(results: Results) -> Found:
   }
   if not costs:
     return None
-  holds = all(_at_most(cost, _MAX_COST) for cost in costs.values())
-  return holds, _listed('Points lost:', costs, sign='+')
+  holds = all(measure.at_most(cost, _MAX_COST) for cost in costs.values())
+  return holds, measure.listed('Points lost:', costs, sign='+')
 
 
 def normal_gain(results: Results) -> Found:
@@ -46,12 +39,12 @@ def normal_gain(results: Results) -> Found:
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
-  return holds, _listed('Against training alone:', gains, sign='+')
+  return holds, measure.listed('Against training alone:', gains, sign='+')
 
 
 def nasty_loss(results: Results) -> Found:
   """Claim 3: every student of a nasty teacher loses."""
-  return _all_lose(_differences(results, protected=True))
+  return measure.all_lose(_differences(results, protected=True))
 
 
 def weaker_lose_more(results: Results) -> Found:
@@ -69,13 +62,13 @@ def weaker_lose_more(results: Results) -> Found:
     return None
   ordered = sorted(students, key=lambda one: one[0]['control']['mean'])
   weak, strong = ordered[0], ordered[-1]
-  level = _paired(strong[0]['control'], weak[0]['control'])
+  level = measure.paired(strong[0]['control'], weak[0]['control'])
   if stats.verdict(level) != 'gain':
     ordered.sort(key=lambda one: sizes.size(one[0]['model'])[0])
     weak, strong = ordered[0], ordered[-1]
-  more = _paired(weak[1], strong[1])
+  more = measure.paired(weak[1], strong[1])
   ends = {student['model']: lost for student, lost in (weak, strong)}
-  text = _listed('Against training alone:', ends, sign='+')
+  text = measure.listed('Against training alone:', ends, sign='+')
   return stats.verdict(more) == 'loss', text
 
 
@@ -90,17 +83,18 @@ def self_loss(results: Results) -> Found:
     and attack['difference']
     and _model_of(results, attack['teacher']) == student['model']
   }
-  return _all_lose(found)
+  return measure.all_lose(found)
 
 
 def peaks(results: Results) -> Found:
   """Claim 6: one peak on average, or several."""
   normal, nasty = (
-    _measured(results, name, 'mean_peaks') for name in ('normal', 'nasty')
+    measure.measured(results, name, 'mean_peaks')
+    for name in ('normal', 'nasty')
   )
   if normal is None or nasty is None:
     return None
-  rises = stats.verdict(_paired(nasty, normal)) == 'gain'
+  rises = stats.verdict(measure.paired(nasty, normal)) == 'gain'
   holds = normal['mean'] < _MIN_PEAKS <= nasty['mean'] and rises
   return holds, (
     f'Peaks an image: normal {plus_minus(normal)}, nasty {plus_minus(nasty)}.'
@@ -112,12 +106,14 @@ def separation(results: Results) -> Found:
   found: dict[tuple[str, str], tuple[records.Stat, records.Stat]] = {}
   for kind in ('features', 'logits'):
     for key in ('neighbor_accuracy', 'silhouette'):
-      normal = _measured(results, f'normal_{kind}', key)
-      nasty = _measured(results, f'nasty_{kind}', key)
+      normal = measure.measured(results, f'normal_{kind}', key)
+      nasty = measure.measured(results, f'nasty_{kind}', key)
       if normal is None or nasty is None:
         return None
       found[kind, key] = nasty, normal
-  change = {what: abs(_paired(*pair)['mean']) for what, pair in found.items()}
+  change = {
+    what: abs(measure.paired(*pair)['mean']) for what, pair in found.items()
+  }
   alike = change['features', 'neighbor_accuracy'] <= _ALIKE
   strongly = change['logits', 'silhouette'] >= max(
     _STRONGLY, change['features', 'silhouette']
@@ -154,10 +150,10 @@ def adversaries(results: Results) -> Found:
     for cell in others
     if cell['role'] == 'teacher' and cell['difference']
   }
-  judged = _all_lose(found)
+  judged = measure.all_lose(found)
   if judged is None or not costs:
     return judged
-  return judged[0], f'{judged[1]} {_listed("Teacher", costs, sign="+")}'
+  return judged[0], f'{judged[1]} {measure.listed("Teacher", costs, sign="+")}'
 
 
 def omega(results: Results) -> Found:
@@ -168,7 +164,7 @@ def omega(results: Results) -> Found:
   if len(teachers) < 2 or not teachers[-1]['difference']:
     return None
   last = teachers[-1]
-  trends = _trends([c for c in protected if c['role'] == 'student'])
+  trends = measure.trends([c for c in protected if c['role'] == 'student'])
   if not trends:
     return None
   holds = stats.verdict(last['difference']) == 'loss' and all(
@@ -176,36 +172,40 @@ def omega(results: Results) -> Found:
   )
   return holds, (
     f'At omega {last["x"]:g} the teacher has '
-    f'{plus_minus(last["difference"], "+")}. {_told(trends, "omega")}'
+    f'{plus_minus(last["difference"], "+")}. {measure.told(trends, "omega")}'
   )
 
 
 def temperature(results: Results) -> Found:
   """Claim 10: the difference falls as tau_S rises."""
-  trends = _trends(_attacked(results, varied.setting('temperature')))
+  trends = measure.trends(
+    measure.attacked(results, varied.setting('temperature'))
+  )
   if not trends:
     return None
-  return all(fell for fell, _ in trends.values()), _told(trends, 'temperature')
+  return all(fell for fell, _ in trends.values()), measure.told(
+    trends, 'temperature'
+  )
 
 
 def alpha(results: Results) -> Found:
   """Claim 11: it falls as alpha rises, and is a loss everywhere."""
-  cells = _attacked(results, varied.setting('alpha'))
-  trends = _trends(cells)
+  cells = measure.attacked(results, varied.setting('alpha'))
+  trends = measure.trends(cells)
   if not trends:
     return None
   lost = all(stats.verdict(cell['difference']) == 'loss' for cell in cells)
   falls = all(fell for fell, _ in trends.values())
-  return lost and falls, _told(trends, 'alpha')
+  return lost and falls, measure.told(trends, 'alpha')
 
 
 def fraction(results: Results) -> Found:
   """Claim 12: nasty is worse than normal at every share."""
-  cells = [c for c in _attacked(results, varied.share) if c['effect']]
+  cells = [c for c in measure.attacked(results, varied.share) if c['effect']]
   if len({cell['x'] for cell in cells}) < 2:
     return None
   holds = all(stats.verdict(cell['effect']) == 'loss' for cell in cells)
-  return holds, _listed(
+  return holds, measure.listed(
     'Nasty against normal:',
     {f'{c["model"]} at {100 * c["x"]:g} %': c['effect'] for c in cells},
     sign='+',
@@ -222,18 +222,21 @@ def data_free(results: Results) -> Found:
   }
   if not effects:
     return None
-  holds = all(_at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values())
-  return holds, _listed('Nasty against normal:', effects, sign='+')
+  holds = all(
+    measure.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
+  )
+  return holds, measure.listed('Nasty against normal:', effects, sign='+')
 
 
 def inversion(results: Results) -> Found:
   """Claim 14: an independent classifier knows fewer of the nasty images."""
   normal, nasty = (
-    _measured(results, name, 'judge_accuracy') for name in ('normal', 'nasty')
+    measure.measured(results, name, 'judge_accuracy')
+    for name in ('normal', 'nasty')
   )
   if normal is None or nasty is None:
     return None
-  holds = stats.verdict(_paired(nasty, normal)) == 'loss'
+  holds = stats.verdict(measure.paired(nasty, normal)) == 'loss'
   return holds, (
     'An independent classifier agrees with the labels of '
     f'{plus_minus(normal)} % of the images of the normal teacher, and of '
@@ -260,83 +263,3 @@ def _model_of(results: Results, teacher: str) -> str:
   return next(
     t['model'] for t in results['summary']['teachers'] if t['name'] == teacher
   )
-
-
-def _attacked(results: Results, value_fn: sweeps.ValueFn) -> list[sweeps.Cell]:
-  """The students of the protected teacher, value by value."""
-  return [
-    cell
-    for cell in sweeps.collect(results['runs'], value_fn)
-    if cell['role'] == 'student'
-    and cell['source'] == 'protected'
-    and cell['difference']
-  ]
-
-
-def _trends(
-  cells: Iterable[sweeps.Cell],
-) -> dict[str, tuple[bool, list[sweeps.Cell]]]:
-  """{student: (whether its difference falls as x rises, its cells)}."""
-  found = {}
-  ordered = sorted(cells, key=lambda c: (runs_lib.natural(c['model']), c['x']))
-  for model, group in itertools.groupby(ordered, key=lambda c: c['model']):
-    line = [cell for cell in group if cell['difference']]
-    if len(line) > 1:
-      found[model] = (_falls(line), line)
-  return found
-
-
-def _falls(line: Sequence[sweeps.Cell]) -> bool:
-  """From the first to the last, and by and large in between."""
-  ends = _paired(line[-1]['difference'], line[0]['difference'])
-  if stats.verdict(ends) != 'loss':
-    return False
-  means = [cell['difference']['mean'] for cell in line]
-  rank = scipy.stats.spearmanr([cell['x'] for cell in line], means).statistic
-  return rank <= -_MIN_RANK_CORRELATION
-
-
-def _told(
-  trends: Mapping[str, tuple[bool, list[sweeps.Cell]]], name: str
-) -> str:
-  """'cnn8: -1.0, -5.0 at temperature 1, 4.'."""
-  parts = []
-  for model, (_, line) in trends.items():
-    values = ', '.join(f'{c["difference"]["mean"]:+.1f}' for c in line)
-    parts.append(f'{model} {values}')
-  xs = ', '.join(f'{c["x"]:g}' for c in next(iter(trends.values()))[1])
-  return f'Students against training alone, at {name} {xs}: {"; ".join(parts)}.'
-
-
-def _all_lose(found: Mapping[str, records.Stat]) -> Found:
-  if not found:
-    return None
-  holds = all(stats.verdict(one) == 'loss' for one in found.values())
-  return holds, _listed('Against training alone:', found, sign='+')
-
-
-def _listed(
-  verb: str, found: Mapping[str, records.Stat], sign: str = ''
-) -> str:
-  told = [f'{name} {plus_minus(one, sign)}' for name, one in found.items()]
-  text = f'{verb} {"; ".join(told)}.'
-  return text[0].upper() + text[1:]
-
-
-def _at_most(found: records.Stat, limit: float) -> bool:
-  """Whether a mean is below a limit by more than its standard error."""
-  return found['mean'] + stats.standard_error(found) <= limit
-
-
-def _measured(results: Results, name: str, key: str) -> records.Stat | None:
-  """A number of the measurements, over seeds."""
-  by_seed = results.get('measurements', {}).get(name)
-  return by_seed and stats.stat({s: v[key] for s, v in by_seed.items()})
-
-
-def _paired(one: records.Stat, other: records.Stat) -> records.Stat:
-  """one - other, over the seeds that both have."""
-  a, b = one['by_seed'], other['by_seed']
-  found = stats.stat({seed: a[seed] - b[seed] for seed in a if seed in b})
-  assert found, 'the runs of one study have their seeds in common'
-  return found

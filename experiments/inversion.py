@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from experiments import experiment, teachers, thefts
-from undistillable import evaluate, execute, plan, runs as runs_lib
+from undistillable import evaluate, plan, runs as runs_lib, stores
 from undistillable.analysis import images_figure, picture
 
 _NUM_SHOWN = 50
@@ -26,7 +26,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: what is said of the images}}.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import experiment, teachers
-from undistillable import execute, runs as runs_lib
+from undistillable import runs as runs_lib, stores
 from undistillable.analysis import (
   main_figures,
   peaks,
@@ -20,7 +20,7 @@ from undistillable.analysis import (
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: `peaks.statistics`}}."""
   responses.write(runs, store, folder)

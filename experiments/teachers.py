@@ -6,7 +6,13 @@ import ml_collections
 import numpy as np
 
 from experiments import experiment
-from undistillable import evaluate, execute, method, plan, runs as runs_lib
+from undistillable import (
+  evaluate,
+  method,
+  plan,
+  runs as runs_lib,
+  stores,
+)
 
 NAMES = ('normal', 'nasty')
 
@@ -28,7 +34,7 @@ def pairs(
 
 
 def answers(
-  run: runs_lib.Run, store: execute.Store, *, features: bool = False
+  run: runs_lib.Run, store: stores.Store, *, features: bool = False
 ) -> np.ndarray:
   """What a teacher makes of every test image.
 

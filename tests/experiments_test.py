@@ -23,6 +23,7 @@ from undistillable import (
   execute,
   plan,
   runs as runs_lib,
+  stores,
   study,
   tasks,
   writers,
@@ -148,7 +149,7 @@ def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
     return dataclasses.replace(task, train=blank, val=blank)
 
   monkeypatch.setattr(tasks, 'load', without_data)
-  store = execute.Store(tmp_path, planned[0].dataset, config.data_dir)
+  store = stores.Store(tmp_path, planned[0].dataset, config.data_dir)
   for run in thefts:
     found, before = execute.run_one(run, store), runs_lib.result(run, workdir)
     for key in found.keys() - {'environment', 'seconds'}:
@@ -230,7 +231,7 @@ def test_an_ablation_varies_what_it_is_named_after():
 
 def test_the_estimate_counts_the_steps_that_are_taken(tmp_path):
   for run in plan.make(_small(tmp_path, fraction=0.5)):
-    store = execute.Store(tmp_path, run.dataset, str(tmp_path))
+    store = stores.Store(tmp_path, run.dataset, str(tmp_path))
     assert estimate.num_steps(run) == store.num_steps(run)
 
 

@@ -19,6 +19,7 @@ from undistillable import (
   models,
   plan as plan_lib,
   programs,
+  stores,
   study,
   tasks,
 )
@@ -105,7 +106,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   results, workdir, config = done
   splits = tasks.load({**plan_lib.make(config)[1].dataset}, data_dir)
   nasty = plan_lib.make(config)[1]
-  variables = execute.Store(workdir, nasty.dataset, data_dir).variables(nasty)
+  variables = stores.Store(workdir, nasty.dataset, data_dir).variables(nasty)
   model = nasty.network(splits.num_classes)
   mean, std = data.NORMALIZATIONS['digits']
   images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
@@ -201,7 +202,7 @@ def test_another_adversary_is_trained_first():
 def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
   results, workdir, config = done
   normal = plan_lib.make(config)[0]
-  variables = execute.Store(workdir, normal.dataset, data_dir).variables(normal)
+  variables = stores.Store(workdir, normal.dataset, data_dir).variables(normal)
   weights = tmp_path / 'weights.safetensors'
   interop.save(weights, interop.to_torch('cnn8', variables))
   again = _config(
@@ -240,7 +241,7 @@ def test_weights_of_another_network_are_refused(tmp_path, data_dir):
 def test_a_thief_may_have_a_share_of_the_data(data_dir):
   config = _config(data_dir=data_dir, fraction=0.5, limit=200)
   plan = plan_lib.make(config)
-  store = execute.Store(pathlib.Path(), plan[0].dataset, data_dir)
+  store = stores.Store(pathlib.Path(), plan[0].dataset, data_dir)
   teacher, student = store.examples(plan[0]), store.examples(plan[2])
   assert len(teacher['label']) == 180  # All but the held-out tenth.
   assert len(student['label']) == 90

@@ -10,14 +10,13 @@ import numpy as np
 
 from undistillable import (
   checkpoints,
-  data,
   environment,
   errors,
   evaluate,
   interop,
   parallel,
-  programs,
   runs,
+  stores,
   synthesis,
   tasks,
   train,
@@ -27,86 +26,9 @@ from undistillable import (
 _SHOWN_IMAGES = 100
 
 
-class Store:
-  """The networks of a workdir: what their runs left, loaded when needed."""
-
-  def __init__(
-    self,
-    workdir: pathlib.Path,
-    dataset: Mapping[str, Any],
-    data_dir: str | None = None,
-    eval_batch_size: int = 256,
-  ):
-    """Loads nothing yet.
-
-    Args:
-      workdir: the study's folder.
-      dataset: as in `runs.Run`.
-      data_dir: see `data.load`.
-      eval_batch_size: over all devices.
-    """
-    self.workdir = workdir
-    self.eval_batch_size = eval_batch_size
-    self._dataset, self._data_dir = dataset, data_dir
-    # The last few: the teachers of all seeds serve students in turn.
-    self.variables = functools.lru_cache(maxsize=8)(self._variables)
-
-  @functools.cached_property
-  def task(self) -> tasks.Task:
-    """The data set."""
-    return tasks.load(self._dataset, self._data_dir)
-
-  def examples(self, run: runs.Run) -> tasks.Arrays:
-    """What a run is trained on; of no data, only how many there would be."""
-    if run.data_free:
-      return {'label': np.zeros(self.num_examples(run), np.int32)}
-    if 'images' in run.parents:
-      return self.images(run.parents['images'])
-    return self.task.share(run.dataset['fraction'], run.seed)
-
-  def num_examples(self, run: runs.Run) -> int:
-    """How many a run sees in an epoch, its parents finished or not."""
-    if 'images' in run.parents:
-      return self.num_examples(run.parents['images'])
-    if run.role == 'images':
-      return run.settings['num_images']
-    if run.data_free:
-      return run.recipe['steps_per_epoch'] * run.recipe['batch_size']
-    return len(self.examples(run)['label'])
-
-  def program(self, run: runs.Run) -> programs.Program:
-    """The functions of a run."""
-    number = self.num_examples(run)
-    return programs.build(run, self.task.num_classes, number)
-
-  def num_steps(self, run: runs.Run) -> int:
-    """Steps of the whole training of a run."""
-    if run.init_from:
-      return 0
-    per_epoch = self.num_examples(run) // run.recipe['batch_size']
-    return run.recipe['epochs'] * per_epoch
-
-  def result(self, run: runs.Run) -> dict[str, Any] | None:
-    """What a finished run wrote; None for any other."""
-    return runs.result(run, self.workdir)
-
-  def images(self, run: runs.Run) -> tasks.Arrays:
-    """The images that a finished run has made up, as a training set."""
-    return images_of(run, self.variables(run))
-
-  def _variables(self, run: runs.Run) -> dict[str, Any]:
-    """The variables of a finished run, from its checkpoint."""
-    parts = self.program(run)
-    template = train.abstract_state(
-      parts.method, self.task.train, parts.prepare_test
-    )
-    folder = runs.folder(run, self.workdir) / 'checkpoints'
-    return checkpoints.load(folder, template).variables
-
-
 def run_one(
   run: runs.Run,
-  store: Store,
+  store: stores.Store,
   on_step: Callable[[int, float, float], None] | None = None,
 ) -> dict[str, Any]:
   """Trains a run, or goes on where it stopped, and evaluates it.
@@ -203,32 +125,22 @@ def _watch(
   return watch if parts else None
 
 
-def images_of(run: runs.Run, variables: Mapping[str, Any]) -> tasks.Arrays:
-  """The images in the variables of a run, as bytes, and their labels."""
-  found = variables['images']
-  mean, std = data.NORMALIZATIONS[run.dataset['normalization']]
-  return {
-    'image': synthesis.to_uint8(found['image'], mean, std),
-    'label': np.asarray(found['label']),
-  }
-
-
 def _show_images(
   run: runs.Run, folder: pathlib.Path, variables: Mapping[str, Any]
 ) -> dict[str, float]:
   """Writes a picture of the first images while they are made; no numbers."""
-  shown = images_of(run, variables)['image'][:_SHOWN_IMAGES]
+  shown = stores.images_of(run, variables)['image'][:_SHOWN_IMAGES]
   synthesis.write_grid(folder / 'images.png', shown)
   return {}
 
 
 def _judge_images(
-  run: runs.Run, store: Store, variables: Mapping[str, Any]
+  run: runs.Run, store: stores.Store, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
   """What its teacher makes of a set of images."""
   parts, teacher = store.program(run), run.parents['teacher']
   known = store.variables(teacher)
-  arrays = images_of(run, variables)
+  arrays = stores.images_of(run, variables)
   logits = evaluate.predict(
     parts.parent_fns['teacher'],
     known,
@@ -247,7 +159,7 @@ def _judge_images(
 
 
 def _take_weights(
-  run: runs.Run, path: str, store: Store, folder: pathlib.Path
+  run: runs.Run, path: str, store: stores.Store, folder: pathlib.Path
 ) -> Any:
   """The state of a network whose weights come from a file, checkpointed."""
   parts = store.program(run)
@@ -293,7 +205,7 @@ def _finish(
   return content
 
 
-def diverged(run: runs.Run, store: Store, reason: str) -> dict[str, Any]:
+def diverged(run: runs.Run, store: stores.Store, reason: str) -> dict[str, Any]:
   """Records that a run came to nothing: it would do so every time."""
   content = _describe(run, 'diverged') | {'reason': reason}
   content |= {'config': run.config, 'environment': environment.describe()}

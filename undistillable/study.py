@@ -14,6 +14,7 @@ from undistillable import (
   plan,
   report,
   runs as runs_lib,
+  stores,
   writers,
 )
 from undistillable.analysis import responses, summary
@@ -48,7 +49,7 @@ class Study:
 
 
 def _measure_main(
-  planned: Sequence[runs_lib.Run], store: execute.Store, folder: pathlib.Path
+  planned: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """The main job measures nothing more; it keeps answers for its figure."""
   responses.write(planned, store, folder)
@@ -85,7 +86,7 @@ def run(
   planned = study.plan_fn(config)
   folder = workdir / study.name
   _claim(config, folder, reuse_workdir)
-  store = execute.Store(
+  store = stores.Store(
     workdir, planned[0].dataset, config.data_dir, config.eval_batch_size
   )
   results = _train(planned, store, config, study.go_on)
@@ -143,7 +144,7 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
 
 def _train(
   planned: Sequence[runs_lib.Run],
-  store: execute.Store,
+  store: stores.Store,
   config: ml_collections.ConfigDict,
   go_on: bool,
 ) -> dict[str, dict[str, Any]]:
@@ -169,7 +170,7 @@ def _train(
 
 def _train_one(
   run: runs_lib.Run,
-  store: execute.Store,
+  store: stores.Store,
   results: Mapping[str, Any],
   on_step: Callable[[int, float, float], None],
 ) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from undistillable import evaluate, execute, runs as runs_lib
+from undistillable import evaluate, runs as runs_lib, stores
 
 NUM_IMAGES = 8
 
 
 def write(
   planned: Sequence[runs_lib.Run],
-  store: execute.Store,
+  store: stores.Store,
   folder: pathlib.Path,
 ) -> None:
   """Writes responses.npz for the first pair of teachers, unless it is there.

@@ -1,0 +1,93 @@
+"""What the claims are judged by: differences, trends, and their wording."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import scipy.stats
+
+from undistillable.analysis import records, runs as runs_lib, stats, sweeps
+from undistillable.analysis.table import plus_minus
+
+Results = Mapping[str, Any]  # The content of a results.json.
+Found = tuple[bool, str] | None  # Whether a claim holds, and the numbers.
+
+_MIN_RANK_CORRELATION = 0.7  # Of 'the more, the more'.
+
+
+def attacked(results: Results, value_fn: sweeps.ValueFn) -> list[sweeps.Cell]:
+  """The students of the protected teacher, value by value."""
+  return [
+    cell
+    for cell in sweeps.collect(results['runs'], value_fn)
+    if cell['role'] == 'student'
+    and cell['source'] == 'protected'
+    and cell['difference']
+  ]
+
+
+def trends(
+  cells: Iterable[sweeps.Cell],
+) -> dict[str, tuple[bool, list[sweeps.Cell]]]:
+  """{student: (whether its difference falls as x rises, its cells)}."""
+  found = {}
+  ordered = sorted(cells, key=lambda c: (runs_lib.natural(c['model']), c['x']))
+  for model, group in itertools.groupby(ordered, key=lambda c: c['model']):
+    line = [cell for cell in group if cell['difference']]
+    if len(line) > 1:
+      found[model] = (_falls(line), line)
+  return found
+
+
+def _falls(line: Sequence[sweeps.Cell]) -> bool:
+  """From the first to the last, and by and large in between."""
+  ends = paired(line[-1]['difference'], line[0]['difference'])
+  if stats.verdict(ends) != 'loss':
+    return False
+  means = [cell['difference']['mean'] for cell in line]
+  rank = scipy.stats.spearmanr([cell['x'] for cell in line], means).statistic
+  return rank <= -_MIN_RANK_CORRELATION
+
+
+def told(
+  trends: Mapping[str, tuple[bool, list[sweeps.Cell]]], name: str
+) -> str:
+  """'cnn8: -1.0, -5.0 at temperature 1, 4.'."""
+  parts = []
+  for model, (_, line) in trends.items():
+    values = ', '.join(f'{c["difference"]["mean"]:+.1f}' for c in line)
+    parts.append(f'{model} {values}')
+  xs = ', '.join(f'{c["x"]:g}' for c in next(iter(trends.values()))[1])
+  return f'Students against training alone, at {name} {xs}: {"; ".join(parts)}.'
+
+
+def all_lose(found: Mapping[str, records.Stat]) -> Found:
+  if not found:
+    return None
+  holds = all(stats.verdict(one) == 'loss' for one in found.values())
+  return holds, listed('Against training alone:', found, sign='+')
+
+
+def listed(verb: str, found: Mapping[str, records.Stat], sign: str = '') -> str:
+  told = [f'{name} {plus_minus(one, sign)}' for name, one in found.items()]
+  text = f'{verb} {"; ".join(told)}.'
+  return text[0].upper() + text[1:]
+
+
+def at_most(found: records.Stat, limit: float) -> bool:
+  """Whether a mean is below a limit by more than its standard error."""
+  return found['mean'] + stats.standard_error(found) <= limit
+
+
+def measured(results: Results, name: str, key: str) -> records.Stat | None:
+  """A number of the measurements, over seeds."""
+  by_seed = results.get('measurements', {}).get(name)
+  return by_seed and stats.stat({s: v[key] for s, v in by_seed.items()})
+
+
+def paired(one: records.Stat, other: records.Stat) -> records.Stat:
+  """one - other, over the seeds that both have."""
+  a, b = one['by_seed'], other['by_seed']
+  found = stats.stat({seed: a[seed] - b[seed] for seed in a if seed in b})
+  assert found, 'the runs of one study have their seeds in common'
+  return found
