@@ -84,18 +84,20 @@ def _answer(
   verdicts = claims.judge({experiment.name: results}, experiment.name)
   where = results['runs'][0]['dataset']
   title = f'{experiment.title} ({where})'
+  summary = summary_lib.summarize(results['runs'])
   if not verdicts:
-    summary = summary_lib.summarize(results['runs'])
     return report.Answer(
       title, summary['headline'], summary['sentence'], 'open'
     )
-  holds = [v for v in verdicts if v.status == 'holds']
-  tone = 'good' if len(holds) == len(verdicts) else 'open'
+  holds = [verdict for verdict in verdicts if verdict.status == 'holds']
+  sentence = summary['sentence']
+  if len(verdicts) == 1:
+    sentence = f'{verdicts[0].text} {verdicts[0].evidence}'
   return report.Answer(
     title,
     _headline(verdicts, holds),
-    ' '.join(verdict.evidence for verdict in verdicts),
-    tone,
+    sentence,
+    'good' if len(holds) == len(verdicts) else 'open',
     [
       blocks.Heading('Claims of the article'),
       blocks.Table(
