@@ -99,8 +99,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
 
   # Theft without data; see experiments/data_free.py.
   config.data_free = ml_collections.ConfigDict()
-  config.data_free.teacher = 'resnet34'
-  config.data_free.student = 'resnet18'
+  config.data_free.teacher = 'resnet34'  # Normal, and protected.
+  config.data_free.student = 'resnet18'  # Of both.
   config.dafl = ml_collections.ConfigDict()
   config.dafl.preset = 'cifar10'  # A name of attacks.dafl.PRESETS.
   config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
@@ -116,7 +116,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.deep_inversion = ml_collections.ConfigDict()
   config.deep_inversion.preset = 'cifar10'  # Likewise.
   config.deep_inversion.settings = ml_collections.ConfigDict()
-  config.deep_inversion.settings.num_images = 50_000
+  config.deep_inversion.settings.num_images = 50_000  # To make up.
   config.deep_inversion.recipe = ml_collections.ConfigDict()  # Of the images.
   config.deep_inversion.recipe.epochs = 2_000  # Updates of each image.
   config.deep_inversion.recipe.batch_size = 256  # Over all devices.
@@ -195,7 +195,7 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.dafl.recipe.epochs = 2
   config.dafl.recipe.batch_size = 128
   config.dafl.recipe.schedule = 'constant'
-  config.deep_inversion.settings.num_images = 512
+  config.deep_inversion.settings.num_images = 512  # To make up.
   config.deep_inversion.recipe.epochs = 100
   config.deep_inversion.recipe.batch_size = 128
   config.deep_inversion.student_recipe.epochs = 20

@@ -92,8 +92,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Theft without data; see experiments/data_free.py.
   config.data_free = ml_collections.ConfigDict()
-  config.data_free.teacher = 'resnetc8'
-  config.data_free.student = 'cnn16'
+  config.data_free.teacher = 'resnetc8'  # Normal, and protected.
+  config.data_free.student = 'cnn16'  # Of both.
   config.dafl = ml_collections.ConfigDict()
   config.dafl.preset = 'digits'  # A name of attacks.dafl.PRESETS.
   config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
@@ -106,7 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.deep_inversion = ml_collections.ConfigDict()
   config.deep_inversion.preset = 'digits'  # Likewise.
   config.deep_inversion.settings = ml_collections.ConfigDict()
-  config.deep_inversion.settings.num_images = 1_000
+  config.deep_inversion.settings.num_images = 1_000  # To make up.
   config.deep_inversion.recipe = ml_collections.ConfigDict()  # Of the images.
   config.deep_inversion.recipe.epochs = 200  # Updates of each image.
   config.deep_inversion.recipe.batch_size = 250  # Over all devices.

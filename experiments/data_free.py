@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import experiment, thefts
+from experiments import experiment, teachers, thefts
 from undistillable import plan, runs as runs_lib
 from undistillable.analysis import main_figures, picture, summary
 
@@ -14,7 +14,7 @@ from undistillable.analysis import main_figures, picture, summary
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """Both teachers of every seed, robbed with data, and twice without."""
   planned = thefts.main_job(config)
-  for pair in thefts.pairs(planned):
+  for pair in teachers.pairs(planned):
     for teacher in pair:
       seed = pair[1].seed
       planned.append(thefts.by_dafl(config, seed, teacher))

@@ -19,7 +19,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """Both teachers of every seed, their images, and a student alone to judge."""
   main = thefts.main_job(config)
   planned = [run for run in main if run.method != 'kd']
-  for pair in thefts.pairs(main):
+  for pair in teachers.pairs(main):
     seed = pair[1].seed
     planned += [thefts.images(config, seed, teacher) for teacher in pair]
   return plan.in_order(planned)

@@ -28,9 +28,13 @@ def pairs(
 ) -> Iterator[tuple[runs_lib.Run, runs_lib.Run]]:
   """(normal, protected) teachers of one architecture and seed, finished."""
   normal = {(r.model, r.seed): r for r in runs if r.method == 'none'}
+  # Weights from a file are one network for all seeds.
+  given = {r.model: r for r in normal.values() if r.init_from}
   for run in runs:
-    if 'adversary' in run.parents and (run.model, run.seed) in normal:
-      yield normal[run.model, run.seed], run
+    if 'adversary' in run.parents:
+      found = normal.get((run.model, run.seed), given.get(run.model))
+      if found:
+        yield found, run
 
 
 def answers(

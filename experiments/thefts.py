@@ -15,18 +15,6 @@ def main_job(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   return plan.make(plan.vary(config, changes))
 
 
-def pairs(
-  runs: list[runs_lib.Run],
-) -> list[tuple[runs_lib.Run, runs_lib.Run]]:
-  """(normal, protected) teachers of the main job, one pair a seed."""
-  normal = {(r.model, r.seed): r for r in runs if r.method == 'none'}
-  return [
-    (normal.get((run.model, run.seed)) or normal[run.model, 0], run)
-    for run in runs
-    if 'adversary' in run.parents
-  ]
-
-
 def by_dafl(
   config: ml_collections.ConfigDict, seed: int, teacher: runs_lib.Run
 ) -> runs_lib.Run:
