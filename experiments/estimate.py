@@ -15,12 +15,12 @@ from undistillable.models import __main__ as sizes
 _SECS_PER_STEP = 0.004
 _SECS_PER_PROGRAM = 6.0  # To compile.
 _SECS_PER_RUN = 1.0  # To evaluate and to write.
-# What networks reach of the speed of one convolution.
-_EFFICIENCY = 0.4
 
 
 def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
   """Time of training, within a factor of two or so.
+
+  Networks reach about the speed of a single convolution.
 
   Args:
     runs: that are to be trained.
@@ -33,7 +33,7 @@ def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
     operations = 3 * _operations(run)
     operations += sum(_operations(parent) for parent in run.parents.values())
     operations *= run.recipe['batch_size']
-    secs = _SECS_PER_STEP + operations / (_EFFICIENCY * rate)
+    secs = _SECS_PER_STEP + operations / rate
     total += _SECS_PER_RUN + num_steps(run) * secs
   return total
 

@@ -196,3 +196,22 @@ SETTINGS = {
   'none': {},
   'scratch': {},
 }
+
+
+@pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
+def test_features_are_what_the_last_layer_reads(name):
+  model = models.get_model(name, 3)
+  images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+  variables = model.init(jax.random.key(1), images, train=False)
+  features = method_lib.features_fn(model)(variables, images)
+  last = [
+    v for v in jax.tree.leaves(variables['params']) if v.shape[-1:] == (3,)
+  ]
+  kernel = next(leaf for leaf in last if leaf.ndim == 2)
+  bias = next(leaf for leaf in last if leaf.ndim == 1)
+  logits = model.apply(variables, images, train=False)
+  expected = features @ kernel + bias[None]
+  if name == 'mlp':  # With its ReLU on the logits.
+    expected = nn.relu(expected)
+  np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+  assert method_lib.features_fn(model.clone()) is method_lib.features_fn(model)

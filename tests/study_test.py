@@ -189,6 +189,43 @@ def test_runs_that_differ_in_their_seed_share_a_program():
   )
 
 
+def test_seeds_of_one_program_are_trained_side_by_side():
+  config = _config(seeds=(0, 1, 2), students=('cnn8', 'cnn16'))
+  planned = plan_lib.make(config)
+  order = [programs.anonymous(run) for run in planned]
+  changes = sum(a != b for a, b in itertools.pairwise(order))
+  # Two teachers; each student alone, and by a program of its own.
+  assert changes == len(set(order)) - 1 == 5
+  for index, run in enumerate(planned):
+    assert set(run.parents.values()) <= set(planned[:index])
+  assert plan_lib.in_order(reversed(planned)) != planned
+  assert set(plan_lib.in_order(planned + planned)) == set(planned)
+
+
+def test_a_config_is_varied_by_a_copy():
+  config = _config()
+  varied = plan_lib.vary(config, {'defense.omega': 0.5, 'students': ('mlp',)})
+  assert (varied.defense.omega, varied.students) == (0.5, ('mlp',))
+  assert config.defense.omega != 0.5
+  with pytest.raises(KeyError, match='omegaa'):
+    plan_lib.vary(config, {'defense.omegaa': 0.5})
+
+
+def test_the_best_epoch_on_the_test_set_is_shown_but_not_used(
+  done, tmp_path, data_dir
+):
+  results, _, _ = done
+  changes = {'recipe.best_on_test': True, 'recipe.evaluate_every_epochs': 1}
+  config = _config(data_dir=data_dir, **changes)
+  again = study.run(config, tmp_path)
+  for run, before in zip(again['runs'], results['runs'], strict=True):
+    assert before['best_test_accuracy'] is None
+    assert run['test_accuracy'] == before['test_accuracy']
+    # There is but one epoch.
+    assert run['best_test_accuracy'] == run['test_accuracy']
+  assert 'Best on test %' in (tmp_path / 'report.md').read_text()
+
+
 def test_another_adversary_is_trained_first():
   plan = plan_lib.make(_config(**{'adversary.model': 'cnn16'}))
   assert [(run.model, run.method) for run in plan[:3]] == [

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from undistillable import data, models, synthesis
@@ -81,3 +82,17 @@ def test_a_network_without_batch_norm_is_at_no_distance():
   variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
   prepare = data.prepare_fn(MEAN, STD)
   assert synthesis.batch_norm_distance(model, variables, arrays, prepare) == 0
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_grid_is_written_as_a_picture_of_the_images(tmp_path, channels):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (5, 8, 8, channels), np.uint8)
+  path = tmp_path / 'images.png'
+  synthesis.write_grid(path, image)
+  with PIL.Image.open(path) as found:
+    pixels = np.asarray(found).reshape(*found.size[::-1], channels)
+  # Three columns, and every pixel four times as wide and high.
+  assert pixels.shape == (4 * 17, 4 * 26, channels)
+  np.testing.assert_array_equal(pixels[:32:4, 36:68:4], image[1])
+  assert list(tmp_path.iterdir()) == [path]

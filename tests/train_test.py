@@ -225,3 +225,13 @@ def test_fidelity_by_hand():
   found = evaluate.fidelity(q, p)
   assert found['agreement'] == 0.0
   np.testing.assert_allclose(found['kl'], 0.5 * np.log(3))
+
+
+def test_what_stands_in_for_data_reads_none():
+  prepare = batches.blank_fn((8, 8, 3), jnp.bfloat16)
+  batch = prepare({}, np.array([5, 2]), jax.random.key(0))
+  assert batch['image'].shape == (2, 8, 8, 3)
+  assert batch['image'].dtype == jnp.bfloat16
+  assert not batch['image'].any()
+  np.testing.assert_array_equal(batch['index'], [5, 2])
+  assert batches.blank_fn((8, 8, 3), jnp.bfloat16) is prepare

@@ -87,8 +87,10 @@ class Run:
 
   @property
   def depth(self) -> int:
-    """How many runs must come before it, one after the other."""
-    return max((1 + run.depth for run in self.parents.values()), default=0)
+    """How many teachers, or else how many thefts, must come before it."""
+    owner = self.role == 'teacher'
+    same = [r for r in self.parents.values() if (r.role == 'teacher') == owner]
+    return max((1 + run.depth for run in same), default=0)
 
   @property
   def data_free(self) -> bool:
