@@ -95,6 +95,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.data_free = ml_collections.ConfigDict()
   config.data_free.teacher = 'resnet34'  # Normal, and protected.
   config.data_free.student = 'resnet18'  # Of both.
+  # Names of attacks.ATTACKS; adaptive_inversion is a third.
+  config.data_free.thefts = ('dafl', 'deep_inversion')
   config.dafl = ml_collections.ConfigDict()
   config.dafl.preset = 'cifar100'  # A name of attacks.dafl.PRESETS.
   config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.

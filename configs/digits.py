@@ -94,6 +94,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data_free = ml_collections.ConfigDict()
   config.data_free.teacher = 'resnetc8'  # Normal, and protected.
   config.data_free.student = 'cnn16'  # Of both.
+  # Names of attacks.ATTACKS; adaptive_inversion is a third.
+  config.data_free.thefts = ('dafl', 'deep_inversion')
   config.dafl = ml_collections.ConfigDict()
   config.dafl.preset = 'digits'  # A name of attacks.dafl.PRESETS.
   config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.

@@ -12,13 +12,12 @@ from undistillable.analysis import main_figures, picture, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-  """Both teachers of every seed, robbed with data, and twice without."""
+  """Both teachers of every seed, robbed with data and without."""
   planned = thefts.main_job(config)
-  for pair in teachers.pairs(planned):
+  for pair in list(teachers.pairs(planned)):
     for teacher in pair:
-      seed = pair[1].seed
-      planned.append(thefts.by_dafl(config, seed, teacher))
-      planned += thefts.by_inversion(config, seed, teacher)
+      for name in config.data_free.thefts:
+        planned += thefts.THEFTS[name](config, pair[1].seed, teacher)
   return plan.in_order(planned)
 
 

@@ -46,7 +46,7 @@ def num_steps(run: runs_lib.Run) -> int:
 def _num_examples(run: runs_lib.Run) -> int:
   """How many a run sees in an epoch."""
   if 'images' in run.parents:
-    return _num_examples(run.parents['images'])
+    return sum(map(_num_examples, run.parents['images'].chain))
   if run.role == 'images':
     return run.settings['num_images']
   if run.data_free:

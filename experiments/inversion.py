@@ -21,7 +21,9 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   planned = [run for run in main if run.method != 'kd']
   for pair in teachers.pairs(main):
     seed = pair[1].seed
-    planned += [thefts.images(config, seed, teacher) for teacher in pair]
+    planned += [
+      thefts.deep_inversion(config, seed, teacher)[0] for teacher in pair
+    ]
   return plan.in_order(planned)
 
 

@@ -2,8 +2,7 @@
 
 import ml_collections
 
-from undistillable import data, plan, runs as runs_lib, synthesis
-from undistillable.attacks import dafl, deep_inversion
+from undistillable import attacks, data, plan, runs as runs_lib, synthesis
 
 
 def main_job(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -15,56 +14,89 @@ def main_job(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   return plan.make(plan.vary(config, changes))
 
 
-def by_dafl(
+def dafl(
   config: ml_collections.ConfigDict, seed: int, teacher: runs_lib.Run
-) -> runs_lib.Run:
+) -> list[runs_lib.Run]:
   """A student of a generator's images."""
-  return plan.make_run(
+  chosen = config.dafl
+  settings = attacks.ATTACKS['dafl'].PRESETS[chosen.preset]
+  student = plan.make_run(
     config,
     seed,
     'student',
     config.data_free.student,
     'dafl',
-    dafl.PRESETS[config.dafl.preset] | config.dafl.settings.to_dict(),
+    settings | chosen.settings.to_dict(),
     {'teacher': teacher},
-    config.dafl.recipe.to_dict(),
+    chosen.recipe.to_dict(),
   )
+  return [student]
 
 
-def images(
+def deep_inversion(
   config: ml_collections.ConfigDict, seed: int, teacher: runs_lib.Run
+) -> list[runs_lib.Run]:
+  """Images from the weights of a teacher, and a student of both."""
+  images = _images(config, seed, 'deep_inversion', {'teacher': teacher})
+  return [images, _student(config, seed, teacher, images)]
+
+
+def adaptive_inversion(
+  config: ml_collections.ConfigDict, seed: int, teacher: runs_lib.Run
+) -> list[runs_lib.Run]:
+  """The same, then images that the student errs on, and a student of all."""
+  images, student = deep_inversion(config, seed, teacher)
+  parents = {'teacher': teacher, 'student': student}
+  more = _images(config, seed, 'adaptive_inversion', parents)
+  return [images, student, more, _student(config, seed, teacher, more)]
+
+
+# By the names of attacks.ATTACKS.
+THEFTS = {
+  'adaptive_inversion': adaptive_inversion,
+  'dafl': dafl,
+  'deep_inversion': deep_inversion,
+}
+
+
+def _images(
+  config: ml_collections.ConfigDict,
+  seed: int,
+  method: str,
+  parents: dict[str, runs_lib.Run],
 ) -> runs_lib.Run:
-  """Images from the weights of a teacher."""
+  """Images that an attack makes up."""
   chosen = config.deep_inversion
+  settings = attacks.ATTACKS[method].PRESETS[chosen.preset]
   # The range that a byte can have, as the teacher sees it.
   low, high = synthesis.value_range(*data.NORMALIZATIONS[config.normalization])
-  settings = deep_inversion.PRESETS[chosen.preset] | chosen.settings.to_dict()
   return plan.make_run(
     config,
     seed,
     'images',
-    teacher.model,
-    'deep_inversion',
-    settings | {'low': low, 'high': high},
-    {'teacher': teacher},
+    parents['teacher'].model,
+    method,
+    settings | chosen.settings.to_dict() | {'low': low, 'high': high},
+    parents,
     chosen.recipe.to_dict(),
   )
 
 
-def by_inversion(
-  config: ml_collections.ConfigDict, seed: int, teacher: runs_lib.Run
-) -> list[runs_lib.Run]:
-  """Images from the weights of a teacher, and a student of both."""
+def _student(
+  config: ml_collections.ConfigDict,
+  seed: int,
+  teacher: runs_lib.Run,
+  images: runs_lib.Run,
+) -> runs_lib.Run:
+  """A student of a teacher's answers to images that were made up."""
   chosen = config.deep_inversion
-  made = images(config, seed, teacher)
-  student = plan.make_run(
+  return plan.make_run(
     config,
     seed,
     'student',
     config.data_free.student,
     'kd',
     {'temperature': chosen.temperature, 'alpha': chosen.alpha},
-    {'teacher': teacher, 'images': made},
+    {'teacher': teacher, 'images': images},
     chosen.student_recipe.to_dict(),
   )
-  return [made, student]

@@ -62,6 +62,7 @@ def _small(data_dir, **changes):
     'grid.fractions': (0.5, 1.0),
     'data_free.teacher': 'cnn8',
     'data_free.student': 'mlp',
+    'data_free.thefts': ('dafl', 'adaptive_inversion'),
     'dafl.recipe.epochs': 1,
     'dafl.recipe.steps_per_epoch': 2,
     'dafl.recipe.batch_size': 32,

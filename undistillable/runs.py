@@ -98,6 +98,13 @@ class Run:
     return getattr(self.module, 'DATA_FREE', False)
 
   @property
+  def chain(self) -> list['Run']:
+    """This set of images, and those that its student has learned from."""
+    student = self.parents.get('student')
+    before = student.parents['images'].chain if student else []
+    return [*before, self]
+
+  @property
   def attack(self) -> str:
     """The method, or that which made up the images it learns from."""
     images = self.parents.get('images')

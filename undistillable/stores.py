@@ -58,7 +58,7 @@ class Store:
   def num_examples(self, run: runs.Run) -> int:
     """How many a run sees in an epoch, its parents finished or not."""
     if 'images' in run.parents:
-      return self.num_examples(run.parents['images'])
+      return sum(r.settings['num_images'] for r in run.parents['images'].chain)
     if run.role == 'images':
       return run.settings['num_images']
     if run.data_free:
@@ -82,8 +82,11 @@ class Store:
     return runs.result(run, self.workdir)
 
   def images(self, run: runs.Run) -> tasks.Arrays:
-    """The images that a finished run has made up, as a training set."""
-    return images_of(run, self.variables(run))
+    """What finished runs have made up, the last of them `run`."""
+    sets = [images_of(one, self.variables(one)) for one in run.chain]
+    return {
+      key: np.concatenate([found[key] for found in sets]) for key in sets[0]
+    }
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """The variables of a finished run, from its checkpoint."""
