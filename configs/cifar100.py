@@ -149,6 +149,7 @@ def _released(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Everything once, in a minute or so; the numbers mean nothing."""
+  config.teacher.model = 'resnetc20'  # Compiled in seconds.
   config.limit = 64
   config.val_fraction = 0.25
   config.students = ('shufflenetv2',)
