@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments import scorecard
 from undistillable import models
 from undistillable.models import __main__ as models_table
 
@@ -67,3 +68,8 @@ def test_the_files_that_it_names_are_there():
   assert targets
   for target in targets:
     assert (README.parent / target).exists(), target
+
+
+def test_its_scorecard_is_that_of_the_recorded_results():
+  recorded = README.parent / 'experiments' / 'results' / 'digits'
+  assert scorecard.scorecard([recorded]) in README.read_text()
