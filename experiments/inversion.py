@@ -12,7 +12,8 @@ from experiments import experiment, teachers, thefts
 from undistillable import evaluate, plan, runs as runs_lib, stores
 from undistillable.analysis import images_figure, picture
 
-_NUM_SHOWN = 50
+_MAX_CLASSES = 10
+_IMAGES_PER_CLASS = 5
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -59,11 +60,21 @@ def _measure(
       'class_balance': result['images_class_balance'],
     }
     if name not in shown:
-      order = np.argsort(arrays['label'][:_NUM_SHOWN], kind='stable')
-      shown[name] = arrays['image'][order]
-      shown[f'{name}_label'] = arrays['label'][order]
+      chosen = _by_class(arrays['label'])
+      shown[name] = arrays['image'][chosen]
+      shown[f'{name}_label'] = arrays['label'][chosen]
   np.savez(folder / 'images.npz', **shown)
   return found
+
+
+def _by_class(labels: np.ndarray) -> np.ndarray:
+  """Indices of a few images of each class, a row of all classes at a time."""
+  found = [
+    np.flatnonzero(labels == label)[:_IMAGES_PER_CLASS]
+    for label in np.unique(labels)[:_MAX_CLASSES]
+  ]
+  rows = min(map(len, found))
+  return np.stack([indices[:rows] for indices in found], axis=1).ravel()
 
 
 def _figures(

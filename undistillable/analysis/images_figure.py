@@ -12,11 +12,10 @@ from undistillable.analysis import style
 
 CAPTION = (
   'Images that DeepInversion made from nothing but the weights of a teacher, '
-  'sorted by the class that they were made for. The judge is a network that '
-  'was trained alone and knows neither teacher.'
+  'a column for each class that they were made for. The judge is a network '
+  'that was trained alone and knows neither teacher.'
 )
 _NAMES = ('normal', 'nasty')
-_COLUMNS = 10
 
 # {'normal' | 'nasty': {seed: {'judge_accuracy', 'teacher_accuracy'}}}.
 Numbers = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -33,7 +32,8 @@ def images(
   """Two grids of images.
 
   Args:
-    arrays: {'normal': uint8[N, H, W, C], 'nasty': ...}.
+    arrays: {'normal': uint8[N, H, W, C], 'normal_label': int[N], ...}, a row
+      of all classes at a time, and likewise 'nasty'.
     numbers: what is said of them, seed by seed.
     theme: colours, `style.LIGHT` or `style.DARK`.
     narrow: lay it out for a telephone.
@@ -47,7 +47,8 @@ def images(
       axes.set_title(f'{name} teacher', color=theme.of(kind, 0))
       axes.set_axis_off()
       if name in arrays:
-        shown = synthesis.image_grid(arrays[name], _COLUMNS)
+        columns = len(np.unique(arrays[f'{name}_label']))
+        shown = synthesis.image_grid(arrays[name], columns)
         axes.imshow(
           shown.squeeze(-1) if shown.shape[-1] == 1 else shown,
           cmap='gray',
