@@ -152,7 +152,7 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.teacher.model = 'resnetc20'  # Compiled in seconds.
   config.limit = 64
   config.val_fraction = 0.25
-  config.students = ('shufflenetv2',)
+  config.students = ('cnn',)
   config.seeds = (0,)
   config.recipe.epochs = 1
   config.recipe.batch_size = 16

@@ -88,7 +88,7 @@ def training_curves(
       figure = style.new(4.6 if narrow else 7.2, 0.9 + 1.6 * len(panels))
       grid = figure.subplots(len(panels), 2, squeeze=False)
     else:
-      figure = style.new(max(5.0, 2.25 * len(panels)), 4.6)
+      figure = style.new(max(7.2, 2.25 * len(panels)), 4.6)
       grid = figure.subplots(2, len(panels), squeeze=False, sharex='col').T
     for panel, axes in zip(panels, grid, strict=True):
       # Accuracies compare across panels, the losses of methods do not.
