@@ -27,3 +27,10 @@ def shared() -> pathlib.Path:
   if not SHARED.is_dir():
     pytest.skip(f'no fixtures and data at {SHARED}')
   return SHARED
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs():
+  """Another file compiles others; a worker would grow to several GB."""
+  yield
+  jax.clear_caches()
