@@ -7,7 +7,7 @@
 TPU: 42 networks of 100 to 160 epochs. The article reports a nasty teacher
 within 2 points of the normal one. Presets, as in
 --config=configs/cifar10.py:released: article (default), released (its code),
-cpu (all experiments in an hour on two cores), smoke (a minute).
+cpu (shortened for two cores), smoke (a minute or so).
 """
 
 import ml_collections

@@ -7,7 +7,7 @@
 a GPU or a TPU: 33 networks of 200 epochs. The article reports a nasty teacher
 within 2 points of the normal one. Presets, as in
 --config=configs/cifar100.py:released: article (default), released (its code),
-cpu (half an hour on two cores), smoke (a minute).
+cpu (shortened for two cores), smoke (a minute).
 """
 
 import ml_collections
