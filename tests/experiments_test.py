@@ -213,6 +213,14 @@ def test_it_plans_on_every_data_set(name, dataset):
     assert {parent.id for parent in run.parents.values()} <= set(ids[:index])
 
 
+def test_adaptive_images_come_before_the_student_that_learns_from_them():
+  changes = {'data_free.thefts': ('adaptive_inversion',)}
+  config = plan.vary(_config(), changes)
+  planned = experiment_lib.load('data_free').plan_fn(config)
+  for index, run in enumerate(planned):
+    assert set(run.parents.values()) <= set(planned[:index])
+
+
 def test_an_ablation_varies_what_it_is_named_after():
   config = _config()
   planned = experiment_lib.load('temperature').plan_fn(config)
