@@ -171,19 +171,19 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """What two cores can do: small networks, part of the images, few epochs."""
-  config.limit = 5_000
+  config.limit = 8_000
   config.teacher.model = 'resnetc20'
   config.students = ('cnn',)
   config.seeds = (0,)
   config.defense.omega = 0.04
-  config.recipe.epochs = 6
+  config.recipe.epochs = 8
   config.recipe.batch_size = 64
   config.recipe.learning_rate = 0.05  # Half, as the batch is.
   config.recipe.schedule = 'cosine'
   config.recipe.milestones = ()
   config.recipe.evaluate_every_epochs = 1
   config.recipe.checkpoint_every_epochs = 1
-  config.recipes.cnn.epochs = 6
+  config.recipes.cnn.epochs = 5
   config.recipes.cnn.schedule = 'cosine'
   config.grid.teachers = ('resnetc20',)
   config.grid.students = ('cnn',)
