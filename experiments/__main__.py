@@ -25,16 +25,16 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
   logging.set_verbosity(logging.WARNING)  # JAX tells which devices it lacks.
-  rate = estimate.measured_rate()
+  rate, together = estimate.measured_rate(), _CONFIG.value.together
   rows: list[tuple[str, ...]] = [_COLUMNS]
-  seen: set[runs_lib.Run] = set()
+  seen: dict[runs_lib.Run, None] = {}  # In order.
   try:
     for name in experiments.NAMES:
       experiment = experiment_lib.load(name)
-      planned = set(experiment.plan_fn(_CONFIG.value))
-      new = planned - seen
-      seen |= new
-      time = settings.duration(estimate.seconds(new, rate))
+      planned = experiment.plan_fn(_CONFIG.value)
+      new = [run for run in planned if run not in seen]
+      seen |= dict.fromkeys(new)
+      time = settings.duration(estimate.seconds(new, rate, together))
       counts = str(len(planned)), str(len(new))
       rows.append((name, *counts, time, experiment.title))
   except errors.InputError as error:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     cells = [row[0].ljust(widths[0])]
     cells += [c.rjust(w) for c, w in zip(row[1:4], widths[1:4], strict=True)]
     print('  '.join([*cells, row[4]]))
-  total = settings.duration(estimate.seconds(seen, rate))
+  total = settings.duration(estimate.seconds(seen, rate, together))
   print(f'\nAll: {len(seen)} networks, about {total} on this machine.')
   print('Run one with python -m experiments.<name> --config=... --workdir=...')
 

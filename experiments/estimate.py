@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import data, programs, runs as runs_lib
+from undistillable import data, groups, programs, runs as runs_lib
 from undistillable.models import __main__ as sizes
 
 # Beside its multiplications; seen on two cores.
@@ -17,7 +17,7 @@ _SECS_PER_PROGRAM = 6.0  # To compile.
 _SECS_PER_RUN = 1.0  # To evaluate and to write.
 
 
-def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
+def seconds(runs: Iterable[runs_lib.Run], rate: float, together: int) -> float:
   """Time of training, within a factor of two or so.
 
   Networks reach about the speed of a single convolution.
@@ -25,17 +25,22 @@ def seconds(runs: Iterable[runs_lib.Run], rate: float) -> float:
   Args:
     runs: that are to be trained.
     rate: multiply-adds a second; see `measured_rate`.
+    together: see `groups.split`.
   """
-  runs = [run for run in runs if not run.init_from]
-  total = _SECS_PER_PROGRAM * len({programs.anonymous(run) for run in runs})
-  for run in runs:
+  missing = [run for run in runs if not run.init_from]
+  total = _SECS_PER_RUN * len(missing)
+  compiled = set()
+  for group in groups.split(missing, together):
+    first = group[0]
+    compiled.add(tuple(programs.anonymous(run) for run in group))
     # A step goes forward once and backward twice; parents forward only.
-    operations = 3 * _operations(run)
-    operations += sum(_operations(parent) for parent in run.parents.values())
-    operations *= run.recipe['batch_size']
-    secs = _SECS_PER_STEP + operations / rate
-    total += _SECS_PER_RUN + num_steps(run) * secs
-  return total
+    operations = sum(3 * _operations(run) for run in group)
+    operations += sum(_operations(parent) for parent in first.parents.values())
+    operations *= first.recipe['batch_size']
+    secs = len(group) * _SECS_PER_STEP + operations / rate
+    total += num_steps(first) * secs
+  # Each network of a program takes its time.
+  return total + _SECS_PER_PROGRAM * sum(map(len, compiled))
 
 
 def num_steps(run: runs_lib.Run) -> int:

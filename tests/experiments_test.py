@@ -152,7 +152,8 @@ def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
   monkeypatch.setattr(tasks, 'load', without_data)
   store = stores.Store(tmp_path, planned[0].dataset, config.data_dir)
   for run in thefts:
-    found, before = execute.run_one(run, store), runs_lib.result(run, workdir)
+    (found,) = execute.run_group([run], store)
+    before = runs_lib.result(run, workdir)
     for key in found.keys() - {'environment', 'seconds'}:
       assert found[key] == before[key], (run.label, key)
     if run.role == 'images':
@@ -197,7 +198,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
   def never(*_):
     raise AssertionError('what diverged would do so again')
 
-  monkeypatch.setattr(execute, 'run_one', never)
+  monkeypatch.setattr(execute, 'run_group', never)
   assert _run('omega', config, tmp_path / 'work')['runs'] == results['runs']
 
 
@@ -247,7 +248,7 @@ def test_the_estimate_counts_the_steps_that_are_taken(tmp_path):
 def test_twice_the_work_takes_twice_the_time(tmp_path):
   def secs(epochs):
     runs = plan.make(_small(tmp_path, **{'recipe.epochs': epochs}))
-    return estimate.seconds(runs, rate=1e6)
+    return estimate.seconds(runs, rate=1e6, together=4)
 
   assert secs(200) / secs(100) == pytest.approx(2, rel=0.05)
 

@@ -15,6 +15,7 @@ from undistillable import (
   data,
   errors,
   execute,
+  groups,
   interop,
   models,
   plan as plan_lib,
@@ -133,7 +134,7 @@ def test_nothing_is_trained_twice(done, monkeypatch):
   def never(*args, **kwargs):
     raise AssertionError('trained again')
 
-  monkeypatch.setattr(execute, 'run_one', never)
+  monkeypatch.setattr(execute, 'run_group', never)
   monkeypatch.setattr(tasks, 'load', never)
   again = study.run(config, workdir)
   assert again['runs'] == results['runs']
@@ -145,10 +146,10 @@ def test_more_seeds_keep_what_is_there(done, monkeypatch):
   class Trained(Exception):  # noqa: N818
     pass
 
-  def run_one(run, *args):
-    raise Trained(run.seed)
+  def run_group(group, *args):
+    raise Trained(group[0].seed)
 
-  monkeypatch.setattr(execute, 'run_one', run_one)
+  monkeypatch.setattr(execute, 'run_group', run_group)
   more = config.copy_and_resolve_references()
   more.unlock()
   more.seeds = (0, 1)
@@ -200,6 +201,54 @@ def test_seeds_of_one_program_are_trained_side_by_side():
     assert set(run.parents.values()) <= set(planned[:index])
   assert plan_lib.in_order(reversed(planned)) != planned
   assert set(plan_lib.in_order(planned + planned)) == set(planned)
+
+
+def test_students_of_one_teacher_are_trained_together():
+  config = _config(seeds=(0, 1), students=('cnn8', 'cnn16', 'resnetc8', 'mlp'))
+  with config.unlocked():
+    config.recipes.cnn16.batch_size = 16
+  planned = plan_lib.make(config)
+  found = groups.split(planned, 2)
+  assert sorted(run.id for group in found for run in group) == sorted(
+    run.id for run in planned
+  )
+  done: set = set()
+  for group in found:
+    assert len(group) <= 2
+    assert all(set(run.parents.values()) <= done for run in group)
+    done |= set(group)
+    for run in group[1:]:
+      assert run.parents == group[0].parents != {}
+      assert run.seed == group[0].seed
+      assert run.recipe['batch_size'] == group[0].recipe['batch_size']
+  models_of = [
+    [run.model for run in group] for group in found if group[0].parents
+  ]
+  # Of two teachers and two seeds; cnn16 learns in other batches.
+  for names in (['cnn8', 'resnetc8'], ['cnn16'], ['mlp']):
+    assert models_of.count(names) == 4
+  assert [[run] for run in planned] == groups.split(planned, 1)
+  # A thief with fewer images goes through other batches.
+  share = plan_lib.make(plan_lib.vary(config, {'fraction': 0.5}))
+  (pairs,) = {len(group) for group in groups.split([planned[-1], share[-1]], 2)}
+  assert pairs == 1
+
+
+def test_training_together_changes_no_number(tmp_path, data_dir):
+  alone, beside = (
+    study.run(
+      _config(
+        data_dir=data_dir, students=('cnn8', 'cnn16', 'mlp'), together=number
+      ),
+      tmp_path / str(number),
+    )
+    for number in (1, 4)
+  )
+  for one, other in zip(alone['runs'], beside['runs'], strict=True):
+    assert one['id'] == other['id']
+    for key in ('test_accuracy', 'val_accuracy', 'test_nll'):
+      # But for the rounding of another program.
+      assert one[key] == pytest.approx(other[key], rel=1e-3, abs=0.3), key
 
 
 def test_a_config_is_varied_by_a_copy():
@@ -315,6 +364,7 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'recipe.evaluate_every_epochs': 0}, 'evaluate_every_epochs=0'),
     ({'recipe.checkpoint_every_epochs': 0}, 'checkpoint_every_epochs=0'),
     ({'eval_batch_size': 0}, 'eval_batch_size=0'),
+    ({'together': 0}, 'together=0; expected at least 1'),
     ({'seeds': (0, -1)}, 'expected numbers >= 0'),
     ({'recipe.batch_size': 0}, 'batch_size=0'),
     ({'recipe.batch_size': 33}, 'cannot be split over 2 devices'),

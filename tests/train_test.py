@@ -1,5 +1,6 @@
 """Training: resumed equals uninterrupted, scanned equals stepped, two = one."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from undistillable import (
+  attacks,
   checkpoints,
   defenses,
   errors,
@@ -41,6 +43,23 @@ def _fit(prepare=SHIFTED, **kwargs):
 
 def _assert_equal(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def _assert_close(one, other):
+  """But for the rounding of another program."""
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+    one,
+    other,
+  )
+
+
+def _metrics(folder):
+  """What a training wrote, but for how long it took."""
+  return [
+    {k: v for k, v in json.loads(line).items() if k != 'secs'}
+    for line in (folder / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 def test_the_loss_falls():
@@ -98,13 +117,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
   )
   assert sum(resumed_steps) == 10
   _assert_equal(resumed, whole)
-  lines = [
-    [
-      {k: v for k, v in json.loads(line).items() if k != 'secs'}
-      for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
-    ]
-    for name in ('parts', 'whole')
-  ]
+  lines = [_metrics(tmp_path / name) for name in ('parts', 'whole')]
   assert lines[0] == lines[1]
   assert [line['epoch'] for line in lines[0]] == [1, 2, 3, 4]
 
@@ -145,6 +158,123 @@ def test_every_example_comes_once_an_epoch_in_a_new_order():
     assert order.shape == (5, 2, 4)
     assert sorted(order.ravel()) == list(range(40))
   assert (orders[0] != orders[1]).any()
+
+
+def _students():
+  """Three that hear the same teacher, and its variables."""
+  teacher = models.get_model('resnetc8', 10)
+  images = np.zeros((1, 8, 8, 1), np.float32)
+  variables = teacher.init(jax.random.key(8), images, train=False)
+  # Not Adam, which makes much of the rounding of gradients that are zero.
+  optimizer = optax.sgd(0.05, momentum=0.9)
+  students = [
+    train.Trainee(
+      attacks.kd.make(
+        models.get_model(name, 10), optimizer, teacher=teacher, **settings
+      )
+    )
+    for name, settings in (
+      ('cnn8', {'temperature': 4.0, 'alpha': 0.9}),
+      ('cnn16', {'temperature': 4.0, 'alpha': 0.9}),
+      ('cnn8', {'temperature': 1.0, 'alpha': 0.1}),
+    )
+  ]
+  return students, {'teacher': variables}
+
+
+def _fit_together(trainees, frozen, **kwargs):
+  kwargs = {'epochs': 3, 'batch_size': 8, 'seed': 3} | kwargs
+  return train.fit_together(
+    trainees, _arrays(), SHIFTED, frozen=frozen, **kwargs
+  )
+
+
+def test_each_becomes_what_it_would_alone(tmp_path):
+  students, frozen = _students()
+  alone, beside = (
+    [
+      dataclasses.replace(one, folder=tmp_path / name / str(index))
+      for index, one in enumerate(students)
+    ]
+    for name in ('alone', 'beside')
+  )
+  for one in alone:
+    _fit_together([one], frozen)
+  counts = []
+  states = _fit_together(beside, frozen, on_step=lambda n, *_: counts.append(n))
+  assert sum(counts) == 3 * 3 * 5
+  for one, other, state in zip(alone, beside, states, strict=True):
+    expected, found = (
+      checkpoints.load(t.folder / 'checkpoints', state) for t in (one, other)
+    )
+    _assert_equal(found, state)
+    _assert_close(found, expected)
+    lines, others = map(_metrics, (one.folder, other.folder))
+    assert len(lines) == len(others) == 3
+    for line, other_line in zip(lines, others, strict=True):
+      assert line == pytest.approx(other_line, rel=1e-3)
+
+
+def test_a_shared_teacher_answers_once():
+  students, frozen = _students()
+  arrays = _arrays()
+  batch = SHIFTED(arrays, np.arange(8), jax.random.key(0))
+
+  def flops(methods):
+    method = method_lib.together(tuple(methods))
+    state = jax.eval_shape(method.init, jax.random.key(0), batch)
+    compiled = jax.jit(method.step).lower(
+      state, frozen, batch, jax.random.key(0)
+    )
+    return compiled.compile().cost_analysis()['flops']
+
+  apart = sum(flops([one.method]) for one in students)
+  together = flops([one.method for one in students])
+  teacher_fn = method_lib.frozen_fn(models.get_model('resnetc8', 10))
+  teacher = (
+    jax.jit(teacher_fn)
+    .lower(frozen['teacher'], batch['image'])
+    .compile()
+    .cost_analysis()['flops']
+  )
+  assert teacher > 0.1 * together
+  assert apart - together == pytest.approx(2 * teacher, rel=0.02)
+
+
+def test_one_that_diverges_leaves_the_others_as_they_are():
+  students, frozen = _students()
+  model = models.get_model('cnn8', 10)
+  explosive = train.Trainee(
+    attacks.scratch.make(model, optax.sgd(1e30)), label='it', remedy='lower x'
+  )
+  unread = dataclasses.replace(
+    students[1], evaluate_fn=lambda _: {'nll': float('inf')}, label='that'
+  )
+  expected = _fit_together(students, frozen)
+  first, second, third, fourth = _fit_together(
+    [students[0], explosive, unread, students[2]], frozen
+  )
+  _assert_close([first, fourth], [expected[0], expected[2]])
+  for error, text in ((second, 'it: the loss'), (third, 'that: its answers')):
+    assert isinstance(error, errors.DivergedError)
+    assert str(error).startswith(text)
+
+
+def test_networks_that_got_unequally_far_are_resumed_together(tmp_path):
+  students, frozen = _students()
+  whole = _fit_together(students, frozen)
+  students = [
+    dataclasses.replace(one, folder=tmp_path / str(index))
+    for index, one in enumerate(students)
+  ]
+  _fit_together(students[:2], frozen, epochs=1)
+  _fit_together(students[:1], frozen, epochs=2)
+  counts = []
+  resumed = _fit_together(
+    students, frozen, on_step=lambda n, *_: counts.append(n)
+  )
+  assert sum(counts) == (1 + 2 + 3) * 5
+  _assert_close(resumed, whole)
 
 
 def test_a_non_finite_loss_stops_with_the_step_and_the_remedy(tmp_path):

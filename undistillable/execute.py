@@ -1,8 +1,8 @@
-"""Trains and evaluates one run, and reads what a finished one left."""
+"""Trains runs, evaluates them, and writes down what they came to."""
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ from undistillable import (
   errors,
   evaluate,
   interop,
+  method,
   parallel,
   runs,
   stores,
   synthesis,
-  tasks,
   train,
   writers,
 )
@@ -26,68 +26,109 @@ from undistillable import (
 _SHOWN_IMAGES = 100
 
 
-def run_one(
-  run: runs.Run,
+def run_group(
+  group: Sequence[runs.Run],
   store: stores.Store,
-  on_step: Callable[[int, float, float], None] | None = None,
-) -> dict[str, Any]:
-  """Trains a run, or goes on where it stopped, and evaluates it.
+  on_step: train.OnStepFn | None = None,
+) -> list[dict[str, Any]]:
+  """Trains runs, or goes on where they stopped, and evaluates them.
 
   Args:
-    run: the run; its parents are finished.
-    store: of its workdir.
-    on_step: see `train.fit`.
+    group: of `groups.split`; their parents are finished.
+    store: of their workdir.
+    on_step: see `train.fit_together`.
 
   Returns:
-    What is written to result.json.
+    What is written to each result.json; of a run whose loss or whose answers
+    are not finite, that it diverged.
+  """
+  folders = [runs.claim(run, store.workdir) for run in group]
+  first = group[0]
+  if first.init_from:
+    states = [_take_weights(first, first.init_from, store, folders[0])]
+  else:
+    states = train.fit_together(
+      [
+        train.Trainee(
+          store.program(run).method,
+          _watch(run, store, folder),
+          folder,
+          f'{run.label} ({run.id})',
+          _remedy(run),
+        )
+        for run, folder in zip(group, folders, strict=True)
+      ],
+      store.examples(first),
+      store.program(first).prepare,
+      epochs=first.recipe['epochs'],
+      batch_size=first.recipe['batch_size'],
+      frozen=_frozen(first, store),
+      seed=first.seed,
+      evaluate_every_epochs=first.recipe['evaluate_every_epochs'],
+      checkpoint_every_epochs=first.recipe['checkpoint_every_epochs'],
+      on_step=on_step,
+    )
+  return [
+    _conclude(run, store, folder, state)
+    for run, folder, state in zip(group, folders, states, strict=True)
+  ]
+
+
+def _frozen(run: runs.Run, store: stores.Store) -> dict[str, Any]:
+  """The variables that the method of a run reads, by role."""
+  return {k: store.variables(parent) for k, parent in run.parents.items()}
+
+
+def _conclude(
+  run: runs.Run, store: stores.Store, folder: pathlib.Path, state: Any
+) -> dict[str, Any]:
+  """Judges what a training came to, and writes it."""
+  try:
+    if isinstance(state, errors.DivergedError):
+      raise state
+    judge = _judge_images if run.role == 'images' else _judge
+    numbers = judge(run, store, state.variables)
+  except errors.DivergedError as error:
+    return _diverged(run, folder, str(error))
+  return _finish(run, folder, numbers | _warning(run, folder))
+
+
+def _judge(
+  run: runs.Run, store: stores.Store, variables: Any
+) -> dict[str, Any]:
+  """How a network does on the test set, and how like its teacher.
 
   Raises:
-    errors.DivergedError: its loss or its answers are not finite.
+    errors.DivergedError: its answers are not finite.
   """
-  parts, task = store.program(run), store.task
-  frozen = {k: store.variables(parent) for k, parent in run.parents.items()}
-  folder = runs.claim(run, store.workdir)
-  logits_of = functools.partial(
-    evaluate.predict,
-    prepare=parts.prepare_test,
-    batch_size=store.eval_batch_size,
-  )
-
-  watch = _watch(run, task, functools.partial(logits_of, parts.apply_fn))
-  if run.role == 'images':
-    watch = functools.partial(_show_images, run, folder)
-  if run.init_from:
-    state = _take_weights(run, run.init_from, store, folder)
-  else:
-    state = train.fit(
-      parts.method,
-      store.examples(run),
-      parts.prepare,
-      epochs=run.recipe['epochs'],
-      batch_size=run.recipe['batch_size'],
-      frozen=frozen,
-      seed=run.seed,
-      evaluate_fn=watch,
-      evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
-      folder=folder,
-      checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
-      on_step=on_step,
-      label=f'{run.label} ({run.id})',
-      remedy=_remedy(run),
-    )
-  if run.role == 'images':
-    return _finish(run, folder, _judge_images(run, store, state.variables))
-  logits = logits_of(parts.apply_fn, state.variables, task.test)
-  scores = evaluate.scores(logits, task.test['label'])
+  parts, test = store.program(run), store.task.test
+  logits = _logits(store, run, parts.apply_fn, variables, test)
+  scores = evaluate.scores(logits, test['label'])
   train.check_finite(scores, f'{run.label} ({run.id})', _remedy(run))
   if 'teacher' in run.parents:
-    teacher_fn = parts.parent_fns['teacher']
-    reference = logits_of(teacher_fn, frozen['teacher'], task.test)
+    teacher = store.variables(run.parents['teacher'])
+    reference = _logits(store, run, parts.parent_fns['teacher'], teacher, test)
     scores |= {
       f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
     }
-  numbers = {f'test_{k}': v for k, v in scores.items()}
-  return _finish(run, folder, numbers | _warning(run, folder))
+  return {f'test_{k}': v for k, v in scores.items()}
+
+
+def _logits(
+  store: stores.Store,
+  run: runs.Run,
+  apply_fn: method.ApplyFn,
+  variables: Any,
+  arrays: Mapping[str, np.ndarray],
+) -> np.ndarray:
+  """The answers of a network to images as a run prepares them for testing."""
+  return evaluate.predict(
+    apply_fn,
+    variables,
+    arrays,
+    store.program(run).prepare_test,
+    batch_size=store.eval_batch_size,
+  )
 
 
 def _warning(run: runs.Run, folder: pathlib.Path) -> dict[str, str]:
@@ -102,15 +143,18 @@ def _warning(run: runs.Run, folder: pathlib.Path) -> dict[str, str]:
 
 
 def _watch(
-  run: runs.Run, task: tasks.Task, logits_of: Callable[..., np.ndarray]
-) -> Callable[[Any], dict[str, float]] | None:
-  """Looks at a network in training; None where there is nothing to look at.
+  run: runs.Run, store: stores.Store, folder: pathlib.Path
+) -> train.EvaluateFn | None:
+  """Looks at a run in training; None where there is nothing to look at.
 
   Whoever has no data has none held out either. The test set serves the
   article's way of counting only: nothing is chosen by it.
   """
+  if run.role == 'images':
+    return functools.partial(_show_images, run, folder)
   if run.data_free or 'images' in run.parents:
     return None
+  task, apply_fn = store.task, store.program(run).apply_fn
   parts = {'val': task.val} if len(task.val['label']) else {}
   if run.recipe['best_on_test']:
     parts['test'] = task.test
@@ -118,8 +162,9 @@ def _watch(
   def watch(variables: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, part in parts.items():
-      values = evaluate.scores(logits_of(variables, part), part['label'])
-      found |= {f'{name}_{key}': value for key, value in values.items()}
+      logits = _logits(store, run, apply_fn, variables, part)
+      scores = evaluate.scores(logits, part['label'])
+      found |= {f'{name}_{key}': value for key, value in scores.items()}
     return found
 
   return watch if parts else None
@@ -141,13 +186,7 @@ def _judge_images(
   parts, teacher = store.program(run), run.parents['teacher']
   known = store.variables(teacher)
   arrays = stores.images_of(run, variables)
-  logits = evaluate.predict(
-    parts.parent_fns['teacher'],
-    known,
-    arrays,
-    parts.prepare_test,
-    batch_size=store.eval_batch_size,
-  )
+  logits = _logits(store, run, parts.parent_fns['teacher'], known, arrays)
   found = evaluate.scores(logits, arrays['label'])
   return {
     **{f'images_teacher_{k}': v for k, v in found.items()},
@@ -205,11 +244,13 @@ def _finish(
   return content
 
 
-def diverged(run: runs.Run, store: stores.Store, reason: str) -> dict[str, Any]:
+def _diverged(
+  run: runs.Run, folder: pathlib.Path, reason: str
+) -> dict[str, Any]:
   """Records that a run came to nothing: it would do so every time."""
   content = _describe(run, 'diverged') | {'reason': reason}
   content |= {'config': run.config, 'environment': environment.describe()}
-  writers.write_json(runs.folder(run, store.workdir) / 'result.json', content)
+  writers.write_json(folder / 'result.json', content)
   return content
 
 

@@ -33,11 +33,11 @@ class Method(NamedTuple):
   Attributes:
     init: `(rng, batch) -> state`; the state has a property `variables`.
     step: `(state, frozen, batch, rng, axis_name=None) -> (state, metrics)`;
-      metrics are scalars, averaged over the devices of `axis_name`.
+      metrics are scalars by name, averaged over the devices of `axis_name`.
   """
 
   init: Callable[..., Any]
-  step: Callable[..., tuple[Any, Metrics]]
+  step: Callable[..., tuple[Any, Any]]
 
 
 def supervised(
@@ -111,6 +111,43 @@ def supervised(
       opt_state=opt_state,
     )
     return state, metrics
+
+  return Method(init, step)
+
+
+@functools.lru_cache(maxsize=16)
+def together(methods: tuple[Method, ...]) -> Method:
+  """Trains several networks on the same batches.
+
+  What they have in common, above all the answers of a frozen teacher, is the
+  same expression in one program, and XLA computes it once.
+
+  Args:
+    methods: that need the same frozen networks.
+
+  Returns:
+    The method; its state is a `state.States`, its metrics a tuple of those of
+    the methods.
+  """
+
+  def init(rng: jax.Array, batch: Batch) -> state_lib.States:
+    return state_lib.States(tuple(m.init(rng, batch) for m in methods))
+
+  def step(
+    states: state_lib.States,
+    frozen: Frozen,
+    batch: Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[state_lib.States, tuple[Metrics, ...]]:
+    members, metrics = zip(
+      *(
+        method.step(state, frozen, batch, rng, axis_name=axis_name)
+        for method, state in zip(methods, states.members, strict=True)
+      ),
+      strict=True,
+    )
+    return state_lib.States(members), metrics
 
   return Method(init, step)
 

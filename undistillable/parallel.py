@@ -19,9 +19,10 @@ AXIS = 'batch'
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
-HostMetrics = dict[str, np.ndarray]  # float[n] of n steps, by name
-# (state, frozen, arrays, order int[steps, D, b], key) -> states and metrics
-# float[n] of the n steps taken since the last one
+# The metrics of a method as float[n], of n steps
+HostMetrics = Any
+# (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
+# of the steps taken since the last one
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 
@@ -166,7 +167,7 @@ def _device_step(
 
 def _one(metrics: method_lib.Metrics) -> HostMetrics:
   """The metrics of a single step, with the leading axis of one of many."""
-  return {k: np.asarray(v)[None] for k, v in jax.device_get(metrics).items()}
+  return jax.tree.map(lambda x: np.asarray(x)[None], jax.device_get(metrics))
 
 
 @functools.lru_cache(maxsize=16)

@@ -104,10 +104,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
       f'fraction={config.fraction}; expected 0 < fraction <= 1, the share of '
       'the training set that the thief has'
     )
-  if config.eval_batch_size < 1:
-    raise ValueError(
-      f'eval_batch_size={config.eval_batch_size}; expected at least 1'
-    )
+  for field in ('eval_batch_size', 'together'):
+    if config[field] < 1:
+      raise ValueError(f'{field}={config[field]}; expected at least 1')
   if config.limit is not None and config.limit < 1:
     raise ValueError(f'limit={config.limit}; expected at least 1, or None')
 

@@ -1,4 +1,4 @@
-"""The state of a network in training: arrays only."""
+"""The states of networks in training: arrays only."""
 
 from typing import Any
 
@@ -28,3 +28,19 @@ class TrainState:
   def variables(self) -> dict[str, PyTree]:
     """What `model.apply` takes, and what is evaluated and published."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+@flax.struct.dataclass
+class States:
+  """The states of networks that are trained together.
+
+  Attributes:
+    members: one state each; all have taken equally many steps.
+  """
+
+  members: tuple[Any, ...]
+
+  @property
+  def step(self) -> jax.Array:
+    """int32[], steps taken so far by each."""
+    return self.members[0].step

@@ -11,16 +11,25 @@ from undistillable import (
   data,
   errors,
   execute,
+  groups,
   plan,
   report,
   runs as runs_lib,
   stores,
+  train,
   writers,
 )
 from undistillable.analysis import responses, summary
 
 # Fields that say where and how often, not what: they may change in a workdir.
-_FREE_FIELDS = ('data_dir', 'eval_batch_size', 'grid', 'progress', 'seeds')
+_FREE_FIELDS = (
+  'data_dir',
+  'eval_batch_size',
+  'grid',
+  'progress',
+  'seeds',
+  'together',
+)
 
 # What a study left: results.json, of which `run` returns the content.
 Results = dict[str, Any]
@@ -151,6 +160,13 @@ def _train(
   """{run id: result} of all runs, trained where they are missing."""
   found = {run.id: store.result(run) for run in planned}
   results = {name: result for name, result in found.items() if result}
+
+  def check(runs: Sequence[runs_lib.Run]) -> None:
+    if not go_on:
+      for run in runs:
+        _stop_if_failed(run, results, config.max_accuracy_drop)
+
+  check([run for run in planned if run.id in results])
   missing = [run for run in planned if run.id not in results]
   if missing:
     data.check(config.dataset, data_dir=config.data_dir)
@@ -159,29 +175,28 @@ def _train(
     steps, len(planned), show=bool(missing) and config.progress
   )
   with progress:
-    for index, run in enumerate(planned, start=1):
-      if run.id not in results:
-        progress.start(index, run.label)
-        results[run.id] = _train_one(run, store, results, progress.advance)
-      if not go_on:
-        _stop_if_failed(run, results, config.max_accuracy_drop)
+    for group in groups.split(missing, config.together):
+      progress.start(len(results) + 1, group[0].label, len(group) - 1)
+      new = _train_group(group, store, results, progress.advance)
+      results |= {
+        run.id: result for run, result in zip(group, new, strict=True)
+      }
+      check(group)
   return {run.id: results[run.id] for run in planned}
 
 
-def _train_one(
-  run: runs_lib.Run,
+def _train_group(
+  group: Sequence[runs_lib.Run],
   store: stores.Store,
   results: Mapping[str, Any],
-  on_step: Callable[[int, float, float], None],
-) -> dict[str, Any]:
-  """The result of a run; it says so where the run or a parent diverged."""
-  for parent in run.parents.values():
+  on_step: train.OnStepFn,
+) -> list[dict[str, Any]]:
+  """The results of runs; they say so where a parent diverged."""
+  for parent in group[0].parents.values():
     if results[parent.id]['status'] != 'finished':
-      return execute.skipped(run, f'its parent {parent.id} did not finish')
-  try:
-    return execute.run_one(run, store, on_step)
-  except errors.DivergedError as error:
-    return execute.diverged(run, store, str(error))
+      reason = f'its parent {parent.id} did not finish'
+      return [execute.skipped(run, reason) for run in group]
+  return execute.run_group(group, store, on_step)
 
 
 def _stop_if_failed(

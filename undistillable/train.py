@@ -1,9 +1,11 @@
 """The one training loop."""
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +16,25 @@ from undistillable import (
   errors,
   method as method_lib,
   parallel,
+  state as state_lib,
   writers,
 )
 from undistillable.data import batches
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
+HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
+OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+  """A network to train, alone or beside others; see `fit` for the fields."""
+
+  method: method_lib.Method
+  evaluate_fn: EvaluateFn | None = None
+  folder: pathlib.Path | None = None
+  label: str = 'network'
+  remedy: str = 'lower the learning rate'
 
 
 def fit(
@@ -34,7 +50,7 @@ def fit(
   evaluate_every_epochs: int = 1,
   folder: pathlib.Path | None = None,
   checkpoint_every_epochs: int = 1,
-  on_step: Callable[[int, float, float], None] | None = None,
+  on_step: OnStepFn | None = None,
   label: str = 'network',
   remedy: str = 'lower the learning rate',
 ) -> Any:
@@ -67,12 +83,63 @@ def fit(
     ValueError: the batch does not fit the data or the devices.
     errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
+  (outcome,) = fit_together(
+    [Trainee(method, evaluate_fn, folder, label, remedy)],
+    arrays,
+    prepare,
+    epochs=epochs,
+    batch_size=batch_size,
+    frozen=frozen,
+    seed=seed,
+    evaluate_every_epochs=evaluate_every_epochs,
+    checkpoint_every_epochs=checkpoint_every_epochs,
+    on_step=on_step,
+  )
+  if isinstance(outcome, errors.DivergedError):
+    raise outcome
+  return outcome
+
+
+def fit_together(
+  trainees: Sequence[Trainee],
+  arrays: Mapping[str, np.ndarray],
+  prepare: parallel.PrepareFn,
+  *,
+  epochs: int,
+  batch_size: int = 128,
+  frozen: method_lib.Frozen | None = None,
+  seed: int = 0,
+  evaluate_every_epochs: int = 1,
+  checkpoint_every_epochs: int = 1,
+  on_step: OnStepFn | None = None,
+) -> list[Any]:
+  """Trains networks on the same batches; what they share is computed once.
+
+  Each becomes what it would alone, but for the rounding of another program.
+  One that diverges leaves the others as they are.
+
+  Args:
+    trainees: the networks.
+    arrays: as all that follows, see `fit`.
+    prepare: of all.
+    epochs: of all.
+    batch_size: of all.
+    frozen: of all.
+    seed: of all.
+    evaluate_every_epochs: of all.
+    checkpoint_every_epochs: of all.
+    on_step: called with the steps of all, their mean loss and accuracy.
+
+  Returns:
+    For each, in order, its last state, or the DivergedError that stopped it.
+
+  Raises:
+    ValueError: the batch does not fit the data or the devices.
+  """
   parallel.check_batch_size(batch_size, len(arrays['label']))
   if epochs < 1:
     raise ValueError(f'epochs={epochs}; expected at least 1')
   init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
-  state = initial_state(method, arrays, prepare, init_key)
-  run_epoch = parallel.epoch_fn(method, prepare)
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
   order_fn = functools.partial(
@@ -81,27 +148,46 @@ def fit(
     batch_size=batch_size,
     num_devices=parallel.num_devices(),
   )
-  with _Record(folder) as record:
-    first_epoch, state = record.resume(state)
+
+  def train_from(first_epoch: int, members: Sequence[_Member]) -> None:
+    """Trains those that have got equally far."""
+    method = method_lib.together(tuple(m.trainee.method for m in members))
+    run_epoch = parallel.epoch_fn(method, prepare)
+    states = state_lib.States(tuple(m.outcome for m in members))
     for epoch in range(first_epoch + 1, epochs + 1):
       start = time.monotonic()
       order = order_fn(jax.random.fold_in(order_key, epoch))
-      means = _Means(label, (epoch - 1) * len(order), remedy)
-      for new_state, metrics in run_epoch(state, frozen, data, order, step_key):
-        state = new_state
-        means.add(metrics)
+      for new, metrics in run_epoch(states, frozen, data, order, step_key):
+        states = new
+        for member, of_member in zip(members, metrics, strict=True):
+          member.add(of_member)
         if on_step:
-          on_step(means.last_count, *means.last)
+          on_step(*_step_of(metrics))
+        if all(member.failed for member in members):
+          return
+      secs = (time.monotonic() - start) / len(members)
       last = epoch == epochs
-      scalars = {'epoch': epoch, 'step': epoch * len(order), **means.result()}
-      if evaluate_fn and (last or epoch % evaluate_every_epochs == 0):
-        values = evaluate_fn(state.variables)
-        check_finite(values, label, remedy)
-        scalars |= values
-      record.write(scalars | {'secs': time.monotonic() - start})
-      if last or epoch % checkpoint_every_epochs == 0:
-        record.save(epoch, state)
-  return state
+      for member, state in zip(members, states.members, strict=True):
+        member.end_epoch(
+          epoch,
+          state,
+          secs,
+          evaluate=last or epoch % evaluate_every_epochs == 0,
+          save=last or epoch % checkpoint_every_epochs == 0,
+        )
+
+  with contextlib.ExitStack() as stack:
+    by_epoch: dict[int, list[_Member]] = {}
+    everyone = []
+    for trainee in trainees:
+      record = stack.enter_context(_Record(trainee.folder))
+      state = initial_state(trainee.method, arrays, prepare, init_key)
+      epoch, state = record.resume(state)
+      everyone.append(_Member(trainee, record, state))
+      by_epoch.setdefault(epoch, []).append(everyone[-1])
+    for epoch, members in sorted(by_epoch.items()):
+      train_from(epoch, members)
+  return [member.outcome for member in everyone]
 
 
 def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
@@ -151,37 +237,75 @@ def _init_fn(
   return jax.jit(init)
 
 
-class _Means:
-  """Means of the metrics over an epoch; stops at the first non-finite loss."""
+def _step_of(
+  metrics: Sequence[HostMetrics],
+) -> tuple[int, float, float]:
+  """How many steps all networks took, and how well they did in the last."""
+  count = sum(len(of_one['loss']) for of_one in metrics)
+  loss, accuracy = (
+    float(np.mean([of_one[key][-1] for of_one in metrics]))
+    for key in ('loss', 'accuracy')
+  )
+  return count, loss, accuracy
 
-  def __init__(self, label: str, first_step: int, remedy: str):
-    self._label, self._step, self._remedy = label, first_step, remedy
-    self._chunks: list[parallel.HostMetrics] = []
 
-  def add(self, metrics: parallel.HostMetrics) -> None:
-    self._chunks.append(metrics)
+class _Member:
+  """A network in training, and what has become of it."""
+
+  def __init__(self, trainee: Trainee, record: '_Record', state: Any):
+    self.trainee = trainee
+    self.outcome = state  # Or the error that ended it.
+    self._record = record
+    self._step = int(state.step)
+    self._chunks: list[HostMetrics] = []  # Of this epoch.
+
+  @property
+  def failed(self) -> bool:
+    """Whether it has diverged; what is still computed for it is dropped."""
+    return isinstance(self.outcome, errors.DivergedError)
+
+  def add(self, metrics: HostMetrics) -> None:
+    """Takes note of the next steps; the first non-finite loss is the end."""
+    if self.failed:
+      return
     finite = np.isfinite(metrics['loss'])
     if not finite.all():
       step = self._step + int(np.argmin(finite)) + 1
-      raise errors.DivergedError(
-        f'{self._label}: the loss is not finite at step {step}; {self._remedy}'
+      self.outcome = errors.DivergedError(
+        f'{self.trainee.label}: the loss is not finite at step {step}; '
+        f'{self.trainee.remedy}'
       )
+    self._chunks.append(metrics)
     self._step += len(finite)
 
-  @property
-  def last_count(self) -> int:
-    return len(self._chunks[-1]['loss'])
+  def end_epoch(
+    self, epoch: int, state: Any, secs: float, *, evaluate: bool, save: bool
+  ) -> None:
+    """Writes what there is to say of an epoch that took it `secs`."""
+    if self.failed:
+      return
+    self.outcome = state
+    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
+    if evaluate and self.trainee.evaluate_fn:
+      start = time.monotonic()
+      values = self.trainee.evaluate_fn(state.variables)
+      secs += time.monotonic() - start
+      try:
+        check_finite(values, self.trainee.label, self.trainee.remedy)
+      except errors.DivergedError as error:
+        self.outcome = error
+        return
+      scalars |= values
+    self._record.write(scalars | {'secs': secs})
+    if save:
+      self._record.save(epoch, state)
 
-  @property
-  def last(self) -> tuple[float, float]:
-    metrics = self._chunks[-1]
-    return float(metrics['loss'][-1]), float(metrics['accuracy'][-1])
-
-  def result(self) -> dict[str, float]:
-    keys = self._chunks[0]
+  def _means(self) -> dict[str, float]:
+    """The metrics of the epoch that ends."""
+    chunks, self._chunks = self._chunks, []
     return {
-      f'train_{k}': float(np.concatenate([c[k] for c in self._chunks]).mean())
-      for k in keys
+      f'train_{key}': float(np.concatenate([c[key] for c in chunks]).mean())
+      for key in chunks[0]
     }
 
 

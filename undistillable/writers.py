@@ -111,9 +111,12 @@ class Progress:
       ),
     )
 
-  def start(self, index: int, label: str) -> None:
-    """Begins the run `index`, counted from 1."""
-    self._bar.set_description_str(f'run {index}/{self._num_runs} {label}')
+  def start(self, index: int, label: str, num_others: int = 0) -> None:
+    """Begins the run `index`, counted from 1, and others beside it."""
+    others = f' and {num_others} beside it' if num_others else ''
+    self._bar.set_description_str(
+      f'run {index}/{self._num_runs} {label}{others}'
+    )
 
   def advance(self, steps: int, loss: float, accuracy: float) -> None:
     """Counts steps and shows the latest numbers."""
