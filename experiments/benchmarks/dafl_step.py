@@ -1,6 +1,6 @@
 """What one step of DAFL costs beside its passes through networks.
 
-  python experiments/benchmarks/dafl_step.py
+  python -m experiments.benchmarks.dafl_step
 
 The passes are: the generator and the teacher, forwards and backwards; both
 again, forwards, for the student's images; the student, forwards and backwards.
@@ -8,7 +8,6 @@ Each is compiled and timed apart. The goal is 1.2 times their sum. Printed are
 the least and the median of several, taken in turn.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import timing
 from undistillable import losses, models
 from undistillable.attacks import dafl
 from undistillable.models import generator as generator_lib
@@ -26,12 +26,13 @@ CASES = (
   ('digits', 'resnetc8', 'cnn16', (8, 8, 1), 128),
   ('cifar10', 'resnetc20', 'resnetc8', (32, 32, 3), 64),
 )
-REPEATS = 10
 
 
 def main() -> None:
   for preset, teacher, student, shape, batch_size in CASES:
-    secs = _secs(*_functions(preset, teacher, student, shape, batch_size))
+    secs = timing.measure(
+      *_functions(preset, teacher, student, shape, batch_size)
+    )
     step, passes = secs[:, 0], secs[:, 1:]
     least = step.min() / passes.min(0).sum()
     median = np.median(step) / np.median(passes, 0).sum()
@@ -105,17 +106,6 @@ def _functions(
     lambda: step(state, frozen, batch, key),
     *(bind(function, name) for function, name in passes),
   ]
-
-
-def _secs(*functions: Callable[[], Any]) -> np.ndarray:
-  """float[REPEATS, len(functions)], of calls that take turns."""
-  secs = np.zeros((REPEATS + 1, len(functions)))
-  for row in secs:
-    for column, function in enumerate(functions):
-      start = time.perf_counter()
-      jax.block_until_ready(function())
-      row[column] = time.perf_counter() - start
-  return secs[1:]  # The first one compiles.
 
 
 if __name__ == '__main__':

@@ -1,13 +1,12 @@
 """What one step of DeepInversion costs beside its passes through networks.
 
-  python experiments/benchmarks/inversion_step.py
+  python -m experiments.benchmarks.inversion_step
 
 A pass is a network's answer and its gradient with respect to the images, of
 the teacher and, in the adaptive form, of the student. The goal is 1.2 times
 that. Printed are the least and the median of several, taken in turn.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import timing
 from undistillable import attacks, losses, models
 
 # Teacher, student, image shape, batch size.
@@ -25,7 +25,6 @@ CASES = (
   ('resnetc20', 'resnetc8', (32, 32, 3), 128),
   ('resnet18', 'resnetc20', (32, 32, 3), 32),
 )
-REPEATS = 10
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
     for name in ('deep_inversion', 'adaptive_inversion'):
       parents = {k: networks[k] for k in attacks.ATTACKS[name].PARENTS}
       step, passes = _functions(name, parents, shape, batch_size)
-      secs = _secs(step, passes)
+      secs = timing.measure(step, passes)
       ratios = (fn(secs, axis=0) for fn in (np.min, np.median))
       least, median = (float(x[0] / x[1]) for x in ratios)
       print(
@@ -93,17 +92,6 @@ def _functions(
     lambda: step(state, frozen, batch, key),
     lambda: passes(image, frozen),
   )
-
-
-def _secs(*functions: Callable[[], Any]) -> np.ndarray:
-  """float[REPEATS, len(functions)], of calls that take turns."""
-  secs = np.zeros((REPEATS + 1, len(functions)))
-  for row in secs:
-    for column, function in enumerate(functions):
-      start = time.perf_counter()
-      jax.block_until_ready(function())
-      row[column] = time.perf_counter() - start
-  return secs[1:]  # The first one compiles.
 
 
 if __name__ == '__main__':

@@ -1,0 +1,1 @@
+"""What steps cost beside the passes that they are made of."""
