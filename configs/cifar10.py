@@ -83,7 +83,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
   config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
   config.eval_batch_size = 256  # Over all devices; bounds the memory only.
-  config.together = 4  # Students of one teacher in one step; 1: none.
+  # At most so many networks of the same seed and frozen parents in one step.
+  config.together = 4
   config.progress = True  # A progress bar.
 
   # What the experiments of the article vary, one at a time.

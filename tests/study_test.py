@@ -157,12 +157,13 @@ def test_more_seeds_keep_what_is_there(done, monkeypatch):
     study.run(more, workdir)
 
 
-def test_what_is_missing_is_trained_again(done):
+@pytest.mark.parametrize('index', [0, 4])  # A parent of others, and a child.
+def test_what_is_missing_is_trained_again(done, index):
   results, workdir, config = done
-  lost = workdir / 'runs' / results['runs'][4]['id'] / 'result.json'
+  lost = workdir / 'runs' / results['runs'][index]['id'] / 'result.json'
   before = json.loads(lost.read_text())
   lost.unlink()
-  again = study.run(config, workdir)['runs'][4]
+  again = study.run(config, workdir)['runs'][index]
   assert again['test_accuracy'] == before['test_accuracy']
 
 

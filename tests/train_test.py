@@ -19,6 +19,7 @@ from undistillable import (
   models,
   parallel,
   train,
+  trainee,
 )
 from undistillable.data import batches
 
@@ -168,7 +169,7 @@ def _students():
   # Not Adam, which makes much of the rounding of gradients that are zero.
   optimizer = optax.sgd(0.05, momentum=0.9)
   students = [
-    train.Trainee(
+    trainee.Trainee(
       attacks.kd.make(
         models.get_model(name, 10), optimizer, teacher=teacher, **settings
       )
@@ -244,7 +245,7 @@ def test_a_shared_teacher_answers_once():
 def test_one_that_diverges_leaves_the_others_as_they_are():
   students, frozen = _students()
   model = models.get_model('cnn8', 10)
-  explosive = train.Trainee(
+  explosive = trainee.Trainee(
     attacks.scratch.make(model, optax.sgd(1e30)), label='it', remedy='lower x'
   )
   unread = dataclasses.replace(

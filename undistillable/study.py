@@ -161,12 +161,14 @@ def _train(
   found = {run.id: store.result(run) for run in planned}
   results = {name: result for name, result in found.items() if result}
 
-  def check(runs: Sequence[runs_lib.Run]) -> None:
-    if not go_on:
-      for run in runs:
+  def check() -> None:
+    """Of all runs that can be judged by now: a parent's result may be lost."""
+    for run in planned:
+      needed = {run.id, *(parent.id for parent in run.parents.values())}
+      if not go_on and needed <= results.keys():
         _stop_if_failed(run, results, config.max_accuracy_drop)
 
-  check([run for run in planned if run.id in results])
+  check()
   missing = [run for run in planned if run.id not in results]
   if missing:
     data.check(config.dataset, data_dir=config.data_dir)
@@ -181,7 +183,7 @@ def _train(
       results |= {
         run.id: result for run, result in zip(group, new, strict=True)
       }
-      check(group)
+      check()
   return {run.id: results[run.id] for run in planned}
 
 

@@ -1,7 +1,6 @@
 """The one training loop."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 import time
@@ -12,29 +11,15 @@ import jax
 import numpy as np
 
 from undistillable import (
-  checkpoints,
   errors,
   method as method_lib,
   parallel,
   state as state_lib,
-  writers,
+  trainee as trainee_lib,
 )
 from undistillable.data import batches
 
-EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
-HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainee:
-  """A network to train, alone or beside others; see `fit` for the fields."""
-
-  method: method_lib.Method
-  evaluate_fn: EvaluateFn | None = None
-  folder: pathlib.Path | None = None
-  label: str = 'network'
-  remedy: str = 'lower the learning rate'
 
 
 def fit(
@@ -46,7 +31,7 @@ def fit(
   batch_size: int = 128,
   frozen: method_lib.Frozen | None = None,
   seed: int = 0,
-  evaluate_fn: EvaluateFn | None = None,
+  evaluate_fn: trainee_lib.EvaluateFn | None = None,
   evaluate_every_epochs: int = 1,
   folder: pathlib.Path | None = None,
   checkpoint_every_epochs: int = 1,
@@ -84,7 +69,7 @@ def fit(
     errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
   (outcome,) = fit_together(
-    [Trainee(method, evaluate_fn, folder, label, remedy)],
+    [trainee_lib.Trainee(method, evaluate_fn, folder, label, remedy)],
     arrays,
     prepare,
     epochs=epochs,
@@ -101,7 +86,7 @@ def fit(
 
 
 def fit_together(
-  trainees: Sequence[Trainee],
+  trainees: Sequence[trainee_lib.Trainee],
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
@@ -120,15 +105,16 @@ def fit_together(
 
   Args:
     trainees: the networks.
-    arrays: as all that follows, see `fit`.
-    prepare: of all.
-    epochs: of all.
-    batch_size: of all.
-    frozen: of all.
-    seed: of all.
-    evaluate_every_epochs: of all.
-    checkpoint_every_epochs: of all.
-    on_step: called with the steps of all, their mean loss and accuracy.
+    arrays: one training set for all of them; see `fit`, as for what follows.
+    prepare: images for the networks.
+    epochs: as many for each.
+    batch_size: over all devices.
+    frozen: what any of the methods reads.
+    seed: for each the one with which it would train alone.
+    evaluate_every_epochs: and after the last one.
+    checkpoint_every_epochs: and after the last one.
+    on_step: called with a number of steps, summed over the networks, and
+      with the mean of their losses and accuracies.
 
   Returns:
     For each, in order, its last state, or the DivergedError that stopped it.
@@ -149,7 +135,9 @@ def fit_together(
     num_devices=parallel.num_devices(),
   )
 
-  def train_from(first_epoch: int, members: Sequence[_Member]) -> None:
+  def train_from(
+    first_epoch: int, members: Sequence[trainee_lib.Member]
+  ) -> None:
     """Trains those that have got equally far."""
     method = method_lib.together(tuple(m.trainee.method for m in members))
     run_epoch = parallel.epoch_fn(method, prepare)
@@ -177,29 +165,17 @@ def fit_together(
         )
 
   with contextlib.ExitStack() as stack:
-    by_epoch: dict[int, list[_Member]] = {}
+    by_epoch: dict[int, list[trainee_lib.Member]] = {}
     everyone = []
     for trainee in trainees:
-      record = stack.enter_context(_Record(trainee.folder))
+      record = stack.enter_context(trainee_lib.Record(trainee.folder))
       state = initial_state(trainee.method, arrays, prepare, init_key)
       epoch, state = record.resume(state)
-      everyone.append(_Member(trainee, record, state))
+      everyone.append(trainee_lib.Member(trainee, record, state))
       by_epoch.setdefault(epoch, []).append(everyone[-1])
     for epoch, members in sorted(by_epoch.items()):
       train_from(epoch, members)
   return [member.outcome for member in everyone]
-
-
-def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
-  """Raises DivergedError where an evaluation found anything but numbers.
-
-  In training a BatchNorm hides weights that have grown beyond all bounds; its
-  running statistics, with which a network is evaluated, do not.
-  """
-  if not np.isfinite(list(values.values())).all():
-    raise errors.DivergedError(
-      f'{label}: its answers are not finite when it is evaluated; {remedy}'
-    )
 
 
 def initial_state(
@@ -238,7 +214,7 @@ def _init_fn(
 
 
 def _step_of(
-  metrics: Sequence[HostMetrics],
+  metrics: Sequence[trainee_lib.HostMetrics],
 ) -> tuple[int, float, float]:
   """How many steps all networks took, and how well they did in the last."""
   count = sum(len(of_one['loss']) for of_one in metrics)
@@ -247,99 +223,3 @@ def _step_of(
     for key in ('loss', 'accuracy')
   )
   return count, loss, accuracy
-
-
-class _Member:
-  """A network in training, and what has become of it."""
-
-  def __init__(self, trainee: Trainee, record: '_Record', state: Any):
-    self.trainee = trainee
-    self.outcome = state  # Or the error that ended it.
-    self._record = record
-    self._step = int(state.step)
-    self._chunks: list[HostMetrics] = []  # Of this epoch.
-
-  @property
-  def failed(self) -> bool:
-    """Whether it has diverged; what is still computed for it is dropped."""
-    return isinstance(self.outcome, errors.DivergedError)
-
-  def add(self, metrics: HostMetrics) -> None:
-    """Takes note of the next steps; the first non-finite loss is the end."""
-    if self.failed:
-      return
-    finite = np.isfinite(metrics['loss'])
-    if not finite.all():
-      step = self._step + int(np.argmin(finite)) + 1
-      self.outcome = errors.DivergedError(
-        f'{self.trainee.label}: the loss is not finite at step {step}; '
-        f'{self.trainee.remedy}'
-      )
-    self._chunks.append(metrics)
-    self._step += len(finite)
-
-  def end_epoch(
-    self, epoch: int, state: Any, secs: float, *, evaluate: bool, save: bool
-  ) -> None:
-    """Writes what there is to say of an epoch that took it `secs`."""
-    if self.failed:
-      return
-    self.outcome = state
-    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
-    if evaluate and self.trainee.evaluate_fn:
-      start = time.monotonic()
-      values = self.trainee.evaluate_fn(state.variables)
-      secs += time.monotonic() - start
-      try:
-        check_finite(values, self.trainee.label, self.trainee.remedy)
-      except errors.DivergedError as error:
-        self.outcome = error
-        return
-      scalars |= values
-    self._record.write(scalars | {'secs': secs})
-    if save:
-      self._record.save(epoch, state)
-
-  def _means(self) -> dict[str, float]:
-    """The metrics of the epoch that ends."""
-    chunks, self._chunks = self._chunks, []
-    return {
-      f'train_{key}': float(np.concatenate([c[key] for c in chunks]).mean())
-      for key in chunks[0]
-    }
-
-
-class _Record:
-  """What a training leaves in its folder; nothing without one."""
-
-  def __init__(self, folder: pathlib.Path | None):
-    self._metrics: writers.Metrics | None = None
-    self._checkpoints: checkpoints.Checkpoints | None = None
-    if folder:
-      folder.mkdir(parents=True, exist_ok=True)
-      self._metrics = writers.Metrics(folder)
-      self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')
-
-  def __enter__(self) -> '_Record':
-    return self
-
-  def __exit__(self, *exc_info: object) -> None:
-    if self._metrics and self._checkpoints:
-      self._metrics.close()
-      self._checkpoints.close()
-
-  def resume(self, state: Any) -> tuple[int, Any]:
-    """Epochs done, and the state to go on from."""
-    if not self._metrics or not self._checkpoints:
-      return 0, state
-    epoch, restored = self._checkpoints.restore(state)
-    self._metrics.resume(epoch)
-    return epoch, state if restored is None else restored
-
-  def write(self, scalars: dict[str, float]) -> None:
-    if self._metrics:
-      self._metrics.write(scalars)
-
-  def save(self, epoch: int, state: Any) -> None:
-    if self._checkpoints:
-      self._checkpoints.save(epoch, state)
