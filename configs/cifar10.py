@@ -201,13 +201,15 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.grid.fractions = (0.2, 0.5, 1.0)
   config.data_free.teacher = 'resnetc20'
   config.data_free.student = 'cnn'
-  config.dafl.recipe.epochs = 2
-  config.dafl.recipe.batch_size = 128
+  config.dafl.settings.generator_width = 32  # Features; a quarter.
+  config.dafl.settings.generator_learning_rate = 1e-3
+  config.dafl.recipe.epochs = 4
+  config.dafl.recipe.batch_size = 64
   config.dafl.recipe.schedule = 'constant'
   config.deep_inversion.settings.num_images = 512  # To make up.
   config.deep_inversion.recipe.epochs = 100
   config.deep_inversion.recipe.batch_size = 128
-  config.deep_inversion.student_recipe.epochs = 20
+  config.deep_inversion.student_recipe.epochs = 80
   return config
 
 
