@@ -1,8 +1,8 @@
 """The claims of the article, judged by what has been measured here.
 
 Ma et al. (2021), arXiv:2105.07381. A claim holds if it is true by more than
-one standard error of the mean over seeds; with one seed there is no error to
-speak of, and the evidence says so.
+one standard error of the mean over seeds; with one seed, which the evidence
+mentions, by more than that of the number of test images.
 """
 
 import typing
@@ -12,7 +12,8 @@ from typing import Any
 from experiments import evidence
 
 READING = (
-  'A claim holds if it is true by more than one standard error over the seeds. '
+  'A claim holds if it is true by more than one standard error: over the '
+  'seeds, or of one seed over the test images. '
   'Mean ± one standard deviation, in percentage points; a difference is taken '
   'seed by seed.'
 )

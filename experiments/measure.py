@@ -88,6 +88,9 @@ def measured(results: Results, name: str, key: str) -> records.Stat | None:
 def paired(one: records.Stat, other: records.Stat) -> records.Stat:
   """one - other, over the seeds that both have."""
   a, b = one['by_seed'], other['by_seed']
-  found = stats.stat({seed: a[seed] - b[seed] for seed in a if seed in b})
+  found = stats.stat(
+    {seed: a[seed] - b[seed] for seed in a if seed in b},
+    stats.add_errors(one.get('sampling_error'), other.get('sampling_error')),
+  )
   assert found, 'the runs of one study have their seeds in common'
   return found

@@ -117,6 +117,26 @@ def test_verdict(by_seed, expected):
   assert stats.verdict(stats.stat(by_seed)) == expected
 
 
+@pytest.mark.parametrize(
+  ('number', 'expected'),
+  # 55 against 50 %: the error of each is 50 points / sqrt(number).
+  [(190, 'even'), (210, 'gain'), (None, 'gain')],
+)
+def test_one_seed_is_judged_by_the_number_of_its_test_images(number, expected):
+  one, two = (
+    _run('student', 'cnn', 'kd', 0, accuracy) | {'test_examples': number}
+    for accuracy in (55.0, 50.0)
+  )
+  found = stats.difference([(one, two)])
+  assert found['mean'] == pytest.approx(5.0)
+  assert stats.verdict(found) == expected
+  if number == 210:
+    assert stats.standard_error(found) == pytest.approx(4.87, abs=0.01)
+    # With more seeds, it is they that say how sure the mean is.
+    more = [(one, two), (one | {'seed': 1}, two | {'seed': 1})]
+    assert stats.standard_error(stats.difference(more)) == 0.0
+
+
 def test_sentence_of_a_protection_that_holds():
   assert sentence((90.0, 91.0), (91.0, 92.0), (68.7, 69.7)) == (
     'Distilling the protected teacher costs a thief 21.3 points against '

@@ -220,3 +220,13 @@ def test_one_seed_is_named():
   verdict = claims.judge({'main_table': results}, 'main_table')[2]
   assert verdict.evidence.endswith('(one seed).')
   assert verdict.seeds == 1
+
+
+def test_one_seed_on_few_test_images_is_no_win():
+  statuses = []
+  for number in (100, 10_000):
+    runs = fabricated.make_study((50.0,), (53.0,), (47.0,))
+    results = _of([run | {'test_examples': number} for run in runs])
+    verdicts = claims.judge({'main_table': results}, 'main_table')
+    statuses.append([verdict.status for verdict in verdicts[1:3]])
+  assert statuses == [['fails', 'fails'], ['holds', 'holds']]

@@ -117,6 +117,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   )
   hits = np.asarray(logits).argmax(-1) == splits.test['label']
   assert results['runs'][1]['test_accuracy'] == pytest.approx(100 * hits.mean())
+  assert results['runs'][1]['test_examples'] == len(hits)
 
 
 def test_the_held_out_part_is_neither_trained_on_nor_tested(data_dir):

@@ -92,6 +92,7 @@ def _network(
     scores |= {
       f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
     }
+  scores['examples'] = len(test['label'])
   return {f'test_{k}': v for k, v in scores.items()}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from undistillable.analysis import records
 
@@ -10,8 +10,16 @@ from undistillable.analysis import records
 _PRINTED_ZERO = 0.05
 
 
-def stat(by_seed: Mapping[int, float]) -> records.Stat | None:
-  """{seed: value} -> mean, standard deviation (ddof=1), number of seeds."""
+def stat(
+  by_seed: Mapping[int, float], sampling_error: float | None = None
+) -> records.Stat | None:
+  """{seed: value} -> mean, standard deviation (ddof=1), number of seeds.
+
+  Args:
+    by_seed: the values.
+    sampling_error: the standard error of one of them, for being measured on so
+      many test images and not on all there could be; None where unknown.
+  """
   if not by_seed:
     return None
   values = [by_seed[seed] for seed in sorted(by_seed)]
@@ -19,8 +27,41 @@ def stat(by_seed: Mapping[int, float]) -> records.Stat | None:
     'mean': statistics.fmean(values),
     'std': statistics.stdev(values) if len(values) > 1 else None,
     'num_seeds': len(values),
+    'sampling_error': sampling_error,
     'by_seed': {str(seed): by_seed[seed] for seed in sorted(by_seed)},
   }
+
+
+def accuracy(runs: Iterable[records.Run]) -> records.Stat | None:
+  """The test accuracy of runs, one a seed."""
+  runs = list(runs)
+  return stat(
+    {run['seed']: float(run['test_accuracy']) for run in runs},
+    _mean([_sampling_error(run) for run in runs]),
+  )
+
+
+def difference(
+  pairs: Iterable[tuple[records.Run, records.Run]],
+) -> records.Stat | None:
+  """Of the first run's test accuracy to the second's; one pair a seed.
+
+  Its sampling error is that of two sets of test images. Both runs see the same
+  one, so that it is rather less.
+  """
+  pairs = list(pairs)
+  return stat(
+    {
+      one['seed']: one['test_accuracy'] - two['test_accuracy']
+      for one, two in pairs
+    },
+    _mean([add_errors(*map(_sampling_error, pair)) for pair in pairs]),
+  )
+
+
+def add_errors(one: float | None, other: float | None) -> float | None:
+  """The sampling error of a difference; None where one is unknown."""
+  return None if one is None or other is None else math.hypot(one, other)
 
 
 def verdict(difference: records.Stat | None) -> str | None:
@@ -34,6 +75,25 @@ def verdict(difference: records.Stat | None) -> str | None:
 
 
 def standard_error(found: records.Stat) -> float:
-  """Of the mean over seeds; 0 for one seed, which has none to speak of."""
+  """Of the mean over seeds; for one seed, that of the test images.
+
+  0 for one seed on an unknown number of images: there is none to speak of.
+  """
   std = found['std']
-  return 0.0 if std is None else std / math.sqrt(found['num_seeds'])
+  if std is None:
+    return found.get('sampling_error') or 0.0
+  return std / math.sqrt(found['num_seeds'])
+
+
+def _sampling_error(run: records.Run) -> float | None:
+  """The standard error of a binomial proportion, in percentage points."""
+  number = run.get('test_examples')
+  share = run['test_accuracy'] / 100
+  return number and 100 * math.sqrt(share * (1 - share) / number)
+
+
+def _mean(errors: list[float | None]) -> float | None:
+  known = [error for error in errors if error is not None]
+  return (
+    statistics.fmean(known) if known and len(known) == len(errors) else None
+  )

@@ -23,7 +23,8 @@ def summarize(runs: Sequence[records.Run]) -> records.Summary:
 
   Args:
     runs: list of dicts with `id`, `role`, `model`, `method`, `parents`,
-      `dataset`, `seed`, `test_accuracy`, `config` and `status`.
+      `dataset`, `seed`, `test_accuracy`, `config` and `status`, and
+      `test_examples` where it is known.
 
   Returns:
     A dict that `json.dump` accepts:
@@ -39,8 +40,8 @@ def summarize(runs: Sequence[records.Run]) -> records.Summary:
       `best` and `control_best` are the accuracies of the best epoch on the
         test set, or None; nothing is judged by them.
       seeds, num_runs, notes (what is missing), headline, sentence.
-    Accuracies are `{mean, std, num_seeds, by_seed}` in percent, with std None
-    for one seed, or None altogether where no run has finished.
+    Accuracies are `{mean, std, num_seeds, sampling_error, by_seed}` in percent,
+    see `stats.stat`, or None altogether where no run has finished.
   """
   finished, notes = runs_lib.usable(runs)
   by_id = {run['id']: run for run in finished}
@@ -83,7 +84,7 @@ def _teachers(
         'method': method,
         'setting': setting,
         'protected': method != runs_lib.NORMAL,
-        'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
+        'accuracy': stats.accuracy(group),
         'best': _best(group),
         'ids': [run['id'] for run in group],
       }
@@ -95,13 +96,13 @@ def _cost(
   teachers: list[records.Run], runs: list[records.Run], by_id: records.RunsById
 ) -> records.Entry:
   """What protecting cost, seed by seed; nothing for a normal teacher."""
-  cost: dict[int, float] = {}
+  pairs = []
   for teacher in teachers:
     normal = runs_lib.normal_of(teacher, runs, by_id)
     if normal is not None and not runs_lib.is_normal(teacher):
-      cost[teacher['seed']] = _accuracy(normal) - _accuracy(teacher)
-  gain = stats.stat({seed: -value for seed, value in cost.items()})
-  return {'cost': stats.stat(cost), 'verdict': stats.verdict(gain)}
+      pairs.append((normal, teacher))
+  gain = stats.difference((teacher, normal) for normal, teacher in pairs)
+  return {'cost': stats.difference(pairs), 'verdict': stats.verdict(gain)}
 
 
 def _students(
@@ -126,7 +127,7 @@ def _students(
           'dataset': dataset,
           'model': model,
           'name': name,
-          'control': stats.stat({run['seed']: _accuracy(run) for run in alone}),
+          'control': stats.accuracy(alone),
           'control_best': _best(alone),
           'control_ids': [run['id'] for run in alone],
           'attacks': _attacks(group, runs, by_id, names, notes),
@@ -182,7 +183,7 @@ def _attacks(
         'setting': setting,
         'teacher': name or None,
         'protected': protected,
-        'accuracy': stats.stat({run['seed']: _accuracy(run) for run in group}),
+        'accuracy': stats.accuracy(group),
         'best': _best(group),
         'ids': [run['id'] for run in group],
       }
@@ -197,21 +198,20 @@ def _differences(
   by_id: records.RunsById,
 ) -> records.Entry:
   """To the control, and to the same attack on the normal teacher."""
-  difference: dict[int, float] = {}
-  effect: dict[int, float] = {}
+  controlled, matched = [], []
   for run in group:
     control = runs_lib.control_of(run, runs)
     if control is not None:
-      difference[run['seed']] = _accuracy(run) - _accuracy(control)
+      controlled.append((run, control))
     other = None
     teacher = runs_lib.teacher_of(run, by_id)
     if protected and teacher is not None:
       other = runs_lib.counterpart_of(run, teacher, runs, by_id)
     if other is not None:
-      effect[run['seed']] = _accuracy(run) - _accuracy(other)
+      matched.append((run, other))
   entry: records.Entry = {
-    'difference': stats.stat(difference),
-    'effect': stats.stat(effect),
+    'difference': stats.difference(controlled),
+    'effect': stats.difference(matched),
   }
   entry['verdict'] = stats.verdict(entry['difference'])
   entry['failed'] = _failed(entry) if protected else None
@@ -238,10 +238,6 @@ def _one_per_seed(
         f'{name}: two runs with seed {run["seed"]}; {run["id"]} is left out.'
       )
   return list(first.values())
-
-
-def _accuracy(run: records.Run) -> float:
-  return float(run['test_accuracy'])
 
 
 def _best(runs: list[records.Run]) -> records.Stat | None:

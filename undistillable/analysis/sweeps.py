@@ -27,7 +27,7 @@ def collect(runs: Sequence[records.Run], value_fn: ValueFn) -> list[Cell]:
     teacher, and of a teacher whether it is normal or protected. `difference`
     is that to the student alone (of a protected teacher: to the normal one),
     `effect` that to the same attack on the normal teacher; both seed by seed,
-    as {mean, std, num_seeds, by_seed}, or None.
+    as `stats.stat` makes it, or None.
   """
   finished, _ = runs_lib.usable(runs)
   by_id = {run['id']: run for run in finished}
@@ -46,7 +46,7 @@ def collect(runs: Sequence[records.Run], value_fn: ValueFn) -> list[Cell]:
       'model': model,
       'source': source,
       'x': x,
-      'accuracy': stats.stat({r['seed']: r['test_accuracy'] for r in group}),
+      'accuracy': stats.accuracy(group),
       'difference': _compare(group, _reference, finished, by_id),
       'effect': _compare(group, _counterpart, finished, by_id),
     }
@@ -116,13 +116,12 @@ def _compare(
   by_id: records.RunsById,
 ) -> records.Stat | None:
   """Differences to another run each, seed by seed; None where there is none."""
-  differences = {}
+  pairs = []
   for run in group:
     other = other_fn(run, runs, by_id)
     if other is not None and other['id'] != run['id']:
-      difference = run['test_accuracy'] - other['test_accuracy']
-      differences[run['seed']] = difference
-  return stats.stat(differences)
+      pairs.append((run, other))
+  return stats.difference(pairs)
 
 
 def _order(item: tuple[tuple[str, str, str, Any], Any]) -> Any:
