@@ -56,7 +56,7 @@ def test_line_is_the_mean_and_dots_are_the_seeds():
   np.testing.assert_allclose(dots.get_xdata(), [0, 0, 1, 1])
 
 
-def test_band_is_one_standard_deviation_and_one_seed_has_none():
+def test_band_is_one_standard_deviation_and_one_seed_alone_has_none():
   series = [_series('protected', [(80.0, 82.0), (70.0, 74.0)], (0, 1))]
   axes = sweep_figure.sweep(series, x_label='omega').axes[0]
   (band,) = axes.collections
@@ -66,6 +66,15 @@ def test_band_is_one_standard_deviation_and_one_seed_has_none():
   one_seed = [_series('protected', [(80.0,), (70.0,)], (0, 1))]
   axes = sweep_figure.sweep(one_seed, x_label='omega').axes[0]
   assert not axes.collections
+
+
+def test_band_of_one_seed_is_the_error_of_its_test_images():
+  series = [_series('protected', [(80.0,), (70.0,)], (0, 1))]
+  for point, error in zip(series[0]['points'], (2.0, 3.0), strict=True):
+    point['accuracy']['sampling_error'] = error
+  (band,) = sweep_figure.sweep(series, x_label='omega').axes[0].collections
+  heights = band.get_paths()[0].vertices[:, 1]
+  assert (heights.min(), heights.max()) == pytest.approx((67.0, 82.0))
 
 
 def test_missing_run_leaves_a_gap_and_its_place_on_the_axis():
@@ -245,7 +254,9 @@ def test_alternative_text_has_the_numbers():
 
 def test_caption_tells_one_seed_from_several():
   one = [_series('protected', [(70.0,)])]
-  assert 'Every point is one seed' in sweep_figure.caption(one)
+  assert sweep_figure.caption(one).endswith('Every point is one seed.')
+  one[0]['points'][0]['accuracy']['sampling_error'] = 1.0
+  assert 'bands one standard error' in sweep_figure.caption(one)
   assert 'one standard deviation' in sweep_figure.caption(_study())
 
 

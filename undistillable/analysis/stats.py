@@ -85,6 +85,14 @@ def standard_error(found: records.Stat) -> float:
   return std / math.sqrt(found['num_seeds'])
 
 
+def spread(found: records.Stat) -> float:
+  """How far a line's band reaches: a deviation over seeds, or the error of one.
+
+  0 for one seed on an unknown number of images.
+  """
+  return standard_error(found) if found['std'] is None else found['std']
+
+
 def _sampling_error(run: records.Run) -> float | None:
   """The standard error of a binomial proportion, in percentage points."""
   number = run.get('test_examples')

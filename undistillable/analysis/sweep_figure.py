@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 
-from undistillable.analysis import style, sweep_lines, sweep_series
+from undistillable.analysis import stats, style, sweep_lines, sweep_series
 
 _CHAR_INCHES = 0.08  # Of a letter in a label or legend, on average.
 
@@ -101,17 +101,18 @@ def title(series: Sequence[sweep_series.Series], x_label: str) -> str:
 def caption(series: Sequence[sweep_series.Series]) -> str:
   """How to read the figure."""
   series = sweep_series.checked(series)
-  seeds = {
-    point['accuracy']['num_seeds'] for s in series for point in s['points']
-  }
+  accuracies = [point['accuracy'] for s in series for point in s['points']]
   text = (
     'Grey: students on their own. Blue: the normal teacher and students who '
     'learned from it. Orange and other colours: protected teachers and the '
     'students of each. A dashed line without points does not depend on the '
     'setting; a gap is a run that is missing. '
   )
-  if seeds == {1}:
-    return f'{text}Every point is one seed.'
+  if all(accuracy['num_seeds'] == 1 for accuracy in accuracies):
+    text += 'Every point is one seed'
+    if any(map(stats.spread, accuracies)):
+      text += ', bands one standard error for the number of test images'
+    return f'{text}.'
   return (
     f'{text}Large points are means over seeds, bands one standard deviation, '
     'small points single seeds.'

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import axes as mpl_axes
 
-from undistillable.analysis import records, style, sweep_series
+from undistillable.analysis import records, stats, style, sweep_series
 
 _DASHES = ('-', '-.', ':')
 
@@ -68,10 +68,11 @@ def _draw_level(
   axes: mpl_axes.Axes, accuracy: records.Stat, color: str
 ) -> None:
   """A line across the whole panel."""
-  mean, std = accuracy['mean'], accuracy['std']
+  mean, spread = accuracy['mean'], stats.spread(accuracy)
   axes.axhline(mean, color=color, linestyle='--', linewidth=1.4)
-  if std is not None:
-    axes.axhspan(mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+  if spread > 0:
+    ends = mean - spread, mean + spread
+    axes.axhspan(*ends, color=color, alpha=0.13, linewidth=0)
 
 
 def _draw(
@@ -85,7 +86,9 @@ def _draw(
   """One line, with a gap where there is no run."""
   by_x = {point['x']: point['accuracy'] for point in one['points']}
   mean = np.array([by_x[x]['mean'] if x in by_x else np.nan for x in xs])
-  std = np.array([(by_x[x]['std'] or 0.0) if x in by_x else np.nan for x in xs])
+  spread = np.array(
+    [stats.spread(by_x[x]) if x in by_x else np.nan for x in xs]
+  )
   joined = not sweep_series.are_words(xs)
   axes.plot(
     at,
@@ -96,11 +99,11 @@ def _draw(
     marker='o',
     markersize=4.5,
   )
-  if joined and np.nanmax(std) > 0:
+  if joined and np.nanmax(spread) > 0:
     axes.fill_between(
-      at, mean - std, mean + std, color=color, alpha=0.2, linewidth=0
+      at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0
     )
-  _draw_lone(axes, np.array(at), mean, std, color, joined)
+  _draw_lone(axes, np.array(at), mean, spread, color, joined)
   seeds = [
     (place, accuracy)
     for place, x in zip(at, xs, strict=True)
@@ -113,18 +116,18 @@ def _draw_lone(
   axes: mpl_axes.Axes,
   at: np.ndarray,
   mean: np.ndarray,
-  std: np.ndarray,
+  spread: np.ndarray,
   color: str,
   joined: bool,
 ) -> None:
-  """One deviation as a bar where no neighbour gives it a band."""
+  """The spread as a bar where no neighbour gives it a band."""
   there = np.isfinite(mean)
   beside = np.zeros_like(there)
   if joined:
     beside[1:] |= there[:-1]
     beside[:-1] |= there[1:]
-  lone = there & ~beside & (std > 0)
+  lone = there & ~beside & (spread > 0)
   if lone.any():
     axes.errorbar(
-      at[lone], mean[lone], yerr=std[lone], fmt='none', ecolor=color
+      at[lone], mean[lone], yerr=spread[lone], fmt='none', ecolor=color
     )

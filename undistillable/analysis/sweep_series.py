@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from undistillable.analysis import stats
+
 # {'panel', 'name', 'kind', 'points': [{'x', 'accuracy': Stat}, ...]}.
 Series = Mapping[str, Any]
 
@@ -88,8 +90,8 @@ def limits(series: Iterable[Series]) -> tuple[float, float]:
   for one in series:
     for point in one['points']:
       accuracy = point['accuracy']
-      mean, std = accuracy['mean'], accuracy['std'] or 0.0
-      ends += [mean - std, mean + std, *accuracy['by_seed'].values()]
+      mean, spread = accuracy['mean'], stats.spread(accuracy)
+      ends += [mean - spread, mean + spread, *accuracy['by_seed'].values()]
   middle = (min(ends) + max(ends)) / 2
   half = max(1.12 * (max(ends) - min(ends)), _MIN_SPAN) / 2
   return middle - half, middle + half
