@@ -170,7 +170,7 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
   A nasty teacher differs from a normal one when its cross entropy is near zero.
   """
-  config.limit = 2_500
+  config.limit = 2_000
   config.teacher.model = 'resnetc20'
   config.students = ('mobilenetv2', 'shufflenetv2')
   config.seeds = (0,)
