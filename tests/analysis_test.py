@@ -137,6 +137,16 @@ def test_one_seed_is_judged_by_the_number_of_its_test_images(number, expected):
     assert stats.standard_error(stats.difference(more)) == 0.0
 
 
+def test_one_seed_says_how_sure_its_accuracies_are():
+  runs = _study((50.0,), (60.0,), (40.0,))
+  assert summary_lib.summarize(runs)['notes'] == []
+  notes = summary_lib.summarize([r | {'test_examples': 2_500} for r in runs])
+  assert 'uncertain by 1.0 points' in notes['notes'][0]
+  more = _study((50.0, 51.0), (60.0, 61.0), (40.0, 41.0))
+  more = [run | {'test_examples': 2_500} for run in more]
+  assert summary_lib.summarize(more)['notes'] == []
+
+
 def test_sentence_of_a_protection_that_holds():
   assert sentence((90.0, 91.0), (91.0, 92.0), (68.7, 69.7)) == (
     'Distilling the protected teacher costs a thief 21.3 points against '

@@ -2,7 +2,7 @@
 
 import collections
 
-from undistillable.analysis import records, runs as runs_lib
+from undistillable.analysis import records, runs as runs_lib, stats
 
 
 def missing(
@@ -24,7 +24,20 @@ def missing(
       notes.append(f'{model} was not trained alone: it has no control.')
     if protected and not any(a['protected'] for a in attacks):
       notes.append(f'{model} was not distilled from a protected teacher.')
-  return notes + _missing_seeds(teachers, students, runs)
+  return notes + _missing_seeds(teachers, students, runs) + _one_seed(runs)
+
+
+def _one_seed(runs: list[records.Run]) -> list[str]:
+  """How sure an accuracy is that no other seed confirms."""
+  seeds = {run['seed'] for run in runs}
+  errors = [stats.sampling_error(run) for run in runs]
+  known = [error for error in errors if error is not None]
+  if len(seeds) != 1 or not known:
+    return []
+  return [
+    'One seed: the number of test images alone leaves an accuracy uncertain by '
+    f'{max(known):.1f} points (one standard error).'
+  ]
 
 
 def _missing_seeds(

@@ -37,7 +37,7 @@ def accuracy(runs: Iterable[records.Run]) -> records.Stat | None:
   runs = list(runs)
   return stat(
     {run['seed']: float(run['test_accuracy']) for run in runs},
-    _mean([_sampling_error(run) for run in runs]),
+    _mean([sampling_error(run) for run in runs]),
   )
 
 
@@ -55,7 +55,7 @@ def difference(
       one['seed']: one['test_accuracy'] - two['test_accuracy']
       for one, two in pairs
     },
-    _mean([add_errors(*map(_sampling_error, pair)) for pair in pairs]),
+    _mean([add_errors(*map(sampling_error, pair)) for pair in pairs]),
   )
 
 
@@ -93,8 +93,8 @@ def spread(found: records.Stat) -> float:
   return standard_error(found) if found['std'] is None else found['std']
 
 
-def _sampling_error(run: records.Run) -> float | None:
-  """The standard error of a binomial proportion, in percentage points."""
+def sampling_error(run: records.Run) -> float | None:
+  """That of a run's accuracy, a binomial proportion, in percentage points."""
   number = run.get('test_examples')
   share = run['test_accuracy'] / 100
   return number and 100 * math.sqrt(share * (1 - share) / number)
