@@ -193,8 +193,11 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.dafl.recipe.batch_size = 64
   config.dafl.recipe.schedule = 'constant'
   config.deep_inversion.settings.num_images = 512  # To make up.
+  # In a twentieth of the updates, the statistics alone would be matched.
+  config.deep_inversion.settings.batch_norm = 0.3
   config.deep_inversion.recipe.epochs = 100
   config.deep_inversion.recipe.batch_size = 128
+  config.deep_inversion.recipe.learning_rate = 0.1
   config.deep_inversion.student_recipe.epochs = 80
   return config
 
