@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -255,6 +257,17 @@ def test_a_truncated_tar_is_named(share, tmp_path):
     data.prepare('cifar10', data_dir=tmp_path, archive=archive)
 
 
+def test_a_bit_that_fell_over_is_found_by_the_checksum(tmp_path):
+  archive = _write_tar(tmp_path / 'bit.tar.gz', _binary('cifar10'))
+  content = bytearray(archive.read_bytes())
+  content[-8] ^= 1  # Of the checksum itself: all before it can be read.
+  archive.write_bytes(content)
+  with pytest.raises(data.DataError, match=r'bit\.tar\.gz .*CRC'):
+    data.prepare(
+      'cifar10', data_dir=tmp_path, archive=archive, allow_partial=True
+    )
+
+
 def test_more_images_than_official_are_refused(tmp_path):
   files = _replace('test_batch.bin', bytes(3073 * 10_001), _binary('cifar10'))
   archive = _write_tar(tmp_path / 'a', files)
@@ -316,6 +329,8 @@ def test_pickled_arrays_are_read_in_every_protocol(protocol):
     (b'', 'not a readable pickle'),
     (b'\x80\x04garbage', 'pickle'),
     (pickle.dumps([1]), 'a pickle of a list'),
+    # The memo up to this place would take 400 MB.
+    (b'\x80\x02}r' + struct.pack('<I', 50_000_000) + b'.', '50000000 values'),
     (pickle.dumps({'a': np.zeros(3, object)}), 'an array of .O8'),
     (pickle.dumps({'a': print}), 'builtins.print'),
     (pickle.dumps({'a': np.load}), 'numpy.*load, which no array needs'),
@@ -330,9 +345,47 @@ def test_other_pickles_are_refused(content, message):
     pickles.load(content)
 
 
+def test_a_pickle_cannot_change_the_reader():
+  expected = np.arange(6, dtype=np.uint8).reshape(2, 3)
+  plain = pickle.dumps({'a': expected}, protocol=5)
+
+  def text(value):
+    return b'X' + struct.pack('<I', len(value)) + value
+
+  # Gives the function that makes arrays another default, and is a dict.
+  function = b'cnumpy.core.numeric\n_frombuffer\n'
+  state = b'N}' + text(b'__defaults__') + text(b'F') + b'\x85s\x86'
+  assert pickles.load(b'\x80\x02' + function + state + b'b0}.') == {}
+  np.testing.assert_array_equal(pickles.load(plain)['a'], expected)
+  assert pickles._make.__defaults__ == ('C',)
+
+
 def test_a_tar_bomb_is_refused_before_it_unpacks(tmp_path):
   archive = _write_tar(tmp_path / 'a', {'d/zeros.bin': bytes(10_000_000)})
   assert archive.stat().st_size < 100_000
+  with pytest.raises(data.DataError, match='unpacks to more than'):
+    archives.read_tar(archive, ['x'], 1_000_000)
+
+
+def _huge(name):
+  """A header alone, of a file of which nothing is there."""
+  info = tarfile.TarInfo(name)
+  info.size = 1 << 62
+  return info
+
+
+def _sparse(name):
+  """A file of zeros that the archive only mentions."""
+  info = tarfile.TarInfo(name)
+  info.pax_headers = {'GNU.sparse.map': '0,0', 'GNU.sparse.size': '900000'}
+  return info
+
+
+@pytest.mark.parametrize('info_fn', [_huge, _sparse])
+def test_files_larger_than_what_is_there_are_refused(info_fn, tmp_path):
+  archive = tmp_path / 'a'
+  with tarfile.open(archive, 'w:gz', format=tarfile.PAX_FORMAT) as tar:
+    tar.addfile(info_fn('d/x'))
   with pytest.raises(data.DataError, match='unpacks to more than'):
     archives.read_tar(archive, ['x'], 1_000_000)
 
@@ -432,6 +485,14 @@ def _zip_link(name):
   return info
 
 
+def _png_of(size, bits=8):
+  """The beginning of a grayscale PNG."""
+  header = b'IHDR' + struct.pack('>IIBBBBB', size, size, bits, 0, 0, 0, 0)
+  checksum = struct.pack('>I', zlib.crc32(header))
+  start = b'\x89PNG\r\n\x1a\n\0\0\0\r' + header + checksum
+  return start + struct.pack('>I', 100) + b'IDAT'
+
+
 _R = 'tiny-imagenet-200/'
 _IMAGE = f'{_R}train/{_WNIDS[7]}/images/{_WNIDS[7]}_0.JPEG'
 
@@ -472,8 +533,15 @@ _IMAGE = f'{_R}train/{_WNIDS[7]}/images/{_WNIDS[7]}_0.JPEG'
     ),
     ({_IMAGE: None}, f'{_WNIDS[7]} has 0 train images, expected 500'),
     ({_IMAGE: _jpeg()[:-200]}, f'{_WNIDS[7]}_0.JPEG: truncated or damaged'),
-    ({_IMAGE: b'not a picture'}, f'{_WNIDS[7]}_0.JPEG: truncated or damaged'),
-    ({_IMAGE: b''}, f'{_WNIDS[7]}_0.JPEG: truncated or damaged'),
+    ({_IMAGE: b'not a picture'}, f'{_WNIDS[7]}_0.JPEG: neither a JPEG nor'),
+    ({_IMAGE: b''}, f'{_WNIDS[7]}_0.JPEG: neither a JPEG nor'),
+    ({_IMAGE: _png_of(60_000)}, f'{_WNIDS[7]}_0.JPEG: .*exceeds limit'),
+    ({_IMAGE: _png_of(10_000)}, f'{_WNIDS[7]}_0.JPEG: .*exceeds limit'),
+    ({_IMAGE: _png_of(64, bits=16)}, '_0.JPEG: pixels of mode I;16, expected'),
+    (
+      {f'{_R}train/{_WNIDS[8]}/images/{_WNIDS[7]}_0.JPEG': _jpeg()},
+      f'{_WNIDS[7]}_0.JPEG and .*{_WNIDS[7]}_0.JPEG have the same file name',
+    ),
     ({_IMAGE: _jpeg(size=(64, 63))}, r'\(64, 63\) pixels, expected \(64, 64\)'),
     ({'../x': b'x'}, "'../x', which leads out of the folder"),
     ({'C:/x': b'x'}, 'leads out of the folder'),
@@ -532,6 +600,36 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path):
     file.writestr('zeros', bytes(10_000_000))
   with (
     pytest.raises(data.DataError, match='unpacks to more than'),
+    archives.open_zip(tmp_path / 'a', 1_000_000),
+  ):
+    pass
+
+
+def test_a_zip_that_lies_about_a_size_is_not_unpacked(tmp_path):
+  archive = tmp_path / 'a'
+  with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
+    file.writestr('zeros', bytes(50_000_000))
+  size = struct.pack('<I', 50_000_000)
+  archive.write_bytes(
+    archive.read_bytes().replace(size, struct.pack('<I', 1_000))
+  )
+  tracemalloc.start()
+  with (
+    archives.open_zip(archive, 1_000_000) as (read_fn, _),
+    pytest.raises(data.DataError, match=': zeros is .*damaged'),
+  ):
+    read_fn('zeros')
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 5_000_000
+
+
+@pytest.mark.parametrize('kind', [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_of_a_zip_are_refused(kind, tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a', 'w', kind) as file:
+    file.writestr('x', bytes(100))
+  with (
+    pytest.raises(data.DataError, match="'x', which is not compressed by"),
     archives.open_zip(tmp_path / 'a', 1_000_000),
   ):
     pass
@@ -601,9 +699,11 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
   try:
     assert cli.main(prepare) == 1
     assert '--allow_partial' in capsys.readouterr().err
+    (tmp_path / 'incomplete.0_cifar10').mkdir()  # Of a killed process.
     assert cli.main([*prepare, '--allow_partial']) == 0
     printed = capsys.readouterr()
     assert 'cifar10 prepared in' in printed.out
+    assert 'incomplete.0_cifar10 can be removed' in printed.out
     assert '20/20' in printed.err
     archive.unlink()
     assert cli.main(prepare) == 0
@@ -620,9 +720,15 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'digits'])
-def test_an_archive_that_is_not_there_is_named(name, tmp_path):
-  with pytest.raises(data.DataError, match='gone.tar.gz is no file; .* takes'):
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('cifar10', 'gone.tar.gz is no file; cifar10 takes cifar-10-binary'),
+    ('digits', 'gone.tar.gz: digits takes no archive'),
+  ],
+)
+def test_an_archive_that_is_no_use_is_named(name, message, tmp_path):
+  with pytest.raises(data.DataError, match=message):
     data.prepare(name, data_dir=tmp_path, archive=tmp_path / 'gone.tar.gz')
 
 

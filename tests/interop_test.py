@@ -189,6 +189,42 @@ def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     interop.load(tmp_path / 'weights.pt')
 
 
+@pytest.mark.parametrize('content', [b'', b'\x08\0\0\0\0\0\0\0{}      '])
+@pytest.mark.parametrize('name', ['cut.safetensors', 'CUT.SAFETENSORS'])
+def test_a_damaged_file_is_named(name, content, tmp_path):
+  whole = tmp_path / 'whole.safetensors'
+  interop.save(whole, interop.to_torch('cnn8', _variables('cnn8')))
+  path = tmp_path / name
+  path.write_bytes(content or whole.read_bytes()[:-100])
+  if content:  # A file without tensors is whole, but of no network.
+    assert interop.load(path) == {}
+  else:
+    with pytest.raises(ValueError, match=f'{name} is truncated, damaged'):
+      interop.load(path)
+
+
+def test_a_checkpoint_is_unwrapped_and_its_other_parts_named():
+  plain = interop.to_torch('cnn8', _variables('cnn8'))
+  expected = interop.from_torch('cnn8', plain)
+  for checkpoint in ({'state_dict': plain}, {'model': plain, 'epoch': 3}):
+    _assert_equal(interop.from_torch('cnn8', checkpoint), expected)
+  for extra, message in (
+    ({'arch': 'cnn'}, 'arch is no tensor but a str'),
+    ({'module.fc2.bias': np.zeros(10)}, 'fc2.bias is there twice'),
+    ({'conv1.weight': np.zeros((8, 3, 3, 3), complex)}, 'conv1.weight is comp'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      interop.from_torch('cnn8', plain | extra)
+
+
+@pytest.mark.parametrize('shape', [(8, 3), (8, 0, 3, 3), (), (8, 3, 3)])
+def test_a_misshapen_first_kernel_is_named(shape):
+  plain = interop.to_torch('cnn8', _variables('cnn8'))
+  first = next(iter(plain))
+  with pytest.raises(ValueError, match=f'{first} .expected .* found'):
+    interop.from_torch('cnn8', plain | {first: np.zeros(shape)})
+
+
 def test_pytorch_files_are_unwrapped(tmp_path):
   torch = pytest.importorskip('torch')
   state_dict = interop.to_torch('cnn8', _variables('cnn8'))

@@ -322,11 +322,16 @@ def test_weights_of_another_network_are_refused(tmp_path, data_dir):
   )
   interop.save(weights, interop.to_torch('cnn8', variables))
   config = _config(data_dir=data_dir, **{'teacher.init_from': str(weights)})
-  with pytest.raises(errors.InputError, match='for other images or classes'):
+  with pytest.raises(errors.InputError, match='for other images or') as error:
     study.run(config, tmp_path / 'classes')
+  # Found are 7 classes.
+  assert 'fc2.bias (expected (10,), found (7,))' in str(error.value)
   config.teacher.model = 'cnn16'
   with pytest.raises(errors.InputError, match=r'conv1\.weight'):
     study.run(config, tmp_path / 'model')
+  weights.write_bytes(weights.read_bytes()[:-9])
+  with pytest.raises(errors.InputError, match=r'init_from=.* truncated, dam'):
+    study.run(config, tmp_path / 'damaged')
 
 
 def test_a_thief_may_have_a_share_of_the_data(data_dir):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from undistillable import (
   checkpoints,
@@ -98,14 +97,23 @@ def _take_weights(
   )
   try:
     found = interop.from_torch(run.model, interop.load(path))
-  except ValueError as error:
+  except (ImportError, ValueError) as error:
     raise errors.InputError(f'init_from={path}: {error}') from error
   wanted = {k: v for k, v in state.variables.items() if v}
-  if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, wanted):
+  expected, given = (
+    {k: x.shape for k, x in interop.to_torch(run.model, variables).items()}
+    for variables in (wanted, found)
+  )
+  differing = [
+    f'{name} (expected {shape}, found {given[name]})'
+    for name, shape in expected.items()
+    if given[name] != shape
+  ]
+  if differing:
     raise errors.InputError(
       f'init_from={path}: the weights are for other images or classes '
       f'than those of {run.dataset["name"]} '
-      f'({store.task.num_classes} classes)'
+      f'({store.task.num_classes} classes): {", ".join(differing)}'
     )
   state = parallel.replicate(state.replace(**found))
   with checkpoints.Checkpoints(folder / 'checkpoints') as written:

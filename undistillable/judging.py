@@ -71,6 +71,8 @@ def warning(run: runs.Run, folder: pathlib.Path) -> dict[str, str]:
 
 def remedy(run: runs.Run) -> str:
   """What to change when the loss of a run is not finite."""
+  if run.init_from:
+    return f'they come from the weights in {run.init_from}'
   rate = run.recipe['learning_rate']
   if 'omega' in run.settings:
     omega = run.settings['omega']

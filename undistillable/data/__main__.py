@@ -26,6 +26,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
   )
   done = 'prepared in' if is_new else 'is already prepared in'
   print(f'{arguments.name} {done} {folder}: {_describe(arguments)}')
+  source = data.get_source(arguments.name)
+  for left in folders.leftovers(source, folder.parents[1]):
+    print(f'{left} can be removed if no other preparation runs')
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -93,13 +96,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   # A polite kill unwinds the stack too, so that nothing half-made is left.
-  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  for name in ('SIGTERM', 'SIGHUP'):
+    if hasattr(signal, name):  # Not everywhere.
+      signal.signal(
+        getattr(signal, name), lambda number, _: sys.exit(128 + number)
+      )
   arguments = _parse(argv)
   try:
     arguments.fn(arguments)
   except (errors.InputError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 128 + signal.SIGINT
   return 0
 
 

@@ -20,6 +20,7 @@ _DAMAGE = (
   EOFError,
   NotImplementedError,  # A compression that zipfile does not know.
   OSError,
+  RecursionError,  # Of headers that go on in headers.
   tarfile.TarError,
   zipfile.BadZipFile,
   zlib.error,
@@ -51,6 +52,9 @@ def read_tar(
         _check_name(archive, member.name)
         if not (member.isreg() or member.isdir()):
           _refuse(archive, member.name, 'is a link or a device, not a file')
+        # Of a sparse file the zeros are not in the stream, which counts bytes.
+        if member.issparse() or member.size > max_bytes:
+          raise _too_large(archive, max_bytes)
         name = _within_folder(member.name)
         if member.isreg() and name and name in wanted:
           if name in content:
@@ -58,6 +62,8 @@ def read_tar(
           file = tar.extractfile(member)
           assert file is not None  # Since it is a regular file.
           content[name] = file.read()
+    while limited.read(1 << 20):
+      pass  # The checksum is behind the end of the tar.
   return content
 
 
@@ -88,6 +94,9 @@ def open_zip(
         _refuse(archive, member.filename, 'is a link or a device, not a file')
       if member.flag_bits & 1:
         _refuse(archive, member.filename, 'is encrypted')
+      # The others are unpacked whole before anything can be counted.
+      if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        _refuse(archive, member.filename, 'is not compressed by "deflate"')
       if member.filename in members:
         _refuse(archive, member.filename, 'is there twice')
       members[member.filename] = member
@@ -95,8 +104,10 @@ def open_zip(
       raise _too_large(archive, max_bytes)
 
     def read(name: str) -> bytes:
-      with _blaming(f'{archive}: {name}'):
-        return file.read(members[name])
+      member = members[name]
+      with _blaming(f'{archive}: {name}'), file.open(member) as stream:
+        # No more than was declared and added up above.
+        return stream.read(member.file_size + 1)
 
     yield read, [name for name in members if not name.endswith('/')]
 

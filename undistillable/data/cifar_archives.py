@@ -131,6 +131,8 @@ def _read_pickle(name: str, file: str, content: bytes) -> dataset.Split:
     }
   except KeyError as error:
     raise ValueError(f'{file} holds no {error}') from error
+  except ValueError as error:  # Lists of unequal lengths.
+    raise ValueError(f'{file}: {error}') from error
   if getattr(image, 'dtype', None) != np.uint8 or (
     image.shape[1:] != (_IMAGE_BYTES,)
   ):

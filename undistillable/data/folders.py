@@ -78,13 +78,20 @@ class _FaultError(Exception):
   """What is wrong with which file."""
 
 
-def _absent(source: dataset.Source, data_dir: pathlib.Path) -> str:
-  """Says what is missing, and what an interrupted preparation left."""
-  message = f'{source.name} is not prepared in {data_dir}'
-  left = [
+def leftovers(
+  source: dataset.Source, data_dir: pathlib.Path
+) -> list[pathlib.Path]:
+  """What preparations left that were killed, or that still run."""
+  return [
     *data_dir.glob(f'incomplete.*_{source.name}'),
     *data_dir.glob(f'{source.name}/*incomplete*'),
   ]
+
+
+def _absent(source: dataset.Source, data_dir: pathlib.Path) -> str:
+  """Says what is missing, and what an interrupted preparation left."""
+  message = f'{source.name} is not prepared in {data_dir}'
+  left = leftovers(source, data_dir)
   if left:
     message += (
       ', or only half: a preparation that was interrupted or still runs has '

@@ -8,6 +8,7 @@ functions in their place; it refuses all others.
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ def load(content: bytes) -> dict[str, Any]:
     ValueError: anything else, in particular a call of another function.
   """
   try:
+    _check_memo(content)
     loaded = _Unpickler(io.BytesIO(content), encoding='bytes').load()
   except ValueError:
     raise
@@ -42,6 +44,25 @@ def load(content: bytes) -> dict[str, Any]:
   if not isinstance(loaded, dict):
     raise ValueError(f'a pickle of a {type(loaded).__name__}, not of a dict')
   return {_text(key): _unwrap(value) for key, value in loaded.items()}
+
+
+def _check_memo(content: bytes) -> None:
+  """Refuses a place in the memo that would take more memory than there is.
+
+  Places are numbered in a row, and taken up to the highest one.
+  """
+  try:
+    places = [
+      argument or 0
+      for opcode, argument, _ in pickletools.genops(content)
+      if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT')
+    ]
+  except ValueError as error:
+    raise ValueError(f'not a readable pickle ({error})') from error
+  if max(places, default=0) > len(content):
+    raise ValueError(
+      f'a pickle of {len(content)} bytes with {max(places)} values'
+    )
 
 
 class _Dtype:
@@ -122,7 +143,11 @@ class _Unpickler(pickle.Unpickler):
         f'the pickle asks for {module}.{name}, which no array needs; it was '
         'not run'
       )
-    return _KNOWN[module, name]
+    known = _KNOWN[module, name]
+    if isinstance(known, type):
+      return known
+    # A new one each time: a pickle may set the attributes of what it is given.
+    return lambda *args: known(*args)
 
 
 def _unwrap(value: Any) -> Any:

@@ -4,6 +4,7 @@ import collections
 import io
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 
 import PIL.Image
@@ -46,7 +47,7 @@ def list_archive(
     if root + name not in present:
       raise dataset.DataError(f'{archive} holds no {name}')
     try:
-      return read_fn(root + name).decode('utf-8').splitlines()
+      return read_fn(root + name).decode('utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
       raise dataset.DataError(f'{archive}: {name} is no text') from error
 
@@ -123,7 +124,17 @@ def _list_train(names: list[str], label: Mapping[str, int]) -> Images:
       if match[1] not in label:
         raise _ContentError(f'{name}: {match[1]} is not in wnids.txt')
       images.append((name, label[match[1]]))
+  _check_names([name for name, _ in images])
   return images
+
+
+def _check_names(names: list[str]) -> None:
+  """Images are known by their file names; those must differ."""
+  seen: dict[str, str] = {}
+  for name in names:
+    other = seen.setdefault(name.rpartition('/')[2], name)
+    if other != name:
+      raise _ContentError(f'{other} and {name} have the same file name')
 
 
 def _list_val(
@@ -186,9 +197,17 @@ def to_rgb_bytes(content: bytes) -> bytes:
   Raises:
     ValueError: not decodable, or of another size.
   """
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', PIL.Image.DecompressionBombWarning)
+    return _to_rgb_bytes(content)
+
+
+def _to_rgb_bytes(content: bytes) -> bytes:
   try:
     # PNG as well: in ImageNet some files called JPEG are none.
     with PIL.Image.open(io.BytesIO(content), formats=('JPEG', 'PNG')) as image:
+      if image.mode.startswith(('I', 'F')):
+        raise ValueError(f'pixels of mode {image.mode}, expected 8 bits each')
       if image.size != SHAPE[1::-1]:
         raise ValueError(f'{image.size} pixels, expected {SHAPE[1::-1]}')
       image.load()
@@ -197,5 +216,12 @@ def to_rgb_bytes(content: bytes) -> bytes:
       rgb = io.BytesIO()
       image.convert('RGB').save(rgb, format='PNG')
       return rgb.getvalue()
-  except (OSError, SyntaxError) as error:
+  except PIL.UnidentifiedImageError:
+    raise ValueError('neither a JPEG nor a PNG, or truncated') from None
+  except (
+    OSError,
+    SyntaxError,
+    PIL.Image.DecompressionBombError,
+    PIL.Image.DecompressionBombWarning,
+  ) as error:
     raise ValueError(f'truncated or damaged ({error})') from error

@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from undistillable.interop import state_dicts
 
 _TORCH_SUFFIXES = ('.bin', '.pt', '.pth', '.tar')
-# Where training scripts put the weights, beside the epoch and the optimiser.
-_WRAPPERS = ('state_dict', 'model', 'net')
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -27,7 +29,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     FileNotFoundError: where there is no such file.
     ImportError: for a PyTorch file without PyTorch.
-    ValueError: for another suffix, or a file that holds no state dict.
+    ValueError: for another suffix, or a file that is damaged or holds no state
+      dict.
 
   Example:
     >>> variables = from_torch('resnet18', load('resnet18.safetensors'))
@@ -35,9 +38,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'no checkpoint file at {path}')
-  if path.suffix == '.safetensors':
-    return safetensors.load_file(path)
-  if path.suffix in _TORCH_SUFFIXES:
+  suffix = path.suffix.lower()
+  if suffix == '.safetensors':
+    return _load_safetensors(path)
+  if suffix in _TORCH_SUFFIXES:
     return _load_torch(path)
   known = ', '.join(sorted((*_TORCH_SUFFIXES, '.safetensors')))
   raise ValueError(f'{path}: unknown suffix {path.suffix!r}; known: {known}')
@@ -56,7 +60,18 @@ def save(
     raise ValueError(f'{path}: the suffix must be .safetensors')
   # safetensors writes the buffer as it lies, whatever its strides say.
   arrays = {key: np.ascontiguousarray(x) for key, x in state_dict.items()}
-  safetensors.save_file(arrays, path)
+  path.write_bytes(safetensors_numpy.save(arrays))
+
+
+def _load_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a safetensors file."""
+  try:
+    return safetensors_numpy.load_file(path)
+  # The latter two: of types that NumPy does not know.
+  except (safetensors.SafetensorError, AttributeError, KeyError) as error:
+    raise ValueError(
+      f'{path} is truncated, damaged or no safetensors file of arrays ({error})'
+    ) from error
 
 
 def _load_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -67,18 +82,21 @@ def _load_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ImportError(
       f'{path} is a PyTorch file: install torch (pip install torch), or '
       'convert the file where torch is: safetensors.torch.save_file('
-      "torch.load(path, weights_only=True), 'weights.safetensors')"
+      "state_dict, 'weights.safetensors'), with the state dict that it holds"
     ) from error
-  loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
-  for wrapper in _WRAPPERS:
-    if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-      loaded = loaded[wrapper]
+  try:
+    loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
+  except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    raise ValueError(
+      f'{path} is truncated, damaged or no file of weights alone ({error})'
+    ) from error
+  loaded = state_dicts.unwrap(loaded)
   if not isinstance(loaded, Mapping) or not all(
     isinstance(value, torch.Tensor) for value in loaded.values()
   ):
     raise ValueError(
       f'{path} holds no state dict (a mapping of names to tensors), neither '
-      f'directly nor under {", ".join(_WRAPPERS)}'
+      f'directly nor under {", ".join(state_dicts.WRAPPERS)}'
     )
   return {
     key: x.float().numpy() if x.is_floating_point() else x.numpy()

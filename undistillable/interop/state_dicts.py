@@ -23,6 +23,8 @@ _LEAVES = {
   'scale': 'weight',
   'var': 'running_var',
 }
+# Where training scripts put the weights, beside the epoch and the optimiser.
+WRAPPERS = ('state_dict', 'model', 'net')
 # PyTorch's tensor names to (our path: collection, module, leaf; its shape).
 _Template = dict[str, tuple[tuple[str, str, str], tuple[int, ...]]]
 _SHOWN = 5  # Names listed for each kind of problem; the rest are counted.
@@ -41,8 +43,9 @@ def from_torch(
 
   Args:
     name: a key of `models.MODELS`.
-    state_dict: tensor names to arrays (NumPy, JAX or PyTorch). A DataParallel
-      prefix `module.` and `num_batches_tracked` are dropped.
+    state_dict: tensor names to arrays (NumPy, JAX or PyTorch), or a checkpoint
+      that holds them as 'state_dict', 'model' or 'net'. A DataParallel prefix
+      `module.` and `num_batches_tracked` are dropped.
     image_size: pixels of a side, or (height, width). Only needed for the
       networks that flatten their feature maps, and there only when the images
       are not square.
@@ -113,20 +116,39 @@ def to_torch(
   return {key: np.ascontiguousarray(tensors[key]) for key in expected}
 
 
+def unwrap(checkpoint: Any) -> Any:
+  """The state dict in a checkpoint of a training script; others as they are."""
+  for wrapper in WRAPPERS:
+    if isinstance(checkpoint, Mapping):
+      inner = checkpoint.get(wrapper)
+      checkpoint = inner if isinstance(inner, Mapping) else checkpoint
+  return checkpoint
+
+
 def _tensor_name(module: str, leaf: str) -> str:
   return f'{module}.{_LEAVES.get(leaf, leaf)}'
 
 
 def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """float32 arrays by name, without DataParallel's prefix and counters."""
-  tensors = {}
-  for name, value in state_dict.items():
-    name = name.removeprefix('module.')
+  tensors: dict[str, np.ndarray] = {}
+  for key, value in unwrap(state_dict).items():
+    name = key.removeprefix('module.')
     if name.endswith('num_batches_tracked'):
       continue
+    if name in tensors:
+      raise ValueError(f'{name} is there twice, with and without "module."')
     if hasattr(value, 'detach'):  # A PyTorch tensor, perhaps bfloat16.
       value = value.detach().cpu().float()
-    tensors[name] = np.asarray(value, dtype=np.float32)
+    if np.iscomplexobj(value):
+      raise ValueError(f'{key} is complex; expected real numbers')
+    try:
+      tensors[name] = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f'{key} is no tensor but a {type(value).__name__}; pass the state dict '
+        'alone'
+      ) from error
   return tensors
 
 
@@ -198,9 +220,13 @@ def _image_shape(
   image_size: int | tuple[int, int] | None,
 ) -> tuple[int, int, int]:
   """(H, W, C) of images that lead to the shapes found, as far as they tell."""
-  if _has_rank(tensors, first, 2):  # A network that flattens its images.
-    return 1, tensors[first].shape[1], 1
-  channels = tensors[first].shape[1] if _has_rank(tensors, first, 4) else 3
+  _, first_shape = draft[first]
+  found = tensors[first].shape if first in tensors else ()
+  if len(found) != len(first_shape):
+    found = first_shape  # `_check` will name it.
+  inputs = max(found[1], 1)
+  if len(first_shape) == 2:  # A network that flattens its images.
+    return 1, inputs, 1
   if image_size is None:
     image_size = 32
     for key, (_, shape) in draft.items():
@@ -211,7 +237,7 @@ def _image_shape(
         break
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
-  return *image_size, channels
+  return *image_size, inputs
 
 
 def _check(
