@@ -231,7 +231,7 @@ def data_free(results: Results) -> Found:
 def inversion(results: Results) -> Found:
   """Claim 14: an independent classifier knows fewer of the nasty images."""
   normal, nasty = (
-    measure.measured(results, name, 'judge_accuracy')
+    measure.measured(results, name, 'judge_accuracy', 'num_images')
     for name in ('normal', 'nasty')
   )
   if normal is None or nasty is None:

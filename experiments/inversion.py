@@ -55,6 +55,7 @@ def _measure(
     result = store.result(run) or {}
     found[name][str(run.seed)] = {
       'judge_accuracy': evaluate.scores(logits, arrays['label'])['accuracy'],
+      'num_images': len(arrays['label']),
       'teacher_accuracy': result['images_teacher_accuracy'],
       'batch_norm_distance': result['images_batch_norm_distance'],
       'class_balance': result['images_class_balance'],

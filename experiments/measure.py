@@ -79,10 +79,26 @@ def at_most(found: records.Stat, limit: float) -> bool:
   return found['mean'] + stats.standard_error(found) <= limit
 
 
-def measured(results: Results, name: str, key: str) -> records.Stat | None:
-  """A number of the measurements, over seeds."""
+def measured(
+  results: Results, name: str, key: str, number_key: str | None = None
+) -> records.Stat | None:
+  """A number of the measurements, over seeds.
+
+  Args:
+    results: of an experiment.
+    name: of the network or image set.
+    key: of the number.
+    number_key: of how many examples it is a percentage, where it is one.
+  """
   by_seed = results.get('measurements', {}).get(name)
-  return by_seed and stats.stat({s: v[key] for s, v in by_seed.items()})
+  if not by_seed:
+    return None
+  errors = [
+    stats.proportion_error(found[key], found.get(number_key))
+    for found in by_seed.values()
+  ]
+  values = {seed: found[key] for seed, found in by_seed.items()}
+  return stats.stat(values, stats.mean_error(errors) if number_key else None)
 
 
 def paired(one: records.Stat, other: records.Stat) -> records.Stat:

@@ -230,3 +230,17 @@ def test_one_seed_on_few_test_images_is_no_win():
     verdicts = claims.judge({'main_table': results}, 'main_table')
     statuses.append([verdict.status for verdict in verdicts[1:3]])
   assert statuses == [['fails', 'fails'], ['holds', 'holds']]
+
+
+@pytest.mark.parametrize(
+  ('number', 'expected'), [(500, 'fails'), (5_000, 'holds'), (None, 'holds')]
+)
+def test_images_of_one_seed_are_judged_by_their_number(number, expected):
+  measurements = {
+    name: {'0': {'judge_accuracy': accuracy, 'num_images': number}}
+    for name, accuracy in (('normal', 17.0), ('nasty', 15.0))
+  }
+  results = _of(fabricated.make_study((90.0,), (91.0,), (70.0,)))
+  results['measurements'] = measurements
+  (verdict,) = claims.judge({'inversion': results}, 'inversion')
+  assert verdict.status == expected

@@ -37,7 +37,7 @@ def accuracy(runs: Iterable[records.Run]) -> records.Stat | None:
   runs = list(runs)
   return stat(
     {run['seed']: float(run['test_accuracy']) for run in runs},
-    _mean([sampling_error(run) for run in runs]),
+    mean_error([sampling_error(run) for run in runs]),
   )
 
 
@@ -55,7 +55,7 @@ def difference(
       one['seed']: one['test_accuracy'] - two['test_accuracy']
       for one, two in pairs
     },
-    _mean([add_errors(*map(sampling_error, pair)) for pair in pairs]),
+    mean_error([add_errors(*map(sampling_error, pair)) for pair in pairs]),
   )
 
 
@@ -94,13 +94,18 @@ def spread(found: records.Stat) -> float:
 
 
 def sampling_error(run: records.Run) -> float | None:
-  """That of a run's accuracy, a binomial proportion, in percentage points."""
-  number = run.get('test_examples')
-  share = run['test_accuracy'] / 100
+  """That of a run's test accuracy, in percentage points."""
+  return proportion_error(run['test_accuracy'], run.get('test_examples'))
+
+
+def proportion_error(percent: float, number: int | None) -> float | None:
+  """The standard error of a share found in so many examples, in points."""
+  share = percent / 100
   return number and 100 * math.sqrt(share * (1 - share) / number)
 
 
-def _mean(errors: list[float | None]) -> float | None:
+def mean_error(errors: list[float | None]) -> float | None:
+  """Of errors; None where one is unknown."""
   known = [error for error in errors if error is not None]
   return (
     statistics.fmean(known) if known and len(known) == len(errors) else None
