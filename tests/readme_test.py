@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import optax
+import pytest
 
 from experiments import scorecard
 from undistillable import models
@@ -70,6 +71,7 @@ def test_the_files_that_it_names_are_there():
     assert (README.parent / target).exists(), target
 
 
-def test_its_scorecard_is_that_of_the_recorded_results():
-  recorded = README.parent / 'experiments' / 'results' / 'digits'
+@pytest.mark.parametrize('dataset', ['digits', 'cifar10'])
+def test_its_scorecards_are_those_of_the_recorded_results(dataset):
+  recorded = README.parent / 'experiments' / 'results' / dataset
   assert scorecard.scorecard([recorded]) in README.read_text()
