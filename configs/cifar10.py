@@ -69,7 +69,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.recipe.evaluate_every_epochs = 5  # On the held-out part.
   # The article's way: the best epoch on the test set is shown beside the last.
   config.recipe.best_on_test = False
-  config.recipe.checkpoint_every_epochs = 10  # What a crash can cost at most.
+  config.recipe.checkpoint_every_epochs = 1  # What a crash can cost at most.
 
   # What is changed for single models.
   config.recipes = ml_collections.ConfigDict()
@@ -188,7 +188,6 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.recipe.schedule = 'cosine'
   config.recipe.milestones = ()
   config.recipe.evaluate_every_epochs = 5
-  config.recipe.checkpoint_every_epochs = 1
   config.recipes.cnn.epochs = 20
   config.recipes.cnn.schedule = 'cosine'
   config.grid.teachers = ('resnetc20',)
