@@ -185,7 +185,8 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.recipe.milestones = ()
   config.recipe.evaluate_every_epochs = 5
   config.recipes.cnn = ml_collections.ConfigDict()
-  config.recipes.cnn.epochs = 40  # The nasty one needs some afterwards.
+  # The nasty one moves away after 15; 40 ruin it (5 instead of 16 %).
+  config.recipes.cnn.epochs = 20
   config.recipes.cnn.schedule = 'constant'
   config.grid.teachers = ('cnn',)
   config.grid.students = ('shufflenetv2',)
