@@ -39,6 +39,15 @@ def test_a_mistake_ends_with_one_sentence(args, message, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.fixture
+def interruptible():
+  """A shell's background job ignores SIGINT, and hands that on to others."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_an_interrupted_command_says_that_it_can_go_on(tmp_path):
   args = [
     '--config=configs/digits.py',
@@ -53,12 +62,15 @@ def test_an_interrupted_command_says_that_it_can_go_on(tmp_path):
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
   ) as process:
-    while b'loss' not in process.stderr.read1():
-      assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read().decode()
+    try:
+      while b'loss' not in process.stderr.read1():
+        assert process.poll() is None
+      process.send_signal(signal.SIGINT)
+      _, said = process.communicate(timeout=120)
+    finally:
+      process.kill()
   assert process.returncode == 130
-  assert said.strip().endswith('goes on where this one stopped')
+  assert said.decode().strip().endswith('goes on where this one stopped')
 
 
 def test_the_command_trains_and_prints_the_table(tmp_path):
