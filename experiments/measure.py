@@ -98,7 +98,7 @@ def measured(
     for found in by_seed.values()
   ]
   values = {seed: found[key] for seed, found in by_seed.items()}
-  return stats.stat(values, stats.mean_error(errors) if number_key else None)
+  return stats.stat(values, stats.mean_error(errors))
 
 
 def paired(one: records.Stat, other: records.Stat) -> records.Stat:

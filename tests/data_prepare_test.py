@@ -695,7 +695,8 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
   archive = _write_tar(tmp_path / 'a.tar.gz', _binary('cifar10'))
   folder = f'--data_dir={tmp_path}'
   prepare = ['prepare', 'cifar10', f'--archive={archive}', folder]
-  before = signal.getsignal(signal.SIGTERM)
+  handled = (signal.SIGTERM, signal.SIGHUP)
+  before = [signal.getsignal(number) for number in handled]
   try:
     assert cli.main(prepare) == 1
     assert '--allow_partial' in capsys.readouterr().err
@@ -717,7 +718,8 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(data.DATASETS)
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(handled, before, strict=True):
+      signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -730,6 +732,23 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
 def test_an_archive_that_is_no_use_is_named(name, message, tmp_path):
   with pytest.raises(data.DataError, match=message):
     data.prepare(name, data_dir=tmp_path, archive=tmp_path / 'gone.tar.gz')
+
+
+@pytest.mark.parametrize('ignored', [False, True])  # As under nohup.
+def test_a_hangup_is_heeded_unless_it_is_ignored(ignored):
+  before = 'SIG_IGN' if ignored else 'SIG_DFL'
+  code = f"""
+import argparse, signal, sys
+from undistillable.data import __main__ as cli
+
+signal.signal(signal.SIGHUP, signal.{before})
+cli._parse = lambda _: argparse.Namespace(
+  fn=lambda _: signal.raise_signal(signal.SIGHUP)
+)
+sys.exit(cli.main([]))
+"""
+  done = subprocess.run([sys.executable, '-c', code], timeout=120)
+  assert done.returncode == (0 if ignored else 128 + signal.SIGHUP)
 
 
 def test_a_killed_preparation_leaves_nothing(tmp_path, shared):

@@ -97,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; returns the exit status."""
   # A polite kill unwinds the stack too, so that nothing half-made is left.
   for name in ('SIGTERM', 'SIGHUP'):
-    if hasattr(signal, name):  # Not everywhere.
-      signal.signal(
-        getattr(signal, name), lambda number, _: sys.exit(128 + number)
-      )
+    number = getattr(signal, name, None)  # Not everywhere.
+    # Under nohup a hangup is ignored, and is to be.
+    if number and signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, lambda number, _: sys.exit(128 + number))
   arguments = _parse(argv)
   try:
     arguments.fn(arguments)

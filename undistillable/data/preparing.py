@@ -42,10 +42,10 @@ def prepare(
 
   if archive is not None:
     archive = pathlib.Path(archive).expanduser()
-    expected = ' or '.join(source.archives) or 'no archive'
     if not source.archives:
-      raise dataset.DataError(f'{archive}: {source.name} takes {expected}')
+      raise dataset.DataError(f'{archive}: {source.name} takes no archive')
     if not archive.is_file():
+      expected = ' or '.join(source.archives)
       raise dataset.DataError(
         f'{archive} is no file; {source.name} takes {expected}'
       )
