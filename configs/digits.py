@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.recipe.evaluate_every_epochs = 2  # On the held-out part.
   # The article's way: the best epoch on the test set is shown beside the last.
   config.recipe.best_on_test = False
-  config.recipe.checkpoint_every_epochs = 10  # What a crash can cost at most.
+  config.recipe.checkpoint_every_epochs = 1  # What a crash can cost at most.
 
   # What is changed for single models.
   config.recipes = ml_collections.ConfigDict()

@@ -47,8 +47,9 @@ def interruptible():
   signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures('interruptible')
-def test_an_interrupted_command_says_that_it_can_go_on(tmp_path):
+@pytest.fixture
+def endless(tmp_path):
+  """A command that trains one network for a long time."""
   args = [
     '--config=configs/digits.py',
     f'--workdir={tmp_path}/work',
@@ -62,15 +63,37 @@ def test_an_interrupted_command_says_that_it_can_go_on(tmp_path):
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
   ) as process:
-    try:
-      while b'loss' not in process.stderr.read1():
-        assert process.poll() is None
-      process.send_signal(signal.SIGINT)
-      _, said = process.communicate(timeout=120)
-    finally:
-      process.kill()
-  assert process.returncode == 130
+    yield process
+    process.kill()
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_an_interrupted_command_says_that_it_can_go_on(endless):
+  while b'loss' not in endless.stderr.read1():
+    assert endless.poll() is None
+  endless.send_signal(signal.SIGINT)
+  _, said = endless.communicate(timeout=120)
+  assert endless.returncode == 130
   assert said.decode().strip().endswith('goes on where this one stopped')
+
+
+def test_a_killed_command_has_lost_no_whole_epoch(endless, tmp_path):
+  epochs = 0
+  while epochs < 5:
+    assert endless.stderr.read1()  # It ends, or there is progress.
+    epochs = sum(
+      len(metrics.read_text().splitlines())
+      for metrics in tmp_path.glob('work/runs/*/metrics.jsonl')
+    )
+  endless.kill()
+  endless.wait()
+  # What was being written at that moment is lost with the epoch in progress.
+  kept = max(
+    int(folder.name)
+    for folder in tmp_path.glob('work/runs/*/checkpoints/*')
+    if folder.name.isdigit()
+  )
+  assert kept >= epochs - 1
 
 
 def test_the_command_trains_and_prints_the_table(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -310,6 +311,37 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
   template = train.abstract_state(other, _arrays(), PLAIN)
   with pytest.raises(errors.InputError, match='another architecture.*delete'):
     checkpoints.load(tmp_path / 'checkpoints', template)
+
+
+def test_a_checkpoint_with_as_many_numbers_elsewhere_is_refused(tmp_path):
+  template = {'a': np.zeros((2, 3), np.float32), 'b': np.zeros(4, np.float32)}
+  others = (
+    {'a': np.zeros(4, np.float32), 'b': np.zeros((2, 3), np.float32)},
+    {'a': np.zeros((3, 2), np.float32), 'b': np.zeros(4, np.float32)},
+    {'a': np.zeros((2, 3), np.float32), 'c': np.zeros(4, np.float32)},
+    {'a': np.zeros((2, 3), np.int32), 'b': np.zeros(4, np.float32)},
+  )
+  for number, other in enumerate(others):
+    with checkpoints.Checkpoints(tmp_path / str(number)) as written:
+      written.save(1, other)
+    with pytest.raises(errors.InputError, match='another architecture'):
+      checkpoints.load(tmp_path / str(number), template)
+
+
+def test_every_dtype_comes_back_from_a_checkpoint(tmp_path):
+  state = {
+    'step': jnp.asarray(7, jnp.int32),
+    'weights': [jnp.arange(6.0).reshape(2, 3), jnp.ones((), jnp.float32)],
+    'half': jnp.asarray([0.1, 3.0], jnp.bfloat16),
+    'empty': jnp.zeros((0, 3)),
+    'none': None,
+    'mask': jnp.asarray([True, False]),
+  }
+  with checkpoints.Checkpoints(tmp_path) as written:
+    written.save(3, state)
+  again = checkpoints.load(tmp_path, jax.eval_shape(lambda: state))
+  chex.assert_trees_all_equal(again, state)
+  chex.assert_trees_all_equal_shapes_and_dtypes(again, state)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

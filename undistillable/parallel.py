@@ -50,14 +50,6 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, _everywhere())
 
 
-def replicated(tree: Any) -> Any:
-  """Shapes and types of `tree` as they lie on every device, without values."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_everywhere()),
-    tree,
-  )
-
-
 def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   """The fitting way to run an epoch on this backend.
 
