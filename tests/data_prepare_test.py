@@ -22,7 +22,13 @@ import PIL.Image
 import pytest
 
 from undistillable import data
-from undistillable.data import __main__ as cli, archives, downloads, pickles
+from undistillable.data import (
+  __main__ as cli,
+  archives,
+  downloads,
+  pickles,
+  tiny_imagenet_archive,
+)
 
 _NAMES10 = ['airplane', 'automobile', 'bird', 'cat', 'deer']
 _NAMES10 += ['dog', 'frog', 'horse', 'ship', 'truck']
@@ -237,6 +243,33 @@ def test_bad_cifar_archives_are_refused(change_fn, message, tmp_path):
     )
   assert 'bad.tar.gz' in str(error.value)
   assert not (tmp_path / 'data').exists()
+
+
+@pytest.mark.parametrize(
+  ('labels', 'message'),
+  [
+    (
+      [0] * (_NUM - 1),
+      rf'holds {_NUM} images and labels of shape \({_NUM - 1},',
+    ),
+    ([[0]] * _NUM, 'labels of shape'),
+    ([[0], *[0] * (_NUM - 1)], 'inhomogeneous'),
+    ([0.5] * _NUM, 'holds a label that is no integer'),
+    (['cat'] * _NUM, 'holds a label that is no integer'),
+    (None, 'labels of shape'),
+  ],
+)
+def test_labels_that_are_no_list_of_numbers_are_refused(
+  labels, message, tmp_path
+):
+  image = np.zeros((_NUM, 3072), np.uint8)
+  batch = pickle.dumps({b'data': image, b'labels': labels}, protocol=2)
+  files = _replace('data_batch_2', batch, _pickled('cifar10'))
+  archive = _write_tar(tmp_path / 'cifar.tar.gz', files)
+  with pytest.raises(data.DataError, match=f'data_batch_2.*{message}'):
+    data.prepare(
+      'cifar10', data_dir=tmp_path, archive=archive, allow_partial=True
+    )
 
 
 def test_a_coarse_label_out_of_range_is_named(tmp_path):
@@ -467,6 +500,24 @@ def test_tiny_imagenet_counts_sorted_wordnet_ids(tiny_dir):
   # The annotations, not the number of the file, tell the class.
   assert examples['val_0.JPEG']['label'] == 199
   assert examples[f'{_WNIDS[5]}_0.JPEG']['image'] == _jpeg()
+
+
+def test_byte_order_marks_and_windows_lines_are_no_part_of_a_name():
+  plain = _tiny()
+  edited = {
+    k: b'\xef\xbb\xbf' + v.replace(b'\n', b'\r\n') if k.endswith('txt') else v
+    for k, v in plain.items()
+  }
+  one, two = (
+    tiny_imagenet_archive.list_archive(
+      pathlib.Path('x.zip'),
+      lambda name, files=files: files[name],
+      list(files),
+      allow_partial=True,
+    )
+    for files in (plain, edited)
+  )
+  assert one == two
 
 
 def test_grayscale_images_become_rgb(tiny_dir):
@@ -751,20 +802,28 @@ sys.exit(cli.main([]))
   assert done.returncode == (0 if ignored else 128 + signal.SIGHUP)
 
 
-def test_a_killed_preparation_leaves_nothing(tmp_path, shared):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_killed_preparation_leaves_nothing(number, tmp_path, shared):
   archive = shared / 'data' / 'tiny-imagenet-200-subset.zip'
   command = [sys.executable, '-m', 'undistillable.data', 'prepare']
   command += ['tiny_imagenet', f'--archive={archive}', '--allow_partial']
-  process = subprocess.Popen(
-    [*command, f'--data_dir={tmp_path}'],
-    cwd=pathlib.Path(__file__).parents[1],
-    stderr=subprocess.DEVNULL,
-  )
+  # A shell's background job ignores SIGINT, and hands that on to others.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    process = subprocess.Popen(
+      [*command, f'--data_dir={tmp_path}'],
+      cwd=pathlib.Path(__file__).parents[1],
+      stderr=subprocess.PIPE,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
   deadline = time.monotonic() + 60
   while not list(tmp_path.glob('incomplete.*')):
     assert process.poll() is None
     assert time.monotonic() < deadline
     time.sleep(0.01)
-  process.terminate()
-  assert process.wait(30) == 128 + signal.SIGTERM
+  process.send_signal(number)
+  _, said = process.communicate(timeout=30)
+  assert process.returncode == 128 + number
+  assert b'Traceback' not in said
   assert not list(tmp_path.iterdir())

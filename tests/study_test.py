@@ -334,6 +334,21 @@ def test_weights_of_another_network_are_refused(tmp_path, data_dir):
     study.run(config, tmp_path / 'damaged')
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path, data_dir):
+  weights = tmp_path / 'weights.safetensors'
+  variables = models.get_model('cnn8', 10).init(
+    jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False
+  )
+  content = interop.to_torch('cnn8', variables)
+  content['fc2.bias'] = np.full(10, np.nan, np.float32)
+  interop.save(weights, content)
+  config = _config(data_dir=data_dir, **{'teacher.init_from': str(weights)})
+  with pytest.raises(
+    errors.DivergedError, match=r'not finite .* come from the weights in .*weig'
+  ):
+    study.run(config, tmp_path / 'work')
+
+
 def test_a_thief_may_have_a_share_of_the_data(data_dir):
   config = _config(data_dir=data_dir, fraction=0.5, limit=200)
   plan = plan_lib.make(config)
