@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
   logging.set_verbosity(logging.WARNING)  # JAX tells which devices it lacks.
-  rate, together = estimate.measured_rate(), _CONFIG.value.together
+  speed, together = estimate.measured_speed(), _CONFIG.value.together
   rows: list[tuple[str, ...]] = [_COLUMNS]
   seen: dict[runs_lib.Run, None] = {}  # In order.
   try:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
       planned = experiment.plan_fn(_CONFIG.value)
       new = [run for run in planned if run not in seen]
       seen |= dict.fromkeys(new)
-      time = settings.duration(estimate.seconds(new, rate, together))
+      time = settings.duration(estimate.seconds(new, speed, together))
       counts = str(len(planned)), str(len(new))
       rows.append((name, *counts, time, experiment.title))
   except errors.InputError as error:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     cells = [row[0].ljust(widths[0])]
     cells += [c.rjust(w) for c, w in zip(row[1:4], widths[1:4], strict=True)]
     print('  '.join([*cells, row[4]]))
-  total = settings.duration(estimate.seconds(seen, rate, together))
+  total = settings.duration(estimate.seconds(seen, speed, together))
   print(f'\nAll: {len(seen)} networks, about {total} on this machine.')
   print('Run one with python -m experiments.<name> --config=... --workdir=...')
 

@@ -3,28 +3,38 @@
 import functools
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from undistillable import data, groups, programs, runs as runs_lib
-from undistillable.models import __main__ as sizes
+from undistillable.models import __main__ as sizes, layers
 
-# Beside its multiplications; seen on two cores.
+# Beside what is counted; seen on two cores.
 _SECS_PER_STEP = 0.004
 _SECS_PER_PROGRAM = 6.0  # To compile.
 _SECS_PER_RUN = 1.0  # To evaluate and to write.
+# A step goes forward once and backward twice.
+_FORWARD = 1 / 3
 
 
-def seconds(runs: Iterable[runs_lib.Run], rate: float, together: int) -> float:
+class Speed(NamedTuple):
+  """Seconds of a training step, forward and backward, for one of each."""
+
+  multiply_add: float
+  output: float  # Of a layer: normalised and rectified.
+  depthwise_output: float  # By its convolution.
+
+
+def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
   """Time of training, within a factor of two or so.
-
-  Networks reach about the speed of a single convolution.
 
   Args:
     runs: that are to be trained.
-    rate: multiply-adds a second; see `measured_rate`.
+    speed: see `measured_speed`.
     together: see `groups.split`.
   """
   missing = [run for run in runs if not run.init_from]
@@ -33,12 +43,12 @@ def seconds(runs: Iterable[runs_lib.Run], rate: float, together: int) -> float:
   for group in groups.split(missing, together):
     first = group[0]
     compiled.add(tuple(programs.anonymous(run) for run in group))
-    # A step goes forward once and backward twice; parents forward only.
-    operations = sum(3 * _operations(run) for run in group)
-    operations += sum(_operations(parent) for parent in first.parents.values())
-    operations *= first.recipe['batch_size']
-    secs = len(group) * _SECS_PER_STEP + operations / rate
-    total += num_steps(first) * secs
+    secs = sum(_secs_per_image(run, speed) for run in group)
+    secs += _FORWARD * sum(
+      _secs_per_image(parent, speed) for parent in first.parents.values()
+    )
+    secs *= first.recipe['batch_size']
+    total += num_steps(first) * (len(group) * _SECS_PER_STEP + secs)
   # Each network of a program takes its time.
   return total + _SECS_PER_PROGRAM * sum(map(len, compiled))
 
@@ -62,31 +72,46 @@ def _num_examples(run: runs_lib.Run) -> int:
   return int(examples * (1 - settings['val_fraction']) * settings['fraction'])
 
 
-def measured_rate() -> float:
-  """Multiply-adds a second of a convolution of 16 channels, here and now."""
-  batch, channels = 64, 16
-  images = jnp.ones((batch, 32, 32, channels))
-  kernel = jnp.ones((3, 3, channels, channels))
-  conv = jax.jit(
-    lambda x, k: jax.lax.conv_general_dilated(
-      x, k, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
+def measured_speed() -> Speed:
+  """How fast three layers are, here and now, of 16 channels each."""
+  # A GPU is to be busy with it for longer than it takes to be told.
+  batch = 64 if jax.default_backend() == 'cpu' else 4_096
+  images = jnp.ones((batch, 32, 32, 16))
+  return Speed(
+    _secs(layers.Conv(16, 3, padding=1), images) / (images.size * 9 * 16),
+    _secs(layers.BatchNorm(train=True), images) / images.size,
+    _secs(layers.Conv(16, 3, padding=1, groups=16), images) / images.size,
   )
-  conv(images, kernel).block_until_ready()
+
+
+def _secs(layer: nn.Module, images: jax.Array) -> float:
+  """The best of five times forward and backward."""
+  variables = layer.init(jax.random.key(0), images)
+
+  def loss(params: nn.FrozenDict, images: jax.Array) -> jax.Array:
+    outputs, _ = layer.apply(
+      {**variables, 'params': params}, images, mutable=['batch_stats']
+    )
+    return jnp.sum(nn.relu(outputs))
+
+  step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+  jax.block_until_ready(step(variables['params'], images))
   secs = []
   for _ in range(5):
     start = time.perf_counter()
-    conv(images, kernel).block_until_ready()
+    jax.block_until_ready(step(variables['params'], images))
     secs.append(time.perf_counter() - start)
-  return images.size * 9 * channels / float(np.min(secs))
+  return float(np.min(secs))
 
 
-def _operations(run: runs_lib.Run) -> int:
-  """Multiply-adds of one image."""
-  return _operations_of(run.model, run.dataset['name'])
+def _secs_per_image(run: runs_lib.Run, speed: Speed) -> float:
+  """Of a training step."""
+  return _secs_of(run.model, run.dataset['name'], speed)
 
 
 @functools.cache
-def _operations_of(model: str, dataset: str) -> int:
+def _secs_of(model: str, dataset: str, speed: Speed) -> float:
   source = data.get_source(dataset)
-  return sizes.size(model, source.num_classes, source.image_shape[0])[1]
+  size = sizes.size(model, source.num_classes, source.image_shape[0])
+  counts = size.multiply_adds, size.outputs, size.depthwise_outputs
+  return sum(n * secs for n, secs in zip(counts, speed, strict=True))

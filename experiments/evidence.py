@@ -64,7 +64,7 @@ def weaker_lose_more(results: Results) -> Found:
   weak, strong = ordered[0], ordered[-1]
   level = measure.paired(strong[0]['control'], weak[0]['control'])
   if stats.verdict(level) != 'gain':
-    ordered.sort(key=lambda one: sizes.size(one[0]['model'])[0])
+    ordered.sort(key=lambda one: sizes.size(one[0]['model']).parameters)
     weak, strong = ordered[0], ordered[-1]
   more = measure.paired(weak[1], strong[1])
   ends = {student['model']: lost for student, lost in (weak, strong)}

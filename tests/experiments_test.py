@@ -248,7 +248,8 @@ def test_the_estimate_counts_the_steps_that_are_taken(tmp_path):
 def test_twice_the_work_takes_twice_the_time(tmp_path):
   def secs(epochs):
     runs = plan.make(_small(tmp_path, **{'recipe.epochs': epochs}))
-    return estimate.seconds(runs, rate=1e6, together=4)
+    speed = estimate.Speed(1e-6, 1e-6, 1e-6)
+    return estimate.seconds(runs, speed, together=4)
 
   assert secs(200) / secs(100) == pytest.approx(2, rel=0.05)
 

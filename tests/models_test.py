@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from undistillable import interop, models
+from undistillable.models import __main__ as sizes
 
 # Parametrisation happens before fixtures exist, so the folder is looked up
 # here; without it there are no cases, and pytest says that it skipped them.
@@ -287,4 +288,21 @@ def test_evaluation_neither_sows_nor_updates():
     np.testing.assert_array_equal,
     updates['batch_stats'],
     variables['batch_stats'],
+  )
+
+
+def test_the_size_of_a_network_counts_its_layers():
+  hidden = 512
+  assert sizes.size('mlp', 7, image_size=4) == sizes.Size(
+    parameters=48 * hidden + hidden + hidden**2 + hidden + 7 * hidden + 7,
+    multiply_adds=48 * hidden + hidden**2 + 7 * hidden,
+    outputs=2 * hidden + 7,
+    depthwise_outputs=0,
+  )
+  # The pixels of a side and the channels of MobileNetV2's 17 filters.
+  sides_channels = [(34, 32), (17, 96), (17, 144), (9, 144), *[(9, 192)] * 2]
+  sides_channels += [(5, 192), *[(5, 384)] * 4, *[(5, 576)] * 3]
+  sides_channels += [*[(5, 960)] * 3]
+  assert sizes.size('mobilenetv2', 10, 32).depthwise_outputs == sum(
+    side**2 * channels for side, channels in sides_channels
   )

@@ -49,7 +49,9 @@ def vary(
     changes: {dotted name: value}.
 
   Example:
-    >>> vary(config, {'defense.omega': 0.1, 'students': ('cnn8',)})
+    >>> config = ml_collections.ConfigDict({'defense': {'omega': 0.004}})
+    >>> vary(config, {'defense.omega': 0.1}).defense.omega
+    0.1
   """
   varied = config.copy_and_resolve_references()
   varied.update_from_flattened_dict(dict(changes))

@@ -33,7 +33,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       dict.
 
   Example:
-    >>> variables = from_torch('resnet18', load('resnet18.safetensors'))
+    >>> save('weights.safetensors', {'fc.bias': np.zeros(10, np.float32)})
+    >>> load('weights.safetensors')['fc.bias'].shape
+    (10,)
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -53,7 +55,7 @@ def save(
   """Writes a state dict (see `to_torch`) to a `.safetensors` file.
 
   Example:
-    >>> save('resnet18.safetensors', to_torch('resnet18', variables))
+    >>> save('weights.safetensors', {'fc.bias': np.zeros(10, np.float32)})
   """
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':

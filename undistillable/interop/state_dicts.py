@@ -59,8 +59,11 @@ def from_torch(
     ValueError: naming the missing, unexpected and misshapen tensors.
 
   Example:
-    >>> variables = from_torch('resnet18', load('resnet18.safetensors'))
-    >>> logits = get_model('resnet18', 10).apply(variables, images)
+    >>> shapes = {'fc1': (512, 192), 'fc2': (512, 512), 'fc3': (10, 512)}
+    >>> state_dict = {f'{k}.weight': np.ones(v) for k, v in shapes.items()}
+    >>> state_dict |= {f'{k}.bias': np.ones(v[0]) for k, v in shapes.items()}
+    >>> from_torch('mlp', state_dict)['params']['fc3']['kernel'].shape
+    (512, 10)
   """
   tensors = _clean(state_dict)
   expected = _fitting_template(name, tensors, image_size, overrides)
@@ -101,8 +104,10 @@ def to_torch(
     ValueError: naming the missing, unexpected and misshapen tensors.
 
   Example:
-    >>> state_dict = to_torch('resnet18', variables)
-    >>> save('resnet18.safetensors', state_dict)
+    >>> model = models.get_model('cnn8', 10)
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> to_torch('cnn8', variables)['conv1.weight'].shape
+    (8, 1, 3, 3)
   """
   tensors = {}
   for collection in ('params', 'batch_stats'):

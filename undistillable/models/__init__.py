@@ -73,6 +73,8 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
   Example:
     >>> model = get_model('resnetc20', 10)
     >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> model.apply(variables, jnp.zeros((5, 32, 32, 3))).shape
+    (5, 10)
   """
   if name not in MODELS:
     close = difflib.get_close_matches(name, MODELS, n=1)

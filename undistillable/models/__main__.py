@@ -2,7 +2,8 @@
 
 import math
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,17 @@ import jax.numpy as jnp
 from undistillable import models
 
 
-def size(
-  name: str, num_classes: int = 10, image_size: int = 32
-) -> tuple[int, int]:
-  """Parameters of a network, and multiply-adds of one image's forward pass.
+class Size(NamedTuple):
+  """What a network consists of; all but the parameters for one image."""
+
+  parameters: int
+  multiply_adds: int  # Of convolutions and matrix products, forward.
+  outputs: int  # Numbers that these put out.
+  depthwise_outputs: int  # Of those, by one channel's convolution each.
+
+
+def size(name: str, num_classes: int = 10, image_size: int = 32) -> Size:
+  """How large a network is.
 
   Nothing is computed or compiled: shapes are traced.
 
@@ -23,11 +31,11 @@ def size(
     image_size: pixels of a side, of three channels.
 
   Returns:
-    Two counts; of the operations those of convolutions and matrix products.
+    Four counts.
 
   Example:
-    >>> size('mlp')
-    (1841162, 1840128)
+    >>> size('mlp').parameters
+    1841162
   """
   model = models.get_model(name, num_classes)
   image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
@@ -40,31 +48,43 @@ def size(
     variables, image
   )
   params = jax.tree.leaves(variables['params'])
-  return sum(math.prod(x.shape) for x in params), _multiply_adds(traced.jaxpr)
+  products = list(_products(traced.jaxpr))
+  return Size(
+    sum(math.prod(x.shape) for x in params),
+    sum(outputs * terms for outputs, terms, _ in products),
+    sum(outputs for outputs, _, _ in products),
+    sum(outputs for outputs, _, depthwise in products if depthwise),
+  )
 
 
-def _multiply_adds(jaxpr: Any) -> int:
-  """Of all convolutions and matrix products, also in functions called."""
-  total = 0
+def _products(jaxpr: Any) -> Iterator[tuple[int, int, bool]]:
+  """Of every convolution and matrix product, also in functions called.
+
+  Yields:
+    How many numbers it puts out, how many products each of them sums, and
+    whether it is a depthwise convolution.
+  """
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
-    output = math.prod(equation.outvars[0].aval.shape)
+    outputs = math.prod(equation.outvars[0].aval.shape)
     if name == 'conv_general_dilated':
       kernel = equation.invars[1].aval.shape
-      features = kernel[params['dimension_numbers'].rhs_spec[0]]
-      total += output * math.prod(kernel) // features
+      features, channels = (
+        kernel[axis] for axis in params['dimension_numbers'].rhs_spec[:2]
+      )
+      depthwise = channels == 1 and params['feature_group_count'] > 1
+      yield outputs, math.prod(kernel) // features, depthwise
     elif name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       shape = equation.invars[0].aval.shape
-      total += output * math.prod(shape[axis] for axis in contracted)
+      yield outputs, math.prod(shape[axis] for axis in contracted), False
     elif name == 'cond':
       # One branch a platform; the last is the plain convolution.
-      total += _multiply_adds(params['branches'][-1].jaxpr)
+      yield from _products(params['branches'][-1].jaxpr)
     else:
       for value in params.values():
         if inner := getattr(value, 'jaxpr', None):
-          total += _multiply_adds(inner)
-  return total
+          yield from _products(inner)
 
 
 def main() -> None:
@@ -72,8 +92,9 @@ def main() -> None:
   num_classes, image_size = (*map(int, sys.argv[1:]), *(10, 32))[:2]
   print('| network | parameters | multiply-adds |\n|---|---|---|')
   for name in models.MODELS:
-    parameters, operations = size(name, num_classes, image_size)
-    print(f'| `{name}` | {parameters:,} | {operations / 1e6:,.1f} M |')
+    one = size(name, num_classes, image_size)
+    operations = f'{one.multiply_adds / 1e6:,.1f} M'
+    print(f'| `{name}` | {one.parameters:,} | {operations} |')
 
 
 if __name__ == '__main__':
