@@ -7,6 +7,7 @@ import random
 import fabricated
 import numpy as np
 import pytest
+from matplotlib.backends import backend_agg
 
 from undistillable.analysis import (
   curve_figure,
@@ -342,3 +343,28 @@ def test_dark_figure_is_the_light_one_in_other_colours():
   dark = style.svg(figures.accuracy_bars(summary, theme=style.DARK), style.DARK)
   assert light != dark
   assert style.darken(light) == dark
+
+
+def test_a_long_title_stays_within_its_figure():
+  with style.use(style.LIGHT):
+    figure = style.new(4.6, 3.0)
+    axes = figure.subplots()
+    style.title(figure, 'a statement of many words ' * 6, style.LIGHT)
+    canvas = backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+  (title,) = [text for text in figure.texts if text.get_text()]
+  extent = title.get_window_extent(canvas.get_renderer())
+  assert extent.x1 <= figure.bbox.x1
+  assert axes.get_window_extent().y1 <= extent.y0  # Nothing lies below it.
+
+
+@pytest.mark.parametrize(
+  ('highest', 'end'), [(9.0, 10), (17.3, 20), (50.0, 50), (50.1, 100)]
+)
+def test_bars_fill_most_of_their_scale(highest, end):
+  runs = _study((90.0,), (91.0,), (70.0,))
+  scale = highest / max(run['test_accuracy'] for run in runs)
+  for run in runs:
+    run['test_accuracy'] *= scale
+  (axes,) = figures.accuracy_bars(summary_lib.summarize(runs)).axes
+  assert axes.get_xticks()[-1] == end

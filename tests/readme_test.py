@@ -72,7 +72,7 @@ def test_the_files_that_it_names_are_there():
     assert (README.parent / target).exists(), target
 
 
-@pytest.mark.parametrize('dataset', ['digits', 'cifar10'])
+@pytest.mark.parametrize('dataset', ['digits', 'cifar10', 'cifar100'])
 def test_its_scorecards_are_those_of_the_recorded_results(dataset):
   recorded = README.parent / 'experiments' / 'results' / dataset
   assert scorecard.scorecard([recorded]) in README.read_text()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import chex
 import jax
@@ -354,10 +355,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     checkpoints.load(tmp_path / 'checkpoints', template)
 
 
-def test_a_checkpoint_holds_the_state_it_was_given(tmp_path):
+def test_a_checkpoint_holds_the_state_it_was_given(tmp_path, caplog):
   state = _fit(folder=tmp_path)
   template = train.abstract_state(METHOD, _arrays(), PLAIN)
   _assert_equal(checkpoints.load(tmp_path / 'checkpoints', template), state)
+  warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+  assert not warnings  # Orbax tells users what they cannot mend.
 
 
 @pytest.mark.parametrize('batch_size', [3, 16, 512])

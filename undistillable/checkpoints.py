@@ -26,6 +26,7 @@ class Checkpoints:
     self._folder = folder.absolute()
     self._manager = ocp.CheckpointManager(
       self._folder,
+      item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.LatestN(1),
         cleanup_tmp_directories=True,
@@ -75,9 +76,9 @@ class Checkpoints:
     except Exception as error:  # Orbax has no type of its own for damage.
       raise errors.InputError(
         f'the checkpoint in {self._folder} cannot be restored: it is damaged, '
-        'or was written for another architecture or optimizer than the config '
-        f'names; delete the folder {self._folder.parent} to train that network '
-        'again'
+        'or was written by another version of undistillable, or for another '
+        'architecture or optimizer than the config names; delete the folder '
+        f'{self._folder.parent} to train that network again'
       ) from error
     return epoch, parallel.replicate(state)
 

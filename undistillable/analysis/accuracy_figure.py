@@ -45,7 +45,7 @@ def accuracy_bars(
       labels |= {y + 1 + i: bar[0] for i, bar in enumerate(bars)}
       _draw_group(axes, y + 1, bars, theme)
       y += len(bars) + 1 + _GAP
-    _finish(axes, y, labels, narrow, theme)
+    _finish(axes, y, labels, _limit(groups), narrow, theme)
     if titled:
       style.title(figure, title(summary), theme)
   return figure
@@ -133,14 +133,15 @@ def _finish(
   axes: mpl_axes.Axes,
   bottom: float,
   labels: Mapping[float, str],
+  limit: int,
   narrow: bool,
   theme: style.Theme,
 ) -> None:
   """Names on the left, a scale below, and nothing else."""
   axes.set_ylim(bottom - 0.5 - _GAP, -0.7)
   # Room for the numbers right of a full bar.
-  axes.set_xlim(0, 142 if narrow else 120)
-  axes.set_xticks(range(0, 101, 20))
+  axes.set_xlim(0, limit * (1.42 if narrow else 1.2))
+  axes.set_xticks(range(0, limit + 1, limit // 5))
   axes.set_xlabel('Test accuracy (%)', loc='left')
   axes.set_yticks(list(labels), labels.values())
   for label in axes.get_yticklabels():
@@ -150,6 +151,16 @@ def _finish(
   axes.tick_params(length=0)
   axes.spines[['left', 'bottom']].set_visible(False)
   axes.grid(axis='x')
+
+
+def _limit(groups: list[tuple[str, list[_Bar]]]) -> int:
+  """Where the scale ends, in percent: bars are to fill most of it."""
+  highest = max(
+    max(accuracy['mean'], *accuracy['by_seed'].values())
+    for _, bars in groups
+    for _, accuracy, *_ in bars
+  )
+  return next((limit for limit in (10, 20, 50) if highest <= limit), 100)
 
 
 def _signed(value: float) -> str:

@@ -63,12 +63,12 @@ def logit_responses(
 
 
 def title(responses: Mapping[str, Any]) -> str:
-  """What there is to see, counted over all the images."""
+  """What there is to see, counted over the images that were kept."""
   normal = num_peaks(responses['normal_logits'])
   protected = num_peaks(responses['protected_logits'])
   return (
-    f'The protected teacher shows {protected:.1f} peaks an image, '
-    f'the normal one {normal:.1f}'
+    f'On {len(responses["label"])} test images the protected teacher shows '
+    f'{protected:.1f} peaks each, the normal one {normal:.1f}'
   )
 
 

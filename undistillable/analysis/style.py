@@ -108,9 +108,15 @@ def new(width: float, height: float) -> mpl_figure.Figure:
 
 
 def title(figure: mpl_figure.Figure, text: str, theme: Theme) -> None:
-  """A statement above the figure, at its left edge."""
+  """A statement above the figure, at its left edge, as wide as it is."""
   figure.suptitle(
-    text, x=0.01, ha='left', fontsize=12, fontweight='bold', color=theme.ink
+    text,
+    x=0.01,
+    ha='left',
+    fontsize=12,
+    fontweight='bold',
+    color=theme.ink,
+    wrap=True,
   )
 
 
