@@ -130,6 +130,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.deep_inversion.recipe.learning_rate = 0.05  # The highest one.
   config.deep_inversion.recipe.weight_decay = 0.0  # None.
   config.deep_inversion.recipe.schedule = 'cosine'  # Of theirs.
+  # Here an epoch is one update of each image, and all of them are saved.
+  config.deep_inversion.recipe.checkpoint_every_epochs = 20
   config.deep_inversion.temperature = 4.0  # Of the student.
   config.deep_inversion.alpha = 0.9  # Weight of the teacher.
   config.deep_inversion.student_recipe = ml_collections.ConfigDict()
@@ -212,6 +214,7 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.deep_inversion.settings.batch_norm = 0.3
   config.deep_inversion.recipe.epochs = 100
   config.deep_inversion.recipe.batch_size = 128
+  config.deep_inversion.recipe.checkpoint_every_epochs = 1
   config.deep_inversion.recipe.learning_rate = 0.1
   config.deep_inversion.student_recipe.epochs = 80
   return config
