@@ -187,7 +187,7 @@ def _cpu(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.recipe.milestones = ()
   config.recipe.evaluate_every_epochs = 5
   config.recipes.cnn = ml_collections.ConfigDict()
-  # A constant rate: the nasty one moves away after 15 epochs; 40 ruin it.
+  # A constant rate: the nasty one moves away in the last epochs.
   config.recipes.cnn.schedule = 'constant'
   config.grid.teachers = ('cnn',)
   config.grid.students = ('shufflenetv2',)

@@ -254,6 +254,15 @@ def test_twice_the_work_takes_twice_the_time(tmp_path):
   assert secs(200) / secs(100) == pytest.approx(2, rel=0.05)
 
 
+@pytest.mark.parametrize('part', estimate.Speed._fields)
+def test_every_part_of_a_network_takes_its_time(part, tmp_path):
+  runs = plan.make(_small(tmp_path, students=('mobilenetv2',)))
+  at_once = estimate.Speed(0.0, 0.0, 0.0)
+  slow = at_once._replace(**{part: 1e-6})
+  least, more = (estimate.seconds(runs, s, together=4) for s in (at_once, slow))
+  assert more > least > 0
+
+
 def test_the_command_lists_them():
   done = subprocess.run(
     [sys.executable, '-m', 'experiments'],

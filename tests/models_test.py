@@ -306,3 +306,5 @@ def test_the_size_of_a_network_counts_its_layers():
   assert sizes.size('mobilenetv2', 10, 32).depthwise_outputs == sum(
     side**2 * channels for side, channels in sides_channels
   )
+  # In groups, but of more than one channel.
+  assert sizes.size('resnext29').depthwise_outputs == 0

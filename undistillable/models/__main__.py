@@ -72,8 +72,7 @@ def _products(jaxpr: Any) -> Iterator[tuple[int, int, bool]]:
       features, channels = (
         kernel[axis] for axis in params['dimension_numbers'].rhs_spec[:2]
       )
-      depthwise = channels == 1 and params['feature_group_count'] > 1
-      yield outputs, math.prod(kernel) // features, depthwise
+      yield outputs, math.prod(kernel) // features, channels == 1
     elif name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       shape = equation.invars[0].aval.shape
