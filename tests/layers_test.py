@@ -138,19 +138,49 @@ def _value_and_grads(fn, x, kernel):
   return both(x, kernel)
 
 
-@pytest.mark.parametrize(
-  ('size', 'strides', 'padding'),
-  [((8, 8), 1, 1), ((8, 8), 2, 1), ((7, 10), 1, 0), ((7, 10), 2, 1)],
-)
+def _xla_conv(x, kernel, strides, padding, groups):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (strides, strides),
+    ((padding, padding), (padding, padding)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=groups,
+  )
+
+
+# (kernel, size of the images, strides, padding)
+GEOMETRIES = [
+  ((1, 1), (8, 8), 1, 0),
+  ((1, 1), (7, 8), 1, 1),  # MobileNetV2's stem.
+  ((1, 1), (8, 9), 2, 0),
+  ((1, 1), (7, 8), 3, 1),  # Most pixels meet no weight.
+  ((2, 3), (7, 10), 1, 0),
+  ((2, 2), (9, 8), 3, 0),
+  ((3, 3), (8, 8), 1, 1),
+  ((3, 3), (7, 10), 1, 0),
+  ((3, 3), (8, 8), 2, 1),
+  ((3, 3), (9, 10), 2, 0),
+  ((3, 3), (7, 11), 3, 1),
+  ((3, 3), (8, 8), 1, 4),  # More padding than kernel.
+  ((5, 5), (11, 8), 2, 2),
+  ((4, 4), (9, 8), 3, 2),
+]
+
+
+@pytest.mark.parametrize(('shape', 'size', 'strides', 'padding'), GEOMETRIES)
 @pytest.mark.parametrize(
   ('channels', 'features', 'groups'),
-  [(6, 6, 6), (6, 12, 6), (8, 12, 2), (8, 8, 4)],
+  [(3, 5, 1), (6, 6, 6), (6, 12, 6), (8, 12, 2)],
 )
-def test_grouped_convolution_equals_xla_s(
-  channels, features, groups, size, strides, padding
+def test_convolution_equals_xla_s(
+  channels, features, groups, shape, size, strides, padding, monkeypatch
 ):
-  x = _normal(2, *size, channels)
-  kernel = _normal(3, 3, channels // groups, features, seed=1)
+  # Chunks of two or three images, and one image or two that are left.
+  monkeypatch.setattr(convolution, '_DEPTHWISE_IMAGES', 2)
+  monkeypatch.setattr(convolution, '_CHUNK_BYTES', 10 * channels * size[0] ** 2)
+  x = _normal(5, *size, channels)
+  kernel = _normal(*shape, channels // groups, features, seed=1)
 
   def ours(x, kernel):
     return convolution.conv(
@@ -158,14 +188,7 @@ def test_grouped_convolution_equals_xla_s(
     )
 
   def xla(x, kernel):
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (strides, strides),
-      ((padding, padding), (padding, padding)),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=groups,
-    )
+    return _xla_conv(x, kernel, strides, padding, groups)
 
   for actual, expected in zip(
     _value_and_grads(ours, x, kernel),
@@ -174,6 +197,45 @@ def test_grouped_convolution_equals_xla_s(
   ):
     assert actual.dtype == expected.dtype
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('groups', [1, 3])
+def test_gradients_of_convolutions_work_in_loops_and_over_batches(groups):
+  x, kernel = _normal(4, 5, 6, 6, 3), _normal(3, 3, 3 // groups, 3, seed=1)
+
+  def loss(conv, x, kernel):
+    return jnp.square(conv(x, kernel)).sum()
+
+  def ours(x, kernel):
+    return convolution.conv(x, kernel, padding=1, groups=groups)
+
+  def xla(x, kernel):
+    return _xla_conv(x, kernel, 1, 1, groups)
+
+  def looped(conv, x, kernel):
+    def body(total, one):
+      return total + jax.grad(loss, 2)(conv, one, kernel), None
+
+    return jax.lax.scan(body, jnp.zeros_like(kernel), x)[0]
+
+  def penalty(conv, x, kernel):  # A gradient of a gradient.
+    return jnp.square(jax.grad(loss, 1)(conv, x, kernel)).sum()
+
+  for fn in (
+    looped,
+    lambda conv, x, kernel: jax.vmap(
+      lambda one: jax.grad(loss, 2)(conv, one, kernel)
+    )(x),
+    lambda conv, x, kernel: jax.grad(penalty, 2)(conv, x[0], kernel),
+  ):
+    actual, expected = (
+      jax.jit(lambda x, kernel, conv=conv, fn=fn: fn(conv, x, kernel))(
+        x, kernel
+      )
+      for conv in (ours, xla)
+    )
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * scale, rtol=1e-4)
 
 
 @pytest.mark.parametrize('groups', [2, 4])
