@@ -176,6 +176,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
   config = _small(
     tmp_path / 'data',
     **{
+      'limit': None,
       'grid.omegas': (0.0, 0.05, 1e9),
       'recipe.epochs': 3,
       'recipes.cnn8.optimizer': 'sgd',

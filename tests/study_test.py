@@ -484,6 +484,7 @@ def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):
 def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
   config = _config(
     data_dir=data_dir,
+    limit=None,
     **{
       'defense.omega': 1e9,
       'recipe.epochs': 3,
