@@ -2,12 +2,26 @@
 
 import os
 import pathlib
+import resource
 import tempfile
 
 import jax
 import pytest
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared'
+MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
+# A worker takes files one by one.
+LONGEST = (
+  'models',
+  'experiments',
+  'study',
+  'registry',
+  'train',
+  'method',
+  'main',
+  'dafl',
+  'deep_inversion',
+)
 
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -29,8 +43,28 @@ def shared() -> pathlib.Path:
   return SHARED
 
 
+@pytest.fixture
+def quick_compilation():
+  """Programs compile in half the time and run slower: for few, small steps.
+
+  Not where a resumed training must equal an uninterrupted one bit for bit, nor
+  for parity: there the programs are those that users run.
+  """
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs():
   """Another file compiles others; a worker would grow to several GB."""
   yield
-  jax.clear_caches()
+  if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MAX_KIB:
+    jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items):
+  """Longest files first, that no worker ends long after the others."""
+  last = len(LONGEST)
+  places = {f'{name}_test.py': place for place, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: places.get(item.path.name, last))

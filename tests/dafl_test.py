@@ -8,19 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import registry_test
 
 from undistillable import models
 from undistillable.attacks import dafl, generator_losses, generators
 from undistillable.models import generator as generator_lib
 
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_compilation():
-  """Compiling is most of this file's time; the steps are few and small."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 TINY = {
   **dafl.PRESETS['digits'],
@@ -198,17 +192,18 @@ def test_log10_weakens_the_entropy_and_nothing_else():
 def test_epsilon_is_that_of_the_two_inner_batch_norms():
   noise = jax.random.normal(jax.random.key(0), (16, 6))
   paper = generator_lib.Generator((8, 8, 1), width=4)
-  variables = paper.init(jax.random.key(1), noise)
+  variables = jax.jit(paper.init)(jax.random.key(1), noise)
   # Of statistics 0 and 1, one BatchNorm divides by sqrt(1 + epsilon).
   released = paper.clone(epsilon=QUIRKS['batch_norm_epsilon'])
   scale = math.sqrt((1 + 1e-5) / (1 + 0.8))
   params = dict(variables['params'])
   for name in ('bn1', 'bn2'):
     params[name] = jax.tree.map(lambda x: x * scale, params[name])
-  by_hand = paper.apply({**variables, 'params': params}, noise)
-  found = released.apply(variables, noise)
+  apply = jax.jit(paper.apply)
+  by_hand = apply({**variables, 'params': params}, noise)
+  found = jax.jit(released.apply)(variables, noise)
   np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-6)
-  assert np.abs(found - paper.apply(variables, noise)).max() > 1e-3
+  assert np.abs(found - apply(variables, noise)).max() > 1e-3
   eps = _step(batch_norm_epsilon=0.8)[0].generator.params
   assert not _equal(eps, _step()[0].generator.params)
 
@@ -246,10 +241,9 @@ def test_the_student_minimises_the_softened_divergence():
   trainer = generators.Trainer(6, 4, 1e-5, optax.adam(1e-3))
   sample = jax.jit(trainer.sample)
   images, _ = sample(start.generator, batch, generator_rng)
-  z_teacher = _model().apply(_frozen()['teacher'], images)
-  z_student, _ = _model().apply(
-    start.variables, images, train=True, mutable=['batch_stats']
-  )
+  z_teacher = jax.jit(_model().apply)(_frozen()['teacher'], images)
+  train = functools.partial(_model().apply, train=True, mutable=['batch_stats'])
+  z_student, _ = jax.jit(train)(start.variables, images)
   p, q = jax.nn.softmax(z_teacher / 3.0), jax.nn.softmax(z_student / 3.0)
   expected = 9.0 * jnp.sum(p * jnp.log(p / q), axis=-1).mean()
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-3)
@@ -306,10 +300,10 @@ def test_every_example_has_noise_of_its_own():
 # Every network.
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', registry_test.DISTINCT)
 def test_every_network_can_be_the_teacher(name):
   """Its features are found, whatever they are called."""
-  teacher = _model(name)
+  teacher = registry_test.shrunk(name)
   image = jnp.zeros((2, 8, 8, 3))
   variables = jax.eval_shape(teacher.init, jax.random.key(0), image)
   loss_fn = dafl.images_loss_fn(teacher, {'activation': 1.0})
@@ -338,10 +332,9 @@ def test_bfloat16_is_finite_and_keeps_float32_weights():
 def test_images_have_the_scale_of_normalised_ones():
   noise = jax.random.normal(jax.random.key(0), (64, 6))
   generator = generator_lib.Generator((12, 8, 3), width=4, dtype=jnp.bfloat16)
-  variables = generator.init(jax.random.key(1), noise)
-  images, _ = generator.apply(
-    variables, noise, train=True, mutable=['batch_stats']
-  )
+  variables = jax.jit(generator.init)(jax.random.key(1), noise)
+  train = functools.partial(generator.apply, train=True, mutable='batch_stats')
+  images, _ = jax.jit(train)(variables, noise)
   assert images.shape == (64, 12, 8, 3)
   assert images.dtype == jnp.bfloat16
   images = np.asarray(images, np.float32)
@@ -372,7 +365,7 @@ def test_a_wrong_setting_is_named(name, value):
 def test_images_of_odd_sides_are_refused():
   batch = {**_batch(), 'image': jnp.zeros((8, 10, 8, 1))}
   with pytest.raises(ValueError, match='multiples of 4; got 10x8'):
-    _method().init(jax.random.key(0), batch)
+    jax.eval_shape(_method().init, jax.random.key(0), batch)
 
 
 def test_every_preset_is_complete():

@@ -15,6 +15,8 @@ from undistillable import attacks, losses, models, parallel, train
 from undistillable.attacks import inversion_losses
 from undistillable.models import layers
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 NUM_IMAGES = 12
 LOW, HIGH = (-1.0, -2.0), (2.0, 1.5)
 SETTINGS = {
@@ -66,7 +68,8 @@ def _batch(index=(0, 1, 2, 3, 4, 5), dtype=jnp.float32):
 
 def _variables(model, seed=9):
   """Weights, and statistics that are nobody's default."""
-  variables = model.init(jax.random.key(seed), _images(), train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(seed), _images())
   return jax.tree.map(lambda x: x + 0.25, variables)
 
 
@@ -80,7 +83,7 @@ def _deep(optimizer=None, model=None, **settings):
     **{**SETTINGS, **settings},
   )
   return types.SimpleNamespace(
-    state=method.init(jax.random.key(0), _batch()),
+    state=jax.jit(method.init)(jax.random.key(0), _batch()),
     step=jax.jit(method.step),
     frozen={'teacher': _variables(model)},
     method=method,
@@ -153,9 +156,9 @@ def test_batch_norm_prior_keeps_its_digits_where_the_mean_is_large():
   assert _distance(variables, images) < 1e-4
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', registry_test.DISTINCT)
 def test_every_batch_norm_of_every_model_is_read(name):
-  model = models.get_model(name, 10, **registry_test.SHRUNK.get(name, {}))
+  model = registry_test.shrunk(name)
   image = jnp.zeros((2, 8, 8, 3))
   init = functools.partial(model.init, train=False)
   variables = jax.eval_shape(init, jax.random.key(0), image)
@@ -202,7 +205,7 @@ def test_a_step_descends_the_loss_written_as_one_function():
     return total
 
   before = deep.state.image[index]
-  value, grad = jax.value_and_grad(loss)(before)
+  value, grad = jax.jit(jax.value_and_grad(loss))(before)
   state, metrics = _run(deep, 1, batch=_batch(index))
   np.testing.assert_allclose(metrics[0]['loss'], value, rtol=1e-5)
   np.testing.assert_allclose(
@@ -290,7 +293,7 @@ def test_jitter_and_flip_follow_the_step_and_the_seed():
 
 
 def test_a_seed_gives_the_same_images_again():
-  init = _deep().method.init
+  init = jax.jit(_deep().method.init)
   first, again, other = (init(jax.random.key(k), _batch()) for k in (0, 0, 1))
   np.testing.assert_array_equal(first.image, again.image)
   assert first.seed == again.seed
@@ -317,6 +320,8 @@ def test_bfloat16_networks_make_float32_images():
 
 
 def test_resuming_equals_going_on(tmp_path):
+  # Bit for bit, in the program that users run.
+  jax.config.update('jax_disable_most_optimizations', False)
   method = _deep(optax.adam(0.05), jitter=1).method
   blank = {
     'image': np.zeros((NUM_IMAGES, 8, 8, 2), np.uint8),
@@ -351,7 +356,7 @@ def _adaptive(competition, **settings):
     **{**SETTINGS, 'l2': 0.0, **settings},
   )
   return types.SimpleNamespace(
-    state=method.init(jax.random.key(0), _batch()),
+    state=jax.jit(method.init)(jax.random.key(0), _batch()),
     step=jax.jit(method.step),
     frozen={'teacher': _variables(model), 'student': _variables(Flat(), 4)},
   )
@@ -381,7 +386,7 @@ def test_no_gradient_reaches_a_frozen_network(make):
   def loss(frozen):
     return deep.step(deep.state, frozen, _batch(), jax.random.key(1))[1]['loss']
 
-  grads = jax.grad(loss)(deep.frozen)
+  grads = jax.jit(jax.grad(loss))(deep.frozen)
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -421,8 +426,9 @@ def test_every_preset_fits(attack):
       **{**preset, 'num_images': 6, 'low': LOW, 'high': HIGH},
     )
     frozen = dict.fromkeys(parents, _variables(Tiny()))
-    state = method.init(jax.random.key(0), _batch())
-    _, metrics = method.step(state, frozen, _batch(), jax.random.key(1))
+    state = jax.jit(method.init)(jax.random.key(0), _batch())
+    step = jax.jit(method.step)
+    _, metrics = step(state, frozen, _batch(), jax.random.key(1))
     assert np.isfinite(metrics['loss'])
 
 

@@ -105,6 +105,7 @@ def test_the_command_trains_and_prints_the_table(tmp_path):
     "--config.students=('cnn8',)",
     '--config.seeds=(0,)',
     '--config.recipe.epochs=1',
+    '--config.limit=200',
     '--config.max_accuracy_drop=100.0',
   ]
   done = _main(*args)

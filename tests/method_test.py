@@ -78,11 +78,12 @@ def test_training_follows_the_released_trajectory(shared, name):
   model = models.get_model(network, 10)
   method, frozen_role = _method(case, model, optimizer)
   variables = _variables(shared, network, 0)
-  state = method.init(jax.random.key(0), {'image': jnp.ones((1, 32, 32, 3))})
-  state = state.replace(
+  init = functools.partial(method.init, jax.random.key(0))
+  state = jax.eval_shape(init, {'image': jnp.ones((1, 32, 32, 3))}).replace(
+    step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],
-    opt_state=optimizer.init(variables['params']),
+    opt_state=jax.jit(optimizer.init)(variables['params']),
   )
   frozen = {}
   if frozen_role:
@@ -108,6 +109,7 @@ def test_training_follows_the_released_trajectory(shared, name):
   assert error < {'sgd': 1e-4, 'adam': 1e-2}[optimizer_name]
 
 
+@functools.cache
 def _tiny(name):
   """A method of each registry on a network that compiles in no time."""
   model = models.get_model('cnn8', 10)
@@ -125,47 +127,59 @@ def _batch(size=16):
   }
 
 
+@functools.cache
+def _start(method, seed=0):
+  return jax.jit(method.init)(jax.random.key(seed), _batch())
+
+
 def _frozen(method):
   """Every role, filled with a network of another seed."""
-  other = method.init(jax.random.key(7), _batch())
+  other = _start(method, seed=7)
   return {'adversary': other.variables, 'teacher': other.variables}
 
 
+@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['nasty', 'kd'])
 def test_no_gradient_reaches_a_frozen_network(name):
   method = _tiny(name)
-  state = method.init(jax.random.key(0), _batch())
+  state = _start(method)
 
   def loss(frozen):
     return method.step(state, frozen, _batch(), jax.random.key(1))[1]['loss']
 
-  grads = jax.grad(loss)(_frozen(method))
+  grads = jax.jit(jax.grad(loss))(_frozen(method))
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['nasty', 'kd'])
 def test_the_frozen_network_matters(name):
   method = _tiny(name)
-  state = method.init(jax.random.key(0), _batch())
+  state = _start(method)
   own = {'adversary': state.variables, 'teacher': state.variables}
+  step = jax.jit(method.step)
   losses = [
-    method.step(state, frozen, _batch(), jax.random.key(1))[1]['loss']
+    step(state, frozen, _batch(), jax.random.key(1))[1]['loss']
     for frozen in (own, _frozen(method))
   ]
   assert losses[0] != losses[1]
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_what_an_owner_serves_is_what_a_client_sees():
   model = models.get_model('cnn8', 10)
-  variables = model.init(jax.random.key(0), _batch()['image'], train=False)
-  honest = method_lib.frozen_fn(model)
-  served = method_lib.frozen_fn(model, serve=lambda logits: 2.0 * logits)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), _batch()['image'])
+  honest = jax.jit(method_lib.frozen_fn(model))
+  double = method_lib.frozen_fn(model, serve=lambda logits: 2.0 * logits)
+  served = jax.jit(double)
   images = _batch()['image']
   np.testing.assert_allclose(
     served(variables, images), 2.0 * honest(variables, images), rtol=1e-6
   )
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
   """A user's module knows no axis_name; its statistics are averaged."""
 
@@ -177,7 +191,7 @@ def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
       return nn.Dense(10)(x)
 
   method = defenses.none.make(Own(), optax.sgd(0.1))
-  state = method.init(jax.random.key(0), _batch())
+  state = _start(method)
   step = jax.pmap(
     functools.partial(method.step, axis_name='batch'),
     axis_name='batch',
@@ -198,18 +212,21 @@ SETTINGS = {
 }
 
 
+@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
 def test_features_are_what_the_last_layer_reads(name):
   model = models.get_model(name, 3)
   images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-  variables = model.init(jax.random.key(1), images, train=False)
-  features = method_lib.features_fn(model)(variables, images)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(1), images)
+  features = jax.jit(method_lib.features_fn(model))(variables, images)
   last = [
     v for v in jax.tree.leaves(variables['params']) if v.shape[-1:] == (3,)
   ]
   kernel = next(leaf for leaf in last if leaf.ndim == 2)
   bias = next(leaf for leaf in last if leaf.ndim == 1)
-  logits = model.apply(variables, images, train=False)
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  logits = apply(variables, images)
   expected = features @ kernel + bias[None]
   if name == 'mlp':  # With its ReLU on the logits.
     expected = nn.relu(expected)

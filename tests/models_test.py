@@ -1,5 +1,6 @@
 """Models against the numbers of the released networks, and their contract."""
 
+import functools
 import json
 import pathlib
 
@@ -122,13 +123,10 @@ def test_every_parity_fixture_is_used():
 def _abstract(model, shape):
   """Shapes of the variables and outputs of `model`, without computing."""
   images = jax.ShapeDtypeStruct(shape, jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
-
-  def forward(variables, images):
-    return model.apply(variables, images, mutable=['intermediates'])
-
-  logits, collected = jax.eval_shape(forward, variables, images)
-  return variables, logits, collected['intermediates']['features'][0]
+  init = functools.partial(model.init_with_output, mutable=True)
+  logits, variables = jax.eval_shape(init, jax.random.key(0), images)
+  (features,) = variables.pop('intermediates')['features']
+  return variables, logits, features
 
 
 @pytest.mark.parametrize('name', models.MODELS)
@@ -218,17 +216,22 @@ def test_impossible_depth_is_refused():
 def test_initialisers_are_those_of_the_released_networks():
   key, images = jax.random.key(0), jnp.zeros((1, 8, 8, 3))
   model = models.get_model('cnn', 10)
-  torch_like = jax.jit(model.init)(key, images)['params']
+  # One layer of the result alone: the others are then not compiled.
+  torch_like = jax.jit(lambda key: model.init(key, images)['params']['conv2'])(
+    key
+  )
   bound = 1 / np.sqrt(9 * 32)  # 1 / sqrt(fan_in)
   for leaf, count in (('kernel', 9 * 32 * 64), ('bias', 64)):
-    values = np.asarray(torch_like['conv2'][leaf]).ravel()
+    values = np.asarray(torch_like[leaf]).ravel()
     assert values.size == count
     assert 0.9 * bound < np.abs(values).max() <= bound
     # Uniform: the standard deviation is bound / sqrt(3).
     np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.2)
   model = models.get_model('resnetc8', 10)
-  he_like = jax.jit(model.init)(key, images)['params']
-  kernel = np.asarray(he_like['layer2.0.conv1']['kernel'])  # 16 to 32
+  he_like = jax.jit(
+    lambda key: model.init(key, images)['params']['layer2.0.conv1']
+  )(key)
+  kernel = np.asarray(he_like['kernel'])  # 16 to 32
   np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.05)
   assert np.abs(kernel).max() > 2.5 * kernel.std()  # Normal, not truncated.
 
@@ -250,6 +253,7 @@ def test_resnext_initialises_as_released():
   )
 
 
+@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name):
   images = fixtures_rule.images(4, 8)
@@ -272,17 +276,19 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name):
 def test_mlp_ends_in_a_relu_as_released():
   images = fixtures_rule.images(4, 8)
   model = models.get_model('mlp', 10)
-  logits = model.apply(model.init(jax.random.key(0), images), images)
+  logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
   assert logits.min() == 0
   assert logits.max() > 0
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_evaluation_neither_sows_nor_updates():
   images = fixtures_rule.images(2, 8)
   model = models.get_model('resnetc8', 10)
   variables = jax.jit(model.init)(jax.random.key(0), images)
   assert set(variables) == {'params', 'batch_stats'}
-  logits, updates = model.apply(variables, images, mutable=['batch_stats'])
+  apply = jax.jit(functools.partial(model.apply, mutable=['batch_stats']))
+  logits, updates = apply(variables, images)
   assert logits.shape == (2, 10)
   jax.tree.map(
     np.testing.assert_array_equal,

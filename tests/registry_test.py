@@ -2,7 +2,9 @@
 
 One step: finite; the loss falls on a fixed batch; two devices equal one; the
 state comes back from a checkpoint. A new entry is tested without a new test,
-but for its settings below.
+but for its settings below. Of models that are one program once shrunk, one is
+run; two devices are run for every method and three models, and of every model
+each BatchNorm is seen to pool over them.
 """
 
 import functools
@@ -21,6 +23,8 @@ from undistillable import (
   parallel,
 )
 from undistillable.data import batches
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 METHODS = {**defenses.DEFENSES, **attacks.ATTACKS}
 INVERSION = {
@@ -46,11 +50,16 @@ SETTINGS = {
   'nasty': {'temperature': 4.0, 'omega': 0.01},
 }
 # The same code with fewer blocks, where a full one takes minutes to compile.
+DENSENET = {'block_sizes': (1, 1, 1, 1), 'growth': 8}
 SHRUNK = {
-  'densenet121': {'block_sizes': (1, 1, 1, 1)},
-  'densenet161': {'block_sizes': (1, 1, 1, 1)},
-  'densenet169': {'block_sizes': (1, 1, 1, 1)},
-  'densenet201': {'block_sizes': (1, 1, 1, 1)},
+  'cnn': {'width': 4},
+  'cnn16': {'width': 4},
+  'cnn8': {'width': 4},
+  'densenet121': DENSENET,
+  'densenet161': DENSENET,
+  'densenet169': DENSENET,
+  'densenet201': DENSENET,
+  'mobilenetv2': {'num_blocks': (1, 2, 1, 1, 1, 1, 1)},
   'resnet18': {'stage_sizes': (1, 1, 1, 1)},
   'resnet34': {'stage_sizes': (1, 1, 1, 1)},
   'resnet50': {'stage_sizes': (1, 1, 1, 1)},
@@ -59,22 +68,46 @@ SHRUNK = {
   'resnetc20': {'depth': 8},
   'resnetc32': {'depth': 8},
   'resnetc56': {'depth': 8},
+  'resnext29': {'num_blocks': 1},
+  'shufflenetv2': {'num_units': (1, 1, 1)},
 }
+RNG = jax.random.key(1)
+# Whose batches are split over two devices as well.
+SPLIT = ('densenet201', 'resnet34', 'shufflenetv2')
 BATCH_SIZE = 8
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _quick_compilation():
-  """Compiling is most of this file's time; the steps are few and small."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+def shrunk(name):
+  return models.get_model(name, 10, **SHRUNK.get(name, {}))
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+# By module, for two names of one module are one program.
+DISTINCT = sorted({shrunk(name): name for name in models.MODELS}.values())
+assert set(SPLIT) <= set(DISTINCT)
+
+
+@pytest.mark.parametrize('name', DISTINCT)
 def test_model(name, tmp_path):
-  model = models.get_model(name, 10, **SHRUNK.get(name, {}))
-  _check(defenses.none.make(model, optax.sgd(0.01)), tmp_path)
+  method = defenses.none.make(shrunk(name), optax.sgd(0.01))
+  start = _start(method)
+  one = jax.jit(method.step)
+  if name in SPLIT:
+    _check_two_devices(method, start, one(start, {}, _batch(), RNG))
+  _check_learning(one, start, {}, _batch())
+  _check_checkpoint(method, start, tmp_path)
+
+
+@pytest.mark.parametrize('name', DISTINCT)
+def test_every_batch_norm_of_a_model_pools_over_the_devices(name):
+  model = shrunk(name).clone(axis_name=parallel.AXIS)
+  image = _batch()['image']
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  forward = functools.partial(model.apply, train=True, mutable=['batch_stats'])
+  traced = jax.make_jaxpr(forward, axis_env=[(parallel.AXIS, 2)])
+  # Once the mean, once the variance.
+  statistics = jax.tree.leaves(variables.get('batch_stats', {}))
+  assert str(traced(variables, image)).count('psum') == len(statistics)
+  assert bool(statistics) == (name != 'mlp')
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -83,22 +116,28 @@ def test_method(name, tmp_path):
   parents = dict.fromkeys(METHODS[name].PARENTS, model)
   settings = SETTINGS.get(name, {})
   method = METHODS[name].make(model, optax.sgd(0.01), **parents, **settings)
-  variables = model.init(jax.random.key(9), _batch()['image'], train=False)
-  _check(method, tmp_path, dict.fromkeys(parents, variables))
+  init = jax.jit(functools.partial(model.init, train=False))
+  frozen = dict.fromkeys(parents, init(jax.random.key(9), _batch()['image']))
+  start = _start(method)
+  one = jax.jit(method.step)(start, frozen, _batch(), RNG)
+  step, halves = _check_two_devices(method, start, one, frozen)
+  two = _check_learning(step, start, frozen, halves)
+  _check_checkpoint(method, two, tmp_path)
 
 
 @pytest.mark.parametrize('name', data.DATASETS)
 def test_dataset(name, tmp_path, request):
   data_dir = _data_dir(name, tmp_path, request)
   loaded = data.load(name, data_dir=data_dir)
-  model = models.get_model('cnn8', loaded.num_classes)
+  model = models.get_model('mlp', loaded.num_classes)
   method = defenses.none.make(model, optax.sgd(0.01))
+  init, step = jax.jit(method.init), jax.jit(method.step)
   for split in (loaded.train, loaded.test):
     assert set(split['label']) == set(range(loaded.num_classes))
     prepare = batches.prepare_fn(loaded.mean, loaded.std)
-    batch = prepare(split, np.arange(BATCH_SIZE), jax.random.key(0))
-    state = method.init(jax.random.key(0), batch)
-    _, metrics = method.step(state, {}, batch, jax.random.key(1))
+    first = {name: array[:BATCH_SIZE] for name, array in split.items()}
+    batch = prepare(first, np.arange(BATCH_SIZE), jax.random.key(0))
+    _, metrics = step(init(jax.random.key(0), batch), {}, batch, RNG)
     assert np.isfinite(metrics['loss'])
 
 
@@ -123,36 +162,45 @@ def _batch():
   }
 
 
-def _check(method, tmp_path, frozen=None):
-  """What every method must do, whatever its network."""
-  frozen, batch, rng = frozen or {}, _batch(), jax.random.key(1)
-  start = jax.jit(method.init)(jax.random.key(0), batch)
-  one, metrics = jax.jit(method.step)(start, frozen, batch, rng)
+def _start(method):
+  return jax.jit(method.init)(jax.random.key(0), _batch())
+
+
+def _check_two_devices(method, start, one_result, frozen=None):
+  """One step on two equals one on one; returns the step and its batch."""
   step = jax.pmap(
     functools.partial(method.step, axis_name=parallel.AXIS),
     axis_name=parallel.AXIS,
     in_axes=(None, None, 0, None),
     out_axes=None,
   )
-  halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
-  two, two_metrics = step(start, frozen, halves, rng)
+  halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), _batch())
+  one, metrics = one_result
+  two, two_metrics = step(start, frozen or {}, halves, RNG)
   for key, value in metrics.items():
     np.testing.assert_allclose(value, two_metrics[key], rtol=1e-3)
   for kind, before in start.variables.items():
     _assert_same_update(before, one.variables[kind], two.variables[kind])
+  return step, halves
 
-  losses = [two_metrics['loss']]
-  for _ in range(5):
-    two, metrics = step(two, frozen, halves, rng)
+
+def _check_learning(step, state, frozen, batch):
+  """On one batch the loss falls; returns the last state."""
+  losses = []
+  for _ in range(6):
+    state, metrics = step(state, frozen, batch, RNG)
     losses.append(metrics['loss'])
   assert np.isfinite(losses).all()
   assert losses[-1] < losses[0]
+  return state
 
+
+def _check_checkpoint(method, state, tmp_path):
   with checkpoints.Checkpoints(tmp_path / 'checkpoints') as written:
-    written.save(1, two)
-  template = jax.eval_shape(method.init, jax.random.key(0), batch)
+    written.save(1, state)
+  template = jax.eval_shape(method.init, jax.random.key(0), _batch())
   again = checkpoints.load(tmp_path / 'checkpoints', template)
-  jax.tree.map(np.testing.assert_array_equal, again, two)
+  jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
 def _assert_same_update(before, one, two):

@@ -25,9 +25,7 @@ from undistillable import (
   study,
   tasks,
 )
-
-# One process, for the one finished study that most of these look at.
-pytestmark = pytest.mark.xdist_group('study')
+from undistillable.analysis import picture
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -45,6 +43,7 @@ def _config(name='digits', **changes):
     'seeds': (0,),
     'progress': False,
     'recipe.epochs': 1,
+    'limit': 200,
     'max_accuracy_drop': 100.0,
   }
   config.update_from_flattened_dict(small | changes)
@@ -62,6 +61,12 @@ def done(tmp_path_factory, data_dir):
   workdir = tmp_path_factory.mktemp('study')
   config = _config(data_dir=data_dir)
   return study.run(config, workdir, command='the command'), workdir, config
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+  """Reports without their figures, which take longer than a tiny training."""
+  monkeypatch.setattr(picture, 'render', lambda shown, folder: [])
 
 
 def test_the_main_job_trains_every_version(done):
@@ -121,7 +126,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
 
 
 def test_the_held_out_part_is_neither_trained_on_nor_tested(data_dir):
-  dataset = plan_lib.make(_config())[0].dataset
+  dataset = plan_lib.make(_config(limit=None))[0].dataset
   splits = tasks.load(dataset, data_dir)
   whole = data.load('digits', data_dir=data_dir)
   sizes = [len(getattr(splits, name)['label']) for name in ('train', 'val')]
@@ -130,6 +135,7 @@ def test_the_held_out_part_is_neither_trained_on_nor_tested(data_dir):
   np.testing.assert_array_equal(splits.test['image'], whole.test['image'])
 
 
+@pytest.mark.usefixtures('no_figures')
 def test_nothing_is_trained_twice(done, monkeypatch):
   results, workdir, config = done
 
@@ -159,6 +165,7 @@ def test_more_seeds_keep_what_is_there(done, monkeypatch):
     study.run(more, workdir)
 
 
+@pytest.mark.usefixtures('no_figures')
 @pytest.mark.parametrize('index', [0, 4])  # A parent of others, and a child.
 def test_what_is_missing_is_trained_again(done, index):
   results, workdir, config = done
@@ -238,6 +245,7 @@ def test_students_of_one_teacher_are_trained_together():
     assert groups.split([last, other], 2) == [[last], [other]]
 
 
+@pytest.mark.usefixtures('no_figures')
 def test_training_together_changes_no_number(tmp_path, data_dir):
   alone, beside = (
     study.run(
@@ -264,6 +272,7 @@ def test_a_config_is_varied_by_a_copy():
     plan_lib.vary(config, {'defense.omegaa': 0.5})
 
 
+@pytest.mark.usefixtures('no_figures')
 def test_the_best_epoch_on_the_test_set_is_shown_but_not_used(
   done, tmp_path, data_dir
 ):
@@ -315,11 +324,14 @@ def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
   assert [run['method'] for run in children] == ['nasty', 'nasty', 'kd', 'kd']
 
 
+def _untrained(num_classes):
+  init = jax.jit(models.get_model('cnn8', num_classes).init)
+  return init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+
+
 def test_weights_of_another_network_are_refused(tmp_path, data_dir):
   weights = tmp_path / 'weights.safetensors'
-  variables = models.get_model('cnn8', 7).init(
-    jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False
-  )
+  variables = _untrained(num_classes=7)
   interop.save(weights, interop.to_torch('cnn8', variables))
   config = _config(data_dir=data_dir, **{'teacher.init_from': str(weights)})
   with pytest.raises(errors.InputError, match='for other images or') as error:
@@ -336,9 +348,7 @@ def test_weights_of_another_network_are_refused(tmp_path, data_dir):
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path, data_dir):
   weights = tmp_path / 'weights.safetensors'
-  variables = models.get_model('cnn8', 10).init(
-    jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False
-  )
+  variables = _untrained(num_classes=10)
   content = interop.to_torch('cnn8', variables)
   content['fc2.bias'] = np.full(10, np.nan, np.float32)
   interop.save(weights, content)
@@ -458,6 +468,7 @@ def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):
   config = _config(
     data_dir=data_dir,
     max_accuracy_drop=10.0,
+    limit=None,
     **{'defense.omega': 20.0, 'recipe.epochs': 5},
   )
   with pytest.raises(errors.DivergedError, match='lower defense.omega') as one:
@@ -473,6 +484,7 @@ def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):
 def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
   config = _config(
     data_dir=data_dir,
+    limit=None,
     **{
       'defense.omega': 1e9,
       'recipe.epochs': 3,

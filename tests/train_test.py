@@ -1,6 +1,7 @@
 """Training: resumed equals uninterrupted, scanned equals stepped, two = one."""
 
 import dataclasses
+import functools
 import json
 import logging
 
@@ -26,6 +27,7 @@ from undistillable import (
 from undistillable.data import batches
 
 MODEL = models.get_model('cnn8', 10)
+TEACHER = models.get_model('cnn16', 10)
 METHOD = defenses.none.make(MODEL, optax.sgd(0.05, momentum=0.9))
 PLAIN = batches.prepare_fn((0.5,), (0.25,))
 SHIFTED = batches.prepare_fn((0.5,), (0.25,), augment='pad_crop')
@@ -74,6 +76,7 @@ def test_the_loss_falls():
   assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_bfloat16_learns_too_and_keeps_its_state_in_float32():
   model = models.get_model('cnn8', 10, dtype=jnp.bfloat16)
   prepare = batches.prepare_fn((0.5,), (0.25,), dtype=jnp.bfloat16)
@@ -163,23 +166,24 @@ def test_every_example_comes_once_an_epoch_in_a_new_order():
   assert (orders[0] != orders[1]).any()
 
 
+@functools.cache
 def _students():
   """Three that hear the same teacher, and its variables."""
-  teacher = models.get_model('resnetc8', 10)
   images = np.zeros((1, 8, 8, 1), np.float32)
-  variables = teacher.init(jax.random.key(8), images, train=False)
+  init = jax.jit(functools.partial(TEACHER.init, train=False))
+  variables = init(jax.random.key(8), images)
   # Not Adam, which makes much of the rounding of gradients that are zero.
   optimizer = optax.sgd(0.05, momentum=0.9)
   students = [
     trainee.Trainee(
       attacks.kd.make(
-        models.get_model(name, 10), optimizer, teacher=teacher, **settings
+        models.get_model(name, 10), optimizer, teacher=TEACHER, **settings
       )
     )
     for name, settings in (
+      ('cnn4', {'temperature': 4.0, 'alpha': 0.9}),
       ('cnn8', {'temperature': 4.0, 'alpha': 0.9}),
-      ('cnn16', {'temperature': 4.0, 'alpha': 0.9}),
-      ('cnn8', {'temperature': 1.0, 'alpha': 0.1}),
+      ('cnn4', {'temperature': 1.0, 'alpha': 0.1}),
     )
   ]
   return students, {'teacher': variables}
@@ -192,6 +196,7 @@ def _fit_together(trainees, frozen, **kwargs):
   )
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_each_becomes_what_it_would_alone(tmp_path):
   students, frozen = _students()
   alone, beside = (
@@ -218,6 +223,7 @@ def test_each_becomes_what_it_would_alone(tmp_path):
       assert line == pytest.approx(other_line, rel=1e-3)
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_a_shared_teacher_answers_once():
   students, frozen = _students()
   arrays = _arrays()
@@ -233,7 +239,7 @@ def test_a_shared_teacher_answers_once():
 
   apart = sum(flops([one.method]) for one in students)
   together = flops([one.method for one in students])
-  teacher_fn = method_lib.frozen_fn(models.get_model('resnetc8', 10))
+  teacher_fn = method_lib.frozen_fn(TEACHER)
   teacher = (
     jax.jit(teacher_fn)
     .lower(frozen['teacher'], batch['image'])
@@ -244,6 +250,7 @@ def test_a_shared_teacher_answers_once():
   assert apart - together == pytest.approx(2 * teacher, rel=0.02)
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_one_that_diverges_leaves_the_others_as_they_are():
   students, frozen = _students()
   model = models.get_model('cnn8', 10)
@@ -263,6 +270,7 @@ def test_one_that_diverges_leaves_the_others_as_they_are():
     assert str(error).startswith(text)
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_networks_that_got_unequally_far_are_resumed_together(tmp_path):
   students, frozen = _students()
   whole = _fit_together(students, frozen)
@@ -363,6 +371,26 @@ def test_a_checkpoint_holds_the_state_it_was_given(tmp_path, caplog):
   assert not warnings  # Orbax tells users what they cannot mend.
 
 
+def test_a_training_is_compiled_once():
+  """Whatever the number of epochs and seeds."""
+  chex.clear_trace_counter()
+  once = chex.assert_max_traces(n=1)
+  method = method_lib.Method(once(METHOD.init), once(METHOD.step))
+  for seed in (3, 4):
+    train.fit(method, _arrays(), PLAIN, epochs=2, batch_size=8, seed=seed)
+
+
+def test_a_prediction_is_compiled_once():
+  """Whatever the number of batches, a shorter one among them, and networks."""
+  chex.clear_trace_counter()
+  apply_fn = chex.assert_max_traces(method_lib.frozen_fn(MODEL), n=1)
+  for seed, number in ((0, 37), (1, 9)):
+    arrays = _arrays(number)
+    key = jax.random.key(seed)
+    state = train.initial_state(METHOD, arrays, PLAIN, key)
+    evaluate.predict(apply_fn, state.variables, arrays, PLAIN, batch_size=16)
+
+
 @pytest.mark.parametrize('batch_size', [3, 16, 512])
 def test_prediction_covers_every_example(batch_size):
   arrays = _arrays(37)
@@ -375,7 +403,8 @@ def test_prediction_covers_every_example(batch_size):
     batch_size=batch_size,
   )
   images = (arrays['image'] / np.float32(255) - 0.5) / np.float32(0.25)
-  expected = MODEL.apply(state.variables, jnp.asarray(images), train=False)
+  apply = jax.jit(functools.partial(MODEL.apply, train=False))
+  expected = apply(state.variables, jnp.asarray(images))
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 
 from undistillable.models import layers
 
-# (expansion, features, blocks, strides of the first block), stages 1 to 7.
+# (expansion, features, strides of the first block), stages 1 to 7.
 _STAGES = (
-  (1, 16, 1, 1),
-  (6, 24, 2, 2),
-  (6, 32, 3, 2),
-  (6, 64, 4, 2),
-  (6, 96, 3, 1),
-  (6, 160, 3, 1),
-  (6, 320, 1, 1),
+  (1, 16, 1),
+  (6, 24, 2),
+  (6, 32, 2),
+  (6, 64, 2),
+  (6, 96, 1),
+  (6, 160, 1),
+  (6, 320, 1),
 )
 
 
@@ -53,6 +53,7 @@ class MobileNetV2(nn.Module):
   num_classes: int
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  num_blocks: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -64,7 +65,8 @@ class MobileNetV2(nn.Module):
     )
     x = conv(32, 1, padding=1, name='pre.0')(images)
     x = nn.relu6(norm(name='pre.1')(x))
-    for stage, (expand, features, num_blocks, strides) in enumerate(_STAGES, 1):
+    for stage, num_blocks in enumerate(self.num_blocks, 1):
+      expand, features, strides = _STAGES[stage - 1]
       for i in range(num_blocks):
         # A stage of one block is no sequence in PyTorch, so it has no index.
         name = f'stage{stage}.{i}' if num_blocks > 1 else f'stage{stage}'

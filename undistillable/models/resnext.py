@@ -37,11 +37,12 @@ def _bottleneck(
 
 
 class ResNeXt29(nn.Module):
-  """Three stages of three blocks, with 256, 512 and 1024 features."""
+  """Three stages of `num_blocks`, with 256, 512 and 1024 features."""
 
   num_classes: int
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  num_blocks: int = 3  # Of a stage.
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -56,7 +57,7 @@ class ResNeXt29(nn.Module):
     x = conv(64, 3, 1, 1, name='conv_1_3x3')(images)
     x = nn.relu(norm(name='bn_1')(x))
     for stage in (1, 2, 3):
-      for i in range(3):
+      for i in range(self.num_blocks):
         strides = 2 if stage > 1 and i == 0 else 1
         name = f'stage_{stage}.stage_{stage}_bottleneck_{i}'
         x = _bottleneck(conv, norm, x, 128 * 2**stage, strides, name)

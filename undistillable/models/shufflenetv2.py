@@ -79,11 +79,12 @@ def _unit(
 
 
 class ShuffleNetV2(nn.Module):
-  """Three stages of a down-sampling unit and 3, 7 and 3 further units."""
+  """Three stages of a down-sampling unit and `num_units` further ones."""
 
   num_classes: int
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  num_units: tuple[int, ...] = (3, 7, 3)
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -94,7 +95,8 @@ class ShuffleNetV2(nn.Module):
       layers.BatchNorm, train, self.axis_name, self.dtype
     )
     x = norm(name='pre.1')(conv(24, 3, 1, 1, name='pre.0')(images))
-    for stage, features, num_units in ((2, 116, 3), (3, 232, 7), (4, 464, 3)):
+    for stage, num_units in enumerate(self.num_units, 2):
+      features = 116 * 2 ** (stage - 2)
       x = _down_unit(conv, norm, x, features, f'stage{stage}.0')
       for i in range(num_units):
         x = _unit(conv, norm, x, f'stage{stage}.{i + 1}')
