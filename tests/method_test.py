@@ -15,6 +15,7 @@ from undistillable import (
   attacks,
   defenses,
   interop,
+  losses,
   method as method_lib,
   models,
   optimizers,
@@ -188,6 +189,43 @@ def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
   both, _ = step(state, {}, halves, jax.random.key(0))
   for leaf in jax.tree.leaves(both):
     np.testing.assert_array_equal(leaf[0], leaf[1])
+
+
+def _ce(logits, frozen, batch):
+  del frozen
+  return losses.cross_entropy(logits, batch['label']), {}
+
+
+class _Flat(nn.Module):
+  @nn.compact
+  def __call__(self, images, train):
+    del train
+    return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+class _Grid(nn.Module):
+  """Forgets to pool: logits for every pixel."""
+
+  @nn.compact
+  def __call__(self, images, train):
+    del train
+    return nn.Dense(10)(images)
+
+
+@pytest.mark.parametrize(
+  ('model', 'loss_fn', 'message'),
+  [
+    (_Grid(), _ce, 'rank'),
+    (_Flat(), lambda *args: (_ce(*args)[0].mean(), {}), 'shape'),
+    (_Flat(), lambda *args: (_ce(*args)[0], {'kl': 0.0 * args[0]}), 'shape'),
+  ],
+)
+def test_other_than_one_number_an_example_is_refused(model, loss_fn, message):
+  method = method_lib.supervised(model, optax.sgd(0.1), loss_fn)
+  state = method.init(jax.random.key(0), _batch())
+  step = jax.jit(method.step)
+  with pytest.raises(AssertionError, match=message):
+    step(state, {}, _batch(), jax.random.key(0))
 
 
 SETTINGS = {
