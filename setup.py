@@ -42,7 +42,7 @@ setuptools.setup(
     'pillow',
     'safetensors',
     'scikit-learn>=1.4.2',  # The first that is built for NumPy 2.
-    'tensorboardX>=2.6.2',  # The first that has no upper bound for protobuf.
+    'tensorboardX>=2.6.2.2',  # The first that has no upper bound for protobuf.
     'tensorflow-datasets>=4.9.10',
     'tqdm',
   ],
