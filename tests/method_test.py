@@ -203,29 +203,18 @@ class _Flat(nn.Module):
     return nn.Dense(10)(images.reshape(len(images), -1))
 
 
-class _Grid(nn.Module):
-  """Forgets to pool: logits for every pixel."""
-
-  @nn.compact
-  def __call__(self, images, train):
-    del train
-    return nn.Dense(10)(images)
-
-
 @pytest.mark.parametrize(
-  ('model', 'loss_fn', 'message'),
+  'loss_fn',
   [
-    (_Grid(), _ce, 'rank'),
-    (_Flat(), lambda *args: (_ce(*args)[0].mean(), {}), 'shape'),
-    (_Flat(), lambda *args: (_ce(*args)[0], {'kl': 0.0 * args[0]}), 'shape'),
+    lambda *args: (_ce(*args)[0].mean(), {}),
+    lambda *args: (_ce(*args)[0], {'margin': args[0]}),
   ],
 )
-def test_other_than_one_number_an_example_is_refused(model, loss_fn, message):
-  method = method_lib.supervised(model, optax.sgd(0.1), loss_fn)
+def test_other_than_one_number_an_example_is_refused(loss_fn):
+  method = method_lib.supervised(_Flat(), optax.sgd(0.1), loss_fn)
   state = method.init(jax.random.key(0), _batch())
-  step = jax.jit(method.step)
-  with pytest.raises(AssertionError, match=message):
-    step(state, {}, _batch(), jax.random.key(0))
+  with pytest.raises(AssertionError, match='shape'):
+    jax.jit(method.step)(state, {}, _batch(), jax.random.key(0))
 
 
 SETTINGS = {

@@ -58,8 +58,8 @@ def supervised(
 
   Returns:
     The method. Its metrics are loss, accuracy (percent), and those of loss_fn.
-    Its step raises AssertionError, while it is traced, for a network or a
-    loss_fn that returns other shapes than these.
+    Its step raises AssertionError, while it is traced, for a loss_fn that
+    returns anything but one number an example.
   """
 
   def init(rng: jax.Array, batch: Batch) -> state_lib.TrainState:
@@ -91,11 +91,10 @@ def supervised(
         mutable=['batch_stats'],
         rngs={'dropout': rng},
       )
-      chex.assert_rank(logits, 2)
       loss, metrics = loss_fn(logits, frozen, batch)
       hits = logits.argmax(-1) == batch['label']
       metrics = {'loss': loss, 'accuracy': 100.0 * hits, **metrics}
-      # One number an example: of a mean of its own, the mean below is silent.
+      # What is a mean already would go unnoticed through the mean below.
       chex.assert_equal_shape([batch['label'], *metrics.values()])
       batch_stats = updates.get('batch_stats', state.batch_stats)
       return loss.mean(), (jax.tree.map(jnp.mean, metrics), batch_stats)
