@@ -19,24 +19,31 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['undistillable*']),
   package_data={'undistillable': ['py.typed', '*.html', '*.css']},
+  # Nothing below a floor is tested. Where no other reason is given, it is the
+  # version in Colab's TPU and GPU runtimes (August 2026; .ci/colab.txt): with
+  # a higher one pip would replace what is there.
   install_requires=[
-    'absl-py',
-    'array_record',
+    'absl-py>=1.4',
+    # Where it has no wheel (Windows, Macs with Intel), pip would take 0.4.1,
+    # whose wheel is for all platforms, and can be imported on Linux alone.
+    'array_record>=0.8.3',
     'chex>=0.1.90',
-    'flax>=0.12',
+    'flax>=0.11.2',
     # Preparing a data set with tfds imports it, but tfds does not require it.
     'importlib_resources',
-    'jax>=0.8',
-    'matplotlib>=3.8',
-    'ml-collections>=1.0',
-    'numpy>=2.0',
-    'optax>=0.2.5',
-    'orbax-checkpoint>=0.11.20',
+    # A replaced jax leaves its libtpu or CUDA plugin behind, and then finds no
+    # accelerator.
+    'jax>=0.7.2',
+    'matplotlib>=3.8.4',  # The first that is built for NumPy 2.
+    'ml-collections>=1.0',  # The first with types.
+    'numpy>=2.1.3',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.4',
     'pillow',
     'safetensors',
-    'scikit-learn>=1.4',
-    'tensorboardX>=2.6',
-    'tensorflow-datasets>=4.9.8',
+    'scikit-learn>=1.4.2',  # The first that is built for NumPy 2.
+    'tensorboardX>=2.6.2.2',  # The first that has no upper bound for protobuf.
+    'tensorflow-datasets>=4.9.10',
     'tqdm',
   ],
   extras_require={

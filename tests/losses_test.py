@@ -190,6 +190,16 @@ def test_impossible_input_is_named(call, message):
     call()
 
 
+@jax.numpy_rank_promotion('allow')  # As it is outside of these tests.
+@pytest.mark.parametrize('shape', [(2, 1), (1, 1)])
+def test_a_weight_that_would_be_broadcast_is_refused(shape):
+  weight = jnp.ones(shape)
+  with pytest.raises(AssertionError, match='shape'):
+    losses.distillation(Z, W, Y, temperature=4.0, alpha=weight)
+  with pytest.raises(AssertionError, match='shape'):
+    losses.self_undermining(Z, W, Y, temperature=4.0, omega=weight)
+
+
 def test_hyper_parameters_may_be_traced():
   def loss(omega):
     return losses.self_undermining(Z, W, Y, temperature=4.0, omega=omega).sum()

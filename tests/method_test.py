@@ -15,6 +15,7 @@ from undistillable import (
   attacks,
   defenses,
   interop,
+  losses,
   method as method_lib,
   models,
   optimizers,
@@ -202,6 +203,32 @@ def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
   both, _ = step(state, {}, halves, jax.random.key(0))
   for leaf in jax.tree.leaves(both):
     np.testing.assert_array_equal(leaf[0], leaf[1])
+
+
+def _ce(logits, frozen, batch):
+  del frozen
+  return losses.cross_entropy(logits, batch['label']), {}
+
+
+class _Flat(nn.Module):
+  @nn.compact
+  def __call__(self, images, train):
+    del train
+    return nn.Dense(10)(images.reshape(len(images), -1))
+
+
+@pytest.mark.parametrize(
+  'loss_fn',
+  [
+    lambda *args: (_ce(*args)[0].mean(), {}),
+    lambda *args: (_ce(*args)[0], {'margin': args[0]}),
+  ],
+)
+def test_other_than_one_number_an_example_is_refused(loss_fn):
+  method = method_lib.supervised(_Flat(), optax.sgd(0.1), loss_fn)
+  state = method.init(jax.random.key(0), _batch())
+  with pytest.raises(AssertionError, match='shape'):
+    jax.jit(method.step)(state, {}, _batch(), jax.random.key(0))
 
 
 SETTINGS = {

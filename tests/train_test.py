@@ -151,9 +151,7 @@ def test_a_scanned_epoch_equals_single_steps():
     losses.append(loss)
   assert len(losses[0]) == len(losses[1]) == 5
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *ends
-  )
+  _assert_close(*ends)
 
 
 def test_every_example_comes_once_an_epoch_in_a_new_order():

@@ -11,6 +11,7 @@ as soon as one probability underflows.
     logits, adversary_logits, labels, temperature=4.0, omega=0.04).mean()
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -135,6 +136,7 @@ def distillation(
 
   Raises:
     ValueError: shapes do not fit, tau <= 0, or alpha outside 0..1.
+    AssertionError: tau or alpha is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.array([[0.0, 0.0]])
@@ -149,9 +151,12 @@ def distillation(
   divergence = kl_divergence(
     teacher_logits, student_logits, temperature=temperature
   )
-  return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(
+  loss = alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(
     student_logits, labels
   )
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
 
 
 def self_undermining(
@@ -181,6 +186,7 @@ def self_undermining(
 
   Raises:
     ValueError: shapes do not fit, tau <= 0, or omega < 0.
+    AssertionError: tau or omega is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.array([[0.0, 0.0]])
@@ -195,9 +201,12 @@ def self_undermining(
   divergence = kl_divergence(
     teacher_logits, adversary_logits, temperature=temperature
   )
-  return (
+  loss = (
     cross_entropy(teacher_logits, labels) - omega * temperature**2 * divergence
   )
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
 
 
 def _check_labels(logits: jax.Array, labels: jax.Array) -> None:

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,8 @@ def supervised(
 
   Returns:
     The method. Its metrics are loss, accuracy (percent), and those of loss_fn.
+    Its step raises AssertionError, while it is traced, for a loss_fn that
+    returns anything but one number an example.
   """
 
   def init(rng: jax.Array, batch: Batch) -> state_lib.TrainState:
@@ -91,6 +94,8 @@ def supervised(
       loss, metrics = loss_fn(logits, frozen, batch)
       hits = logits.argmax(-1) == batch['label']
       metrics = {'loss': loss, 'accuracy': 100.0 * hits, **metrics}
+      # What is a mean already would go unnoticed through the mean below.
+      chex.assert_equal_shape([batch['label'], *metrics.values()])
       batch_stats = updates.get('batch_stats', state.batch_stats)
       return loss.mean(), (jax.tree.map(jnp.mean, metrics), batch_stats)
 

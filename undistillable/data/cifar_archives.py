@@ -114,8 +114,9 @@ def _read_binary(name: str, file: str, content: bytes) -> dataset.Split:
       f'{file} is cut within an image: {len(content):,} bytes are no multiple '
       f'of {num_labels + _IMAGE_BYTES:,}'
     )
-  records = np.frombuffer(content, np.uint8)
-  records = records.reshape(-1, num_labels + _IMAGE_BYTES)
+  records = np.frombuffer(content, np.uint8).reshape(
+    -1, num_labels + _IMAGE_BYTES
+  )
   labels = dict(zip(_LABELS[name], records.T, strict=False))
   return _check_arrays(name, file, records[:, num_labels:], labels)
 

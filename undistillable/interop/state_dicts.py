@@ -226,7 +226,7 @@ def _image_shape(
 ) -> tuple[int, int, int]:
   """(H, W, C) of images that lead to the shapes found, as far as they tell."""
   _, first_shape = draft[first]
-  found = tensors[first].shape if first in tensors else ()
+  found: tuple[int, ...] = tensors[first].shape if first in tensors else ()
   if len(found) != len(first_shape):
     found = first_shape  # `_check` will name it.
   inputs = max(found[1], 1)
