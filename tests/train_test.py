@@ -67,6 +67,28 @@ def _metrics(folder):
   ]
 
 
+def test_a_stream_parts_the_batches_and_not_the_initial_weights():
+  one, again, other = (
+    _fit(epochs=1, stream=stream).variables for stream in ('a', 'a', 'b')
+  )
+  _assert_equal(one, again)
+  differing = jax.tree.map(lambda a, b: (a != b).any(), one, other)
+  assert all(jax.tree.leaves(differing))
+  still = defenses.none.make(MODEL, optax.sgd(0.0))
+  initial = [
+    train.fit(
+      still, _arrays(), PLAIN, epochs=1, batch_size=8, seed=3, stream=stream
+    )
+    for stream in ('a', 'b')
+  ]
+  _assert_equal(*(state.params for state in initial))
+  # The last batches were others.
+  differing = jax.tree.map(
+    lambda a, b: (a != b).any(), *(state.batch_stats for state in initial)
+  )
+  assert all(jax.tree.leaves(differing))
+
+
 def test_the_loss_falls():
   losses = []
   _fit(

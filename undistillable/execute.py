@@ -59,6 +59,7 @@ def run_group(
       batch_size=first.recipe['batch_size'],
       frozen=_frozen(first, store),
       seed=first.seed,
+      stream=first.method,
       evaluate_every_epochs=first.recipe['evaluate_every_epochs'],
       checkpoint_every_epochs=first.recipe['checkpoint_every_epochs'],
       on_step=on_step,

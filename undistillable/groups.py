@@ -1,7 +1,7 @@
 """Which runs are trained together: those that hear the same answers.
 
-Students of one frozen teacher see the same batches, if they have the same seed
-and the same data; in one compiled step the teacher then answers once for all.
+Students of one frozen teacher see the same batches, if they have the same
+seed, method and data; in one compiled step the teacher then answers once for all.
 """
 
 import json
@@ -47,6 +47,7 @@ def _key(run: runs_lib.Run) -> Hashable:
     return run.id
   return (
     run.role,
+    run.method,
     run.seed,
     run.dtype,
     tuple((role, parent.id) for role, parent in run.parents.items()),

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from undistillable import attacks, defenses, errors, models, writers
 
 # Raise it when the same config would no longer train the same network.
-VERSION = 1
+VERSION = 2
 DTYPES = ('bfloat16', 'float32')
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def fit(
   batch_size: int = 128,
   frozen: method_lib.Frozen | None = None,
   seed: int = 0,
+  stream: str = '',
   evaluate_fn: trainee_lib.EvaluateFn | None = None,
   evaluate_every_epochs: int = 1,
   folder: pathlib.Path | None = None,
@@ -41,8 +43,8 @@ def fit(
 ) -> Any:
   """Trains one network.
 
-  Every random number depends on the seed and the number of the step alone, so
-  that a resumed training equals an uninterrupted one.
+  Every random number depends on the seed, the stream and the number of the step
+  alone, so that a resumed training equals an uninterrupted one.
 
   Args:
     method: from `defenses` or `attacks`.
@@ -52,6 +54,10 @@ def fit(
     batch_size: over all devices.
     frozen: variables of the networks that the method reads, by role.
     seed: of initialisation, order, augmentation and dropout.
+    stream: a name that parts the order, augmentation and dropout of networks
+      with one seed, not their initial weights: a protected teacher starts
+      where its normal twin did, and sees other batches, as in the released
+      code of Ma et al. (2021), arXiv:2105.07381.
     evaluate_fn: its numbers enter the metrics under their names.
     evaluate_every_epochs: and after the last one.
     folder: for metrics and checkpoints; a training that stopped there is
@@ -76,6 +82,7 @@ def fit(
     batch_size=batch_size,
     frozen=frozen,
     seed=seed,
+    stream=stream,
     evaluate_every_epochs=evaluate_every_epochs,
     checkpoint_every_epochs=checkpoint_every_epochs,
     on_step=on_step,
@@ -94,6 +101,7 @@ def fit_together(
   batch_size: int = 128,
   frozen: method_lib.Frozen | None = None,
   seed: int = 0,
+  stream: str = '',
   evaluate_every_epochs: int = 1,
   checkpoint_every_epochs: int = 1,
   on_step: OnStepFn | None = None,
@@ -111,6 +119,7 @@ def fit_together(
     batch_size: over all devices.
     frozen: what any of the methods reads.
     seed: for each the one with which it would train alone.
+    stream: for each alike.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
     on_step: called with a number of steps, summed over the networks, and
@@ -125,7 +134,9 @@ def fit_together(
   parallel.check_batch_size(batch_size, len(arrays['label']))
   if epochs < 1:
     raise ValueError(f'epochs={epochs}; expected at least 1')
-  init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
+  init_key, *keys = jax.random.split(jax.random.key(seed), 3)
+  number = zlib.crc32(stream.encode())  # Python's own hash is salted.
+  order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
   order_fn = functools.partial(
