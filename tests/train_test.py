@@ -1,4 +1,4 @@
-"""Training: resumed equals uninterrupted, scanned equals stepped, two = one."""
+"""Training: resumed equals uninterrupted, looped equals stepped, two = one."""
 
 import dataclasses
 import functools
@@ -158,11 +158,11 @@ def test_a_finished_training_takes_no_further_step(tmp_path):
   _assert_equal(done, again)
 
 
-def test_a_scanned_epoch_equals_single_steps():
+def test_a_looped_epoch_equals_single_steps():
   arrays = _arrays()
   order = batches.epoch_order(jax.random.key(0), 40, 8, 2)
   ends, losses = [], []
-  for make in (parallel.steps_fn, parallel.scan_fn):
+  for make in (parallel.steps_fn, parallel.loops_fn):
     state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(1))
     loss = []
     epoch = make(METHOD, SHIFTED)

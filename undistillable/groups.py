@@ -1,7 +1,8 @@
 """Which runs are trained together: those that hear the same answers.
 
 Students of one frozen teacher see the same batches, if they have the same
-seed, method and data; in one compiled step the teacher then answers once for all.
+seed, method and data; in one compiled step the teacher then answers once for
+all.
 """
 
 import json

@@ -7,15 +7,20 @@ checked: a step must average whatever it returns over `AXIS`.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from undistillable import errors, method as method_lib
 
 AXIS = 'batch'
+# A loop on a CPU comes back after about as long, and after as many steps.
+_SECS_ON_CPU = 4.0
+_STEPS_ON_CPU = 64
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
@@ -50,15 +55,33 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, _everywhere())
 
 
+@functools.lru_cache(maxsize=16)
 def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   """The fitting way to run an epoch on this backend.
 
-  A CPU takes one step a call: there XLA runs a convolution inside a loop about
-  40 times slower than outside. Accelerators take the whole epoch in one call.
+  Compiled loops over the steps, which save what a call costs and, on a CPU, a
+  page fault for every 4 KiB that a step works with. Only where a CPU would run
+  what a foreign module puts into the loop slowly, one call a step.
   """
-  if jax.default_backend() == 'cpu':
-    return steps_fn(method, prepare)
-  return scan_fn(method, prepare)
+  loops, single_steps = loops_fn(method, prepare), steps_fn(method, prepare)
+  if jax.default_backend() != 'cpu':
+    return loops
+  chosen: list[EpochFn] = []  # One, from the first epoch on.
+
+  def epoch(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: np.ndarray,
+    key: jax.Array,
+  ) -> Iterator[tuple[Any, HostMetrics]]:
+    if not chosen:
+      few = {k: v[: order.shape[2]] for k, v in arrays.items()}
+      fits = _fits_a_loop(method, prepare, state, frozen, few)
+      chosen.append(loops if fits else single_steps)
+    return chosen[0](state, frozen, arrays, order, key)
+
+  return epoch
 
 
 @functools.lru_cache(maxsize=16)
@@ -91,27 +114,42 @@ def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
 
 
 @functools.lru_cache(maxsize=16)
-def scan_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
-  """An epoch as one compiled loop over its steps."""
+def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
+  """An epoch as compiled loops, each over as many steps as fit into seconds.
+
+  An accelerator takes the whole epoch in one; a CPU, whose steps may take
+  seconds, comes back now and then. How many steps a loop has is an argument,
+  so there is one program, and no number depends on it.
+  """
   step = _device_step(method, prepare)
 
-  def steps(
+  def loop(
     state: Any,
     frozen: method_lib.Frozen,
     arrays: Any,
     order: jax.Array,
+    count: jax.Array,
     key: jax.Array,
   ) -> tuple[Any, method_lib.Metrics]:
-    return jax.lax.scan(
-      lambda state, indices: step(state, frozen, arrays, indices, key),
-      state,
-      order,
+    """Takes the first `count` steps of order int[steps, b]."""
+
+    def body(
+      i: jax.Array, carry: tuple[Any, method_lib.Metrics]
+    ) -> tuple[Any, method_lib.Metrics]:
+      state, metrics = carry
+      state, of_step = step(state, frozen, arrays, order[i], key)
+      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
+
+    _, shapes = jax.eval_shape(step, state, frozen, arrays, order[0], key)
+    metrics = jax.tree.map(
+      lambda x: jnp.zeros((len(order), *x.shape), x.dtype), shapes
     )
+    return jax.lax.fori_loop(0, count, body, (state, metrics))
 
   compiled = jax.pmap(
-    steps,
+    loop,
     axis_name=AXIS,
-    in_axes=(None, None, None, 1, None),
+    in_axes=(None, None, None, 1, None, None),
     out_axes=None,
     donate_argnums=0,
   )
@@ -123,10 +161,48 @@ def scan_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     order: np.ndarray,
     key: jax.Array,
   ) -> Iterator[tuple[Any, HostMetrics]]:
-    state, metrics = compiled(state, frozen, arrays, order, key)
-    yield state, jax.device_get(metrics)
+    on_cpu = jax.default_backend() == 'cpu'
+    most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
+    count, done = 1 if on_cpu else most, 0
+    while done < len(order):
+      count = min(count, len(order) - done)
+      start = time.monotonic()
+      these = order[done : done + count]
+      padded = np.pad(these, ((0, most - count), (0, 0), (0, 0)))
+      state, metrics = compiled(state, frozen, arrays, padded, count, key)
+      yield state, _first(count, metrics)
+      done += count
+      secs = (time.monotonic() - start) / count
+      count = max(1, min(most, int(_SECS_ON_CPU / secs)))
 
   return epoch
+
+
+def _fits_a_loop(
+  method: method_lib.Method,
+  prepare: PrepareFn,
+  state: Any,
+  frozen: method_lib.Frozen,
+  arrays: Any,
+) -> bool:
+  """Whether XLA's CPU backend runs a step inside a loop as fast as outside.
+
+  There it has no fast way for a convolution whose dimensions are in another
+  order than these, as they are in the gradients of `flax.linen.Conv`: a loop
+  took 15 times as long. The layers of `models` avoid them.
+  """
+
+  def step(state: Any, frozen: Any, arrays: Any, key: jax.Array) -> Any:
+    batch = prepare(arrays, np.arange(len(arrays['label'])), key)
+    return method.step(state, frozen, batch, key)
+
+  lowered = jax.jit(step).lower(state, frozen, arrays, jax.random.key(0))
+  return all(
+    '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]' in line
+    and 'feature_group_count = 1 ' in line
+    for line in lowered.as_text().splitlines()
+    if 'stablehlo.convolution' in line
+  )
 
 
 def _everywhere() -> jax.sharding.NamedSharding:
@@ -155,6 +231,11 @@ def _device_step(
     return method.step(state, frozen, batch, step_rng, axis_name=AXIS)
 
   return step
+
+
+def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:
+  """The metrics of the steps that were taken."""
+  return jax.tree.map(lambda x: x[:count], jax.device_get(metrics))
 
 
 def _one(metrics: method_lib.Metrics) -> HostMetrics:

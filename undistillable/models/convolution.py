@@ -28,6 +28,7 @@ import numpy as np
 _CHUNK_BYTES = 2**19
 _DEPTHWISE_IMAGES = 4  # Whose products are summed before they are written.
 
+_BranchFn = Callable[[jax.Array, jax.Array], jax.Array]
 _Tree = TypeVar('_Tree')  # Of arrays.
 _Padding = tuple[int, int]  # Pixels before and after; less than 0 to cut off.
 # (x, kernel, padding of the rows, padding of the columns) -> y, at stride 1
@@ -61,6 +62,20 @@ def conv(
     (1, 6, 6, 4)
   """
 
+  direct, on_cpu = _branches(strides, padding, groups)
+  # Decided when it is compiled, for the platform that it is compiled for.
+  return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
+
+
+@functools.lru_cache(maxsize=256)
+def _branches(
+  strides: int, padding: int, groups: int
+) -> tuple[_BranchFn, _BranchFn]:
+  """XLA's own convolution, and what a CPU does instead.
+
+  The same functions for equal arguments, which JAX then traces once.
+  """
+
   def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _convolve(
       x, kernel, (padding, padding), (padding, padding), strides, groups=groups
@@ -73,8 +88,7 @@ def conv(
       return _grouped_on_cpu(x, kernel, strides, padding, groups)
     return _dense_on_cpu(x, kernel, strides, padding)
 
-  # Decided when it is compiled, for the platform that it is compiled for.
-  return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
+  return direct, on_cpu
 
 
 def _convolve(
@@ -277,7 +291,7 @@ def _image_gradient(
   kernel: jax.Array,
   strides: int,
   padding: int,
-  size: tuple[int, int],
+  size: tuple[int, ...],
 ) -> jax.Array:
   """The gradient of a convolution with respect to its images.
 

@@ -1,0 +1,184 @@
+"""Images a second of the training step of any network, on any device.
+
+  python -m experiments.benchmarks.step --network=resnet18 --kind=kd
+
+The step is what `train.fit` compiles: images are gathered and normalised on
+the device, then forwards, backwards, SGD with momentum and weight decay. Kind
+'nasty' adds the answer of a frozen network of the same architecture, 'kd' that
+of a frozen ResNet-18. Prints one line of JSON.
+"""
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from undistillable import (
+  attacks,
+  data,
+  defenses,
+  environment,
+  method as method_lib,
+  models,
+  optimizers,
+  parallel,
+  train,
+)
+from undistillable.data import batches
+from undistillable.models import __main__ as sizes
+
+_NETWORK = flags.DEFINE_enum(
+  'network', 'cnn', list(models.MODELS), 'What is trained.'
+)
+_KIND = flags.DEFINE_enum(
+  'kind', 'teacher', ['teacher', 'nasty', 'kd'], 'How it is trained.'
+)
+_BATCH = flags.DEFINE_integer('batch', 128, 'Images a step, on all devices.')
+_SIZE = flags.DEFINE_integer('size', 32, 'Pixels of a side.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of the layers.'
+)
+_SECS = flags.DEFINE_float('secs', 10.0, 'How long to measure, about.')
+
+_CLASSES = 10
+_KD_TEACHER = 'resnet18'
+_IMAGES = 4  # Batches of them lie on the device.
+# Multiply-adds a second times 2, dense and without sparsity, by `device_kind`.
+# NVIDIA and Google, data sheets; of float32, on NVIDIA, TF32.
+_PEAK_TFLOPS = {
+  ('NVIDIA H100 80GB HBM3', 'bfloat16'): 989.0,
+  ('NVIDIA H100 80GB HBM3', 'float32'): 494.0,
+  ('NVIDIA H200', 'bfloat16'): 989.0,
+  ('NVIDIA H200', 'float32'): 494.0,
+  ('TPU v5 lite', 'bfloat16'): 197.0,
+}
+
+
+def main(argv: list[str]) -> None:
+  """Times one network, and prints what was found."""
+  del argv
+  logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
+  batch, dtype = _BATCH.value, jnp.dtype(_DTYPE.value)
+  method, frozen = _method(dtype)
+  prepare = batches.prepare_fn(*data.NORMALIZATIONS['cifar10'], dtype=dtype)
+  rng = np.random.default_rng(0)
+  number, pixels = _IMAGES * batch, _SIZE.value
+  arrays = {
+    'image': rng.integers(0, 256, (number, pixels, pixels, 3), np.uint8),
+    'label': rng.integers(0, _CLASSES, number).astype(np.int32),
+  }
+  key = jax.random.key(0)
+  state = train.initial_state(method, arrays, prepare, key)
+  frozen, arrays = parallel.replicate((frozen, arrays))
+  run_epoch = parallel.epoch_fn(method, prepare)
+
+  def epochs() -> Iterator[int]:
+    """Numbers of steps as they are finished, epoch by epoch."""
+    nonlocal state
+    for number in range(10**9):
+      order = batches.epoch_order(
+        jax.random.fold_in(key, number),
+        len(arrays['label']),
+        batch,
+        parallel.num_devices(),
+      )
+      for new, metrics in run_epoch(state, frozen, arrays, order, key):
+        state = state if new is None else new
+        yield len(metrics['loss'])
+
+  start = time.perf_counter()
+  steps = epochs()
+  next(steps)
+  compile_secs = time.perf_counter() - start
+  secs = _secs_a_step(steps)
+  images_per_s = batch / statistics.median(secs)
+  print(
+    json.dumps(
+      {
+        'network': _NETWORK.value,
+        'kind': _KIND.value,
+        'batch': batch,
+        'size': pixels,
+        'dtype': _DTYPE.value,
+        'images_per_s': round(images_per_s, 1),
+        'steps': len(secs),
+        'compile_s': round(compile_secs, 1),
+        'peak_memory_mb': _peak_memory_mb(),
+        'share_of_peak': _share_of_peak(images_per_s),
+        'environment': environment.describe(),
+      }
+    )
+  )
+
+
+def _method(dtype: Any) -> tuple[method_lib.Method, dict[str, Any]]:
+  """What is timed, and the variables of its frozen networks."""
+  model = models.get_model(_NETWORK.value, _CLASSES, dtype=dtype)
+  optimizer = optimizers.sgd(0.01)
+  image = np.zeros((1, _SIZE.value, _SIZE.value, 3), np.float32)
+
+  def variables(network: nn.Module) -> Any:
+    return jax.jit(network.init)(jax.random.key(1), image)
+
+  if _KIND.value == 'nasty':
+    method = defenses.nasty.make(
+      model, optimizer, adversary=model, omega=0.004, temperature=4.0
+    )
+    return method, {'adversary': variables(model)}
+  if _KIND.value == 'kd':
+    teacher = models.get_model(_KD_TEACHER, _CLASSES, dtype=dtype)
+    method = attacks.kd.make(
+      model, optimizer, teacher=teacher, temperature=4.0, alpha=0.9
+    )
+    return method, {'teacher': variables(teacher)}
+  return defenses.none.make(model, optimizer), {}
+
+
+def _secs_a_step(steps: Iterator[int]) -> list[float]:
+  """Of each step that was taken, from the second call on."""
+  next(steps)  # Finds its memory.
+  secs: list[float] = []
+  end = time.perf_counter() + _SECS.value
+  while len(secs) < 3 or time.perf_counter() < end:
+    start = time.perf_counter()
+    count = next(steps)
+    secs += [(time.perf_counter() - start) / count] * count
+  return secs
+
+
+def _peak_memory_mb() -> int:
+  """Of the device; on a CPU of the process, compilation included."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return stats['peak_bytes_in_use'] // 2**20
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+
+
+def _share_of_peak(images_per_s: float) -> float | None:
+  """Operations of the networks over what the devices can do; if known."""
+  kind = jax.devices()[0].device_kind
+  peak = _PEAK_TFLOPS.get((kind, _DTYPE.value))
+  if peak is None:
+    return None
+  # Backwards takes twice as many as forwards.
+  passes = [(_NETWORK.value, 3)]
+  if _KIND.value != 'teacher':
+    passes.append((_KD_TEACHER if _KIND.value == 'kd' else _NETWORK.value, 1))
+  operations = sum(
+    2 * count * sizes.size(name, _CLASSES, _SIZE.value).multiply_adds
+    for name, count in passes
+  )
+  device_peak = 1e12 * peak * jax.device_count()
+  return round(images_per_s * operations / device_peak, 3)
+
+
+if __name__ == '__main__':
+  app.run(main)
