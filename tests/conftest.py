@@ -32,6 +32,8 @@ jax.config.update(
     os.path.join(tempfile.gettempdir(), 'undistillable-test-jax-cache'),
   ),
 )
+# Programs compile in half the time, and run slower: for few, small steps.
+jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
@@ -44,15 +46,11 @@ def shared() -> pathlib.Path:
 
 
 @pytest.fixture
-def quick_compilation():
-  """Programs compile in half the time and run slower: for few, small steps.
-
-  Not where a resumed training must equal an uninterrupted one bit for bit, nor
-  for parity: there the programs are those that users run.
-  """
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
+def full_compilation():
+  """For what is compared closely: the programs that users run."""
   jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(autouse=True, scope='module')

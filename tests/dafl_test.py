@@ -14,8 +14,6 @@ from undistillable import models
 from undistillable.attacks import dafl, generator_losses, generators
 from undistillable.models import generator as generator_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 TINY = {
   **dafl.PRESETS['digits'],
   'latent_dim': 6,

@@ -15,8 +15,6 @@ from undistillable import attacks, losses, models, parallel, train
 from undistillable.attacks import inversion_losses
 from undistillable.models import layers
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 NUM_IMAGES = 12
 LOW, HIGH = (-1.0, -2.0), (2.0, 1.5)
 SETTINGS = {

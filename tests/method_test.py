@@ -64,6 +64,7 @@ def _method(case, model, optimizer):
   return nasty, 'adversary'
 
 
+@pytest.mark.usefixtures('full_compilation')
 @pytest.mark.parametrize('name', _trajectories())
 def test_training_follows_the_released_trajectory(shared, name):
   path = shared / 'fixtures' / 'losses_and_training.json'
@@ -139,7 +140,6 @@ def _frozen(method):
   return {'adversary': other.variables, 'teacher': other.variables}
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['nasty', 'kd'])
 def test_no_gradient_reaches_a_frozen_network(name):
   method = _tiny(name)
@@ -152,7 +152,6 @@ def test_no_gradient_reaches_a_frozen_network(name):
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['nasty', 'kd'])
 def test_the_frozen_network_matters(name):
   method = _tiny(name)
@@ -166,7 +165,6 @@ def test_the_frozen_network_matters(name):
   assert losses[0] != losses[1]
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_what_an_owner_serves_is_what_a_client_sees():
   model = models.get_model('cnn8', 10)
   init = jax.jit(functools.partial(model.init, train=False))
@@ -180,7 +178,6 @@ def test_what_an_owner_serves_is_what_a_client_sees():
   )
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
   """A user's module knows no axis_name; its statistics are averaged."""
 
@@ -239,7 +236,6 @@ SETTINGS = {
 }
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
 def test_features_are_what_the_last_layer_reads(name):
   model = models.get_model(name, 3)

@@ -44,6 +44,7 @@ def _assert_logits(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=1e-4 * scale, rtol=0)
 
 
+@pytest.mark.usefixtures('full_compilation')
 def test_parity_of_evaluation(case):
   fixture, model, variables, images = case
   assert _count(variables['params']) == fixture['num_parameters']
@@ -62,6 +63,7 @@ def _round_otherwise(tree, rng):
   return jax.tree.map(lambda x: move(np.asarray(x, np.float64)), tree)
 
 
+@pytest.mark.usefixtures('full_compilation')
 def test_parity_of_one_training_step(case):
   fixture, model, variables, images = case
   labels = jnp.arange(4) % fixture['num_classes']
@@ -253,7 +255,6 @@ def test_resnext_initialises_as_released():
   )
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name):
   images = fixtures_rule.images(4, 8)
@@ -281,7 +282,6 @@ def test_mlp_ends_in_a_relu_as_released():
   assert logits.max() > 0
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_evaluation_neither_sows_nor_updates():
   images = fixtures_rule.images(2, 8)
   model = models.get_model('resnetc8', 10)

@@ -24,8 +24,6 @@ from undistillable import (
 )
 from undistillable.data import batches
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 METHODS = {**defenses.DEFENSES, **attacks.ATTACKS}
 INVERSION = {
   'num_images': 8,
