@@ -5,8 +5,12 @@ import pathlib
 import resource
 import tempfile
 
-import jax
-import pytest
+# Programs compile in half the time, and run slower: for few, small steps. In
+# the environment, so that commands do as well; before JAX reads it.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared'
 MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
@@ -32,8 +36,6 @@ jax.config.update(
     os.path.join(tempfile.gettempdir(), 'undistillable-test-jax-cache'),
   ),
 )
-# Programs compile in half the time, and run slower: for few, small steps.
-jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 

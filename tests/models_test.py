@@ -44,7 +44,6 @@ def _assert_logits(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=1e-4 * scale, rtol=0)
 
 
-@pytest.mark.usefixtures('full_compilation')
 def test_parity_of_evaluation(case):
   fixture, model, variables, images = case
   assert _count(variables['params']) == fixture['num_parameters']
@@ -63,7 +62,6 @@ def _round_otherwise(tree, rng):
   return jax.tree.map(lambda x: move(np.asarray(x, np.float64)), tree)
 
 
-@pytest.mark.usefixtures('full_compilation')
 def test_parity_of_one_training_step(case):
   fixture, model, variables, images = case
   labels = jnp.arange(4) % fixture['num_classes']
