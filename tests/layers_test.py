@@ -52,6 +52,46 @@ def test_batch_norm_does_not_cancel_where_the_mean_is_large():
   np.testing.assert_allclose(np.std(y, axis=(0, 1, 2)), 1, rtol=1e-3)
 
 
+@pytest.mark.parametrize('order', [1, 2])
+def test_batch_norm_is_differentiated_as_its_formula(order):
+  x, weights = 2 + _normal(3, 2, 2, 4), _normal(3, 2, 2, 4, seed=1)
+  norm = layers.BatchNorm(train=True)
+  scale, bias = _normal(4, seed=2), _normal(4, seed=3)
+
+  def ours(x, scale, bias):
+    params = {'scale': scale, 'bias': bias}
+    stats = {'mean': jnp.zeros(4), 'var': jnp.ones(4)}
+    variables = {'params': params, 'batch_stats': stats}
+    return norm.apply(variables, x, mutable=['batch_stats'])[0]
+
+  def formula(x, scale, bias):
+    mean = x.mean((0, 1, 2), keepdims=True)
+    var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
+    normal = (x - mean) / jnp.sqrt(var + 1e-5)
+    row = (1, 1, 1, -1)
+    return normal * scale.reshape(row) + bias.reshape(row)
+
+  def gradients(fn):
+    def loss(*args):
+      return jnp.sum(jnp.sin(fn(*args)) * weights)
+
+    def squared(*args):
+      grads = jax.grad(loss, (0, 1, 2))(*args)
+      return sum(jnp.square(grad).sum() for grad in grads)
+
+    return jax.jit(jax.grad((loss, squared)[order - 1], (0, 1, 2)))
+
+  for actual, expected in zip(
+    gradients(ours)(x, scale, bias),
+    gradients(formula)(x, scale, bias),
+    strict=True,
+  ):
+    scale_of = np.abs(expected).max()
+    np.testing.assert_allclose(
+      actual, expected, rtol=1e-4, atol=1e-5 * scale_of
+    )
+
+
 def test_batch_norm_of_one_value_is_refused_with_a_reason():
   norm = layers.BatchNorm(train=True, name='bn1')
   x = jnp.ones((1, 1, 1, 2))

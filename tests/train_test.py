@@ -6,6 +6,7 @@ import json
 import logging
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +178,34 @@ def test_a_looped_epoch_equals_single_steps():
   assert len(losses[0]) == len(losses[1]) == 5
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
   _assert_close(*ends)
+
+
+class _Foreign(nn.Module):
+  """A module of a user, with Flax's own layers."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.relu(nn.Conv(4, (3, 3))(images))
+    return nn.Dense(10)(nn.Conv(4, (3, 3))(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+  ('model', 'loops'), [(MODEL, True), (_Foreign(), False)]
+)
+def test_what_a_cpu_runs_slowly_in_a_loop_is_not_put_into_one(model, loops):
+  numbers = []
+  method = defenses.none.make(model, optax.sgd(0.05))
+  train.fit(
+    method,
+    _arrays(),
+    PLAIN,
+    epochs=3,
+    batch_size=8,
+    on_step=lambda number, *_: numbers.append(number),
+  )
+  assert sum(numbers) == 15
+  # But for the first step of an epoch, which tells how long one takes.
+  assert (max(numbers) > 1) == loops
 
 
 def test_every_example_comes_once_an_epoch_in_a_new_order():

@@ -134,8 +134,12 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value, running_var.value
     row = (1,) * (x.ndim - 1) + shape
-    x = (x - mean.reshape(row)) * jax.lax.rsqrt(var + self.epsilon).reshape(row)
-    x = x * scale.reshape(row) + bias.reshape(row)
+    # (x - mean) factor + bias. To JAX `centre` is a constant, any would do, so
+    # that the gradient takes two sums over the batch and not five.
+    centre = jax.lax.stop_gradient(mean)
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    shift = bias - (mean - centre) * factor
+    x = (x - centre.reshape(row)) * factor.reshape(row) + shift.reshape(row)
     return x.astype(self.dtype)
 
   def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
@@ -155,9 +159,12 @@ class BatchNorm(nn.Module):
         f'training, but got shape {x.shape}; use a larger batch or image'
       )
     mean = pool(x)
-    # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
-    centred = x - mean.reshape((1,) * (x.ndim - 1) + (-1,))
-    return mean, pool(jnp.square(centred)), count
+    # Two passes: E[x^2] - E[x]^2 cancels where the mean is large. What is
+    # subtracted in the end is zero, and so is its gradient, as it must be.
+    centre = jax.lax.stop_gradient(mean)
+    centred = x - centre.reshape((1,) * (x.ndim - 1) + (-1,))
+    var = pool(jnp.square(centred)) - jnp.square(mean - centre)
+    return mean, var, count
 
 
 # Layers of which a network has fixed what is the same throughout.
