@@ -240,6 +240,27 @@ def test_convolution_equals_xla_s(
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('groups', [1, 2, 4])
+@pytest.mark.parametrize('shape', [(0, 6, 6, 4), (2, 2, 6, 4)])
+def test_where_there_are_no_outputs_gradients_are_zero(shape, groups):
+  x, kernel = jnp.ones(shape), jnp.ones((3, 3, 4 // groups, 4))
+
+  def loss(x, kernel):
+    return convolution.conv(x, kernel, groups=groups).sum()
+
+  for grad, of in zip(
+    jax.grad(loss, (0, 1))(x, kernel), (x, kernel), strict=True
+  ):
+    np.testing.assert_array_equal(grad, np.zeros(of.shape))
+
+
+def test_convolution_of_two_types_is_refused():
+  with pytest.raises(ValueError, match='x is bfloat16 and the kernel float32'):
+    convolution.conv(
+      jnp.ones((1, 8, 8, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2))
+    )
+
+
 @pytest.mark.parametrize('groups', [1, 3])
 def test_gradients_of_convolutions_work_in_loops_and_over_batches(groups):
   x, kernel = _normal(4, 5, 6, 6, 3), _normal(3, 3, 3 // groups, 3, seed=1)

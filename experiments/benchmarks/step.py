@@ -50,7 +50,8 @@ _SECS = flags.DEFINE_float('secs', 10.0, 'How long to measure, about.')
 
 _CLASSES = 10
 _KD_TEACHER = 'resnet18'
-_IMAGES = 4  # Batches of them lie on the device.
+_BATCHES = 4  # That lie on the device.
+_EPOCH = 128  # Steps.
 # Multiply-adds a second times 2, dense and without sparsity, by `device_kind`.
 # NVIDIA and Google, data sheets; of float32, on NVIDIA, TF32.
 _PEAK_TFLOPS = {
@@ -67,10 +68,11 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
   batch, dtype = _BATCH.value, jnp.dtype(_DTYPE.value)
+  parallel.check_batch_size(batch, _BATCHES * batch)
   method, frozen = _method(dtype)
   prepare = batches.prepare_fn(*data.NORMALIZATIONS['cifar10'], dtype=dtype)
   rng = np.random.default_rng(0)
-  number, pixels = _IMAGES * batch, _SIZE.value
+  number, pixels = _BATCHES * batch, _SIZE.value
   arrays = {
     'image': rng.integers(0, 256, (number, pixels, pixels, 3), np.uint8),
     'label': rng.integers(0, _CLASSES, number).astype(np.int32),
@@ -79,17 +81,13 @@ def main(argv: list[str]) -> None:
   state = train.initial_state(method, arrays, prepare, key)
   frozen, arrays = parallel.replicate((frozen, arrays))
   run_epoch = parallel.epoch_fn(method, prepare)
+  order = batches.epoch_order(key, number, batch, parallel.num_devices())
+  order = np.tile(order, (_EPOCH // len(order), 1, 1))
 
   def epochs() -> Iterator[int]:
     """Numbers of steps as they are finished, epoch by epoch."""
     nonlocal state
-    for number in range(10**9):
-      order = batches.epoch_order(
-        jax.random.fold_in(key, number),
-        len(arrays['label']),
-        batch,
-        parallel.num_devices(),
-      )
+    while True:
       for new, metrics in run_epoch(state, frozen, arrays, order, key):
         state = state if new is None else new
         yield len(metrics['loss'])
@@ -143,14 +141,15 @@ def _method(dtype: Any) -> tuple[method_lib.Method, dict[str, Any]]:
 
 
 def _secs_a_step(steps: Iterator[int]) -> list[float]:
-  """Of each step that was taken, from the second call on."""
-  next(steps)  # Finds its memory.
+  """Of each step, on average over those of its call, after a first call."""
+  next(steps)
   secs: list[float] = []
-  end = time.perf_counter() + _SECS.value
-  while len(secs) < 3 or time.perf_counter() < end:
+  calls, end = 0, time.perf_counter() + _SECS.value
+  while calls < 3 or time.perf_counter() < end:
     start = time.perf_counter()
     count = next(steps)
     secs += [(time.perf_counter() - start) / count] * count
+    calls += 1
   return secs
 
 

@@ -56,12 +56,17 @@ def conv(
   Returns:
     float[B, H', W', F] with H' = (H + 2 padding - k) // strides + 1.
 
+  Raises:
+    ValueError: x and kernel have not the same type.
+
   Example:
     >>> y = conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4)), groups=4)
     >>> y.shape
     (1, 6, 6, 4)
   """
 
+  if x.dtype != kernel.dtype:
+    raise ValueError(f'x is {x.dtype} and the kernel {kernel.dtype}')
   direct, on_cpu = _branches(strides, padding, groups)
   # Decided when it is compiled, for the platform that it is compiled for.
   return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
@@ -82,6 +87,9 @@ def _branches(
     )
 
   def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    rows, columns = (n + 2 * padding for n in x.shape[1:3])
+    if not len(x) or rows < kernel.shape[0] or columns < kernel.shape[1]:
+      return direct(x, kernel)  # There is nothing to compute.
     if groups == x.shape[-1] == kernel.shape[-1] > 1:
       return _depthwise_on_cpu(x, kernel, strides, padding)
     if groups > 1:
