@@ -231,7 +231,8 @@ def _sum_of_shifts(
 ) -> jax.Array:
   """A depthwise convolution: shifted images, each times its channel's weight.
 
-  One loop over the output, 10 to 50 times as fast as XLA's own convolution.
+  One loop over the output. With JAX 0.10 and its own gradient it took 3.9 ms
+  where XLA's convolution took 55, for 32 images of 9x9x192.
   """
   # As XLA does within a convolution, sum bfloat16 products in float32.
   padded = _pad(x, rows, columns).astype(_wide(x.dtype))
