@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.special
 
-from undistillable import method, parallel
+from undistillable import losses, method, parallel
 from undistillable.state import PyTree
 
 
@@ -55,7 +55,7 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   Returns:
     accuracy in percent, and nll: the mean cross entropy in nats.
   """
-  log_p = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  log_p = _log_scores(logits)
   return {
     'accuracy': 100.0 * float(np.mean(logits.argmax(-1) == labels)),
     'nll': float(-np.mean(log_p[np.arange(len(labels)), labels])),
@@ -77,10 +77,15 @@ def fidelity(
 
   Source: Stanton et al. (2021), arXiv:2106.05945, section 3.
   """
-  log_p = scipy.special.log_softmax(np.float64(teacher_logits), axis=-1)
-  log_q = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  log_p, log_q = _log_scores(teacher_logits), _log_scores(logits)
   same = logits.argmax(-1) == teacher_logits.argmax(-1)
   return {
     'agreement': 100.0 * float(np.mean(same)),
     'kl': float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))),
   }
+
+
+def _log_scores(logits: np.ndarray) -> np.ndarray:
+  """float64[N, K]; a class that is withheld has a finite one, too."""
+  finite = np.maximum(np.float64(logits), losses.WITHHELD)
+  return scipy.special.log_softmax(finite, axis=-1)

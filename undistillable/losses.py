@@ -16,6 +16,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Stands for the logarithm of a score of 0: a class that is not served. Its
+# probability is exactly 0 at every temperature up to 1e6, and 0 times it is 0
+# where 0 times minus infinity is not a number.
+WITHHELD = -1e9
+
+
+def finite(logits: jax.Array) -> jax.Array:
+  """Logits as float32, of which none is below `WITHHELD`.
+
+  Args:
+    logits: float[..., K]; minus infinity for a class that is suppressed.
+
+  Returns:
+    float32[..., K]; what is no number stays none.
+
+  Example:
+    >>> finite(jnp.array([0.0, -jnp.inf]))
+    Array([ 0.e+00, -1.e+09], dtype=float32)
+  """
+  return jnp.maximum(jnp.asarray(logits, jnp.float32), WITHHELD)
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Cross entropy of softmax(logits) with integer labels.
@@ -38,8 +59,18 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   _check_labels(logits, labels)
   return optax.softmax_cross_entropy_with_integer_labels(
-    jnp.asarray(logits, jnp.float32), labels
+    finite(logits), labels
   )
+
+
+def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """log softmax(logits / tau), float32[..., K], finite.
+
+  Args:
+    logits: float[..., K].
+    temperature: tau > 0.
+  """
+  return jax.nn.log_softmax(finite(logits) / temperature)
 
 
 def kl_divergence(
@@ -69,8 +100,7 @@ def kl_divergence(
   """
   _check_same_shape(p_logits, q_logits)
   check_positive('temperature', temperature)
-  log_p = jax.nn.log_softmax(jnp.asarray(p_logits, jnp.float32) / temperature)
-  log_q = jax.nn.log_softmax(jnp.asarray(q_logits, jnp.float32) / temperature)
+  log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -103,8 +133,7 @@ def jensen_shannon(
   """
   _check_same_shape(p_logits, q_logits)
   check_positive('temperature', temperature)
-  log_p = jax.nn.log_softmax(jnp.asarray(p_logits, jnp.float32) / temperature)
-  log_q = jax.nn.log_softmax(jnp.asarray(q_logits, jnp.float32) / temperature)
+  log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
   p_terms = jnp.exp(log_p) * (log_p - log_m)
   q_terms = jnp.exp(log_q) * (log_q - log_m)

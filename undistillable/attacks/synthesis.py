@@ -6,15 +6,83 @@ says.
 
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 import PIL.Image
 
-from undistillable import parallel, state as state_lib
+from undistillable import data, evaluate, parallel, state as state_lib
 from undistillable.attacks import inversion_losses
+
+_SHOWN_IMAGES = 100
+
+
+def as_arrays(
+  variables: Mapping[str, Any], normalization: str
+) -> dict[str, np.ndarray]:
+  """The images in the variables of a run, as bytes, and their labels.
+
+  Args:
+    variables: {'images': {'image': float[N, H, W, C], 'label': int32[N]}}.
+    normalization: a name of `data.NORMALIZATIONS`.
+
+  Returns:
+    image: uint8[N, H, W, C]; label: int32[N].
+  """
+  found = variables['images']
+  mean, std = data.NORMALIZATIONS[normalization]
+  return {
+    'image': to_uint8(found['image'], mean, std),
+    'label': np.asarray(found['label']),
+  }
+
+
+def judge(run: Any, store: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+  """What its teacher makes of the images of a finished run.
+
+  Args:
+    run: a `runs.Run`.
+    store: the `store.Store` of its workdir.
+    variables: of the run.
+  """
+  teacher = run.parents['teacher']
+  known = store.variables(teacher)
+  arrays = as_arrays(variables, run.normalization)
+  prepare = store.program(run).prepare_test
+  model = teacher.network(store.num_classes(teacher))
+  logits = store.answers(teacher, arrays, prepare)
+  found = evaluate.scores(logits, arrays['label'])
+  return {
+    **{f'images_teacher_{k}': v for k, v in found.items()},
+    'images_class_balance': class_balance(logits).tolist(),
+    'images_batch_norm_distance': batch_norm_distance(
+      model, known, arrays, prepare
+    ),
+  }
+
+
+def watch(
+  run: Any, folder: pathlib.Path
+) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+  """Draws the first images while they are made; there are no numbers.
+
+  Args:
+    run: a `runs.Run`.
+    folder: where images.png goes.
+
+  Returns:
+    `variables -> {}`.
+  """
+
+  def draw(variables: Mapping[str, Any]) -> dict[str, float]:
+    shown = as_arrays(variables, run.normalization)['image'][:_SHOWN_IMAGES]
+    write_grid(folder / 'images.png', shown)
+    return {}
+
+  return draw
 
 
 def value_range(
