@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import experiment, teachers
-from undistillable import runs as runs_lib, stores
+from undistillable import runs as runs_lib, store as store_lib
 from undistillable.analysis import (
   main_figures,
   peaks,
@@ -20,18 +20,19 @@ from undistillable.analysis import (
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: `peaks.statistics`}}."""
   responses.write(runs, store, folder)
   found: dict[str, Any] = {name: {} for name in teachers.NAMES}
   for pair in teachers.pairs(runs):
     for name, run in zip(teachers.NAMES, pair, strict=True):
+      test = store.task(run.judged_on).test
       found[name][str(run.seed)] = peaks.statistics(
-        teachers.answers(run, store),
-        store.task.test['label'],
+        store.answers(run, test),
+        test['label'],
         # The temperature that the protected teacher was trained against.
-        pair[1].settings['temperature'],
+        pair[1].settings.get('temperature', 1.0),
       )
   return found
 

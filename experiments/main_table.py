@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib, stores
+from undistillable import plan, runs as runs_lib, store as store_lib
 from undistillable.analysis import main_figures, picture, responses, summary
 
 
@@ -30,7 +30,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """Nothing more; the answers to a few images are kept for the figure."""
   responses.write(runs, store, folder)

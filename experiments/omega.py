@@ -12,7 +12,7 @@ from undistillable.analysis import records, sweeps
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """One protected teacher for each omega; at 0 it is the normal one."""
   omegas = [omega for omega in config.grid.omegas if omega > 0]
-  return sweep.runs(config, 'defense.omega', omegas)
+  return sweep.runs(config, 'nasty.omega', omegas)
 
 
 def _collect(runs: Sequence[records.Run]) -> list[sweeps.Cell]:

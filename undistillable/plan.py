@@ -11,6 +11,7 @@ import ml_collections
 
 from undistillable import (
   attacks,
+  config as config_lib,
   data,
   defenses,
   errors,
@@ -40,6 +41,7 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
   Raises:
     errors.InputError: an unknown name or an impossible value.
   """
+  config_lib.check(config)
   try:
     _check(config)
     planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
