@@ -78,7 +78,7 @@ def base() -> ml_collections.ConfigDict:
 
   # Who takes part; models are names of models.MODELS.
   config.teacher = ml_collections.ConfigDict()
-  config.teacher.model = 'resnet18'
+  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
   # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
   config.teacher.init_from = config_dict.placeholder(str)
   config.adversary = ml_collections.ConfigDict()
@@ -87,9 +87,9 @@ def base() -> ml_collections.ConfigDict:
   config.adversary.init_from = config_dict.placeholder(str)  # As above.
   config.students = ('cnn', 'resnetc20', 'resnetc32', 'resnet18')
   config.seeds = (0, 1, 2)  # Each trains all networks anew.
-  # Names of defenses.DEFENSES and attacks.ATTACKS, or modules of one's own as
-  # 'package.module'. Every attack meets every defense.
+  # Names of defenses.DEFENSES, or modules of one's own as 'package.module'.
   config.defenses = ('nasty',)
+  # Of attacks.ATTACKS, likewise. Every attack meets every defense.
   config.attacks = ('kd',)
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
 

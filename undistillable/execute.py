@@ -202,7 +202,7 @@ def _conclude(
       **_describe(run, 'finished'),
       **numbers,
       **_warning(run, epochs),
-      'queries': _queries(run, store),
+      'queries': num_queries(run, store),
       'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
       'best_test_accuracy': max(
         (epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch),
@@ -245,8 +245,8 @@ def _warning(run: Run, epochs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   return {'warning': text} if text else {}
 
 
-def _queries(run: Run, store: store_lib.Store) -> int | None:
-  """How many images the teacher was asked about; None by nobody who asks."""
+def num_queries(run: Run, store: store_lib.Store) -> int | None:
+  """How many images a run asks its teacher about; None where it has none."""
   if 'teacher' not in run.parents:
     return None
   if getattr(run.module, 'ACCESS', 'scores') == 'weights':

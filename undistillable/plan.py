@@ -339,11 +339,6 @@ def _ancestors(run: Run) -> set[Run]:
 def _check(config: ml_collections.ConfigDict) -> None:
   """What no single run can see."""
   for field in ('seeds', 'students', 'defenses', 'attacks'):
-    if isinstance(config[field], str):
-      raise ValueError(
-        f'{field}={config[field]!r}; expected names in parentheses, as in '
-        f'({config[field]!r},)'
-      )
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
   if any(seed < 0 for seed in config.seeds):
