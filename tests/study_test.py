@@ -123,7 +123,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   nasty = plan_lib.make(config)[1]
   splits = store_lib.load_task(nasty.judged_on, data_dir)
   variables = store_lib.Store(workdir, data_dir).variables(nasty)
-  model = nasty.network(splits.num_classes)
+  model = nasty.network()
   mean, std = data.NORMALIZATIONS['digits']
   images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
   logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(
@@ -201,12 +201,10 @@ def test_runs_that_differ_in_their_seed_share_a_program():
   first, second = (plan_lib.make(_config(seeds=(seed,))) for seed in (0, 1))
   for one, other in zip(first, second, strict=True):
     assert one.id != other.id
-    assert programs.build(one, 10, 64) is programs.build(other, 10, 64)
+    assert programs.build(one, 64) is programs.build(other, 64)
   # So do students of the normal and of the protected teacher.
-  assert programs.build(first[3], 10, 64) is programs.build(first[4], 10, 64)
-  assert programs.build(first[2], 10, 64) is not programs.build(
-    first[3], 10, 64
-  )
+  assert programs.build(first[3], 64) is programs.build(first[4], 64)
+  assert programs.build(first[2], 64) is not programs.build(first[3], 64)
 
 
 def test_seeds_of_one_program_are_trained_side_by_side():

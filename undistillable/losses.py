@@ -58,9 +58,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     1.3862943649291992
   """
   _check_labels(logits, labels)
-  return optax.softmax_cross_entropy_with_integer_labels(
-    finite(logits), labels
-  )
+  return optax.softmax_cross_entropy_with_integer_labels(finite(logits), labels)
 
 
 def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:

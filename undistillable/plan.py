@@ -46,8 +46,8 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
     _check(config)
     planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
     for run in planned:
-      # Any number of classes and examples shows whether the parts fit.
-      programs.build(run, 10, run.recipe['batch_size'])
+      # Any number of examples shows whether the parts fit.
+      programs.build(run, run.recipe['batch_size'])
   except ValueError as error:
     raise errors.InputError(f'config: {error}') from error
   return in_order(planned)
@@ -261,9 +261,9 @@ class Job:
     )
     found = self.settings(method, run.module) | dict(settings or {})
     learns_from = run.learns_from
-    if 'images' in parents or run.data == 'none':
+    if 'images' in parents or run.access_to_data == 'none':
       learns_from = {}
-    elif run.data == 'foreign':
+    elif run.access_to_data == 'foreign':
       learns_from = self._transfer_set(judged_on)
     return dataclasses.replace(run, settings=found, learns_from=learns_from)
 
