@@ -1,6 +1,7 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,12 @@ from undistillable import (
   execute,
   groups,
   plan,
-  report,
   runs as runs_lib,
   stores,
   train,
   writers,
 )
-from undistillable.analysis import responses, summary
+from undistillable.report import responses, summary, write
 
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = (
@@ -65,7 +65,7 @@ def _measure_main(
   return {}
 
 
-MAIN = Study('', plan.make, _measure_main, report.write, go_on=False)
+MAIN = Study('', plan.make, _measure_main, write.write, go_on=False)
 
 
 def run(
@@ -102,13 +102,15 @@ def run(
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
   if not finished:
     raise errors.DivergedError(results[planned[0].id]['reason'])
+  links = _links(planned)
+  entries = [
+    {k: v for k, v in result.items() if k != 'environment'} | links[name]
+    for name, result in results.items()
+  ]
   content = {
     'study': study.name or 'main',
-    'runs': [
-      {k: v for k, v in r.items() if k != 'environment'}
-      for r in results.values()
-    ],
-    'summary': summary.summarize(list(results.values())),
+    'runs': entries,
+    'summary': summary.summarize(entries),
     'measurements': study.measure_fn(finished, store, folder),
     # Versions and hardware are those of the last run, not of who looks at it.
     'environment': results[finished[-1].id]['environment'],
@@ -116,6 +118,50 @@ def run(
   writers.write_json(folder / 'results.json', content)
   study.report_fn(content, workdir, folder=folder, command=command)
   return content
+
+
+def _links(planned: Sequence[runs_lib.Run]) -> dict[str, dict[str, Any]]:
+  """{run id: the runs that it came from, and that it is compared with}."""
+  controls: dict[Any, runs_lib.Run] = {}
+  normals: dict[Any, runs_lib.Run] = {}
+
+  def key(run: runs_lib.Run) -> Any:
+    return run.model, run.seed, tuple(run.dataset.items())
+
+  for run in planned:
+    if run.method == 'scratch':
+      controls.setdefault(key(run), run)
+    if run.role == 'teacher' and run.method == 'none':
+      normals.setdefault(key(run), run)
+
+  @functools.cache
+  def normal(run: runs_lib.Run) -> runs_lib.Run | None:
+    """The same run, with the normal twin wherever a protected teacher is."""
+    if run.role == 'teacher' and run.method == 'none':
+      return run
+    if run.role == 'teacher':
+      same = [r for r in run.parents.values() if r.model == run.model]
+      return same[0] if same else normals.get(key(run))
+    twins = {role: normal(parent) for role, parent in run.parents.items()}
+    parents = {role: twin for role, twin in twins.items() if twin}
+    if len(parents) < len(twins):
+      return None
+    twin = dataclasses.replace(run, parents=parents)
+    return twin if twin in planned else None
+
+  links = {}
+  for run in planned:
+    twin, alone = normal(run), None
+    if run.role == 'student' and run.method != 'scratch':
+      alone = controls.get(key(run))
+    teacher = run.parents.get('teacher')
+    links[run.id] = {
+      'parents': {role: parent.id for role, parent in run.parents.items()},
+      'teacher': teacher.id if teacher else None,
+      'control': alone.id if alone else None,
+      'normal': twin.id if twin and twin != run else None,
+    }
+  return links
 
 
 def _claim(
