@@ -162,6 +162,16 @@ def test_every_colour_has_a_light_and_a_dark_value(written):
   assert used <= {*light, 'font'}
 
 
+def test_a_thief_that_lost_nothing_stands_out(tmp_path):
+  runs = fabricated.make_study((90.0,), (91.0,), (91.0,))
+  write.write({'runs': runs}, tmp_path)
+  page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  strong = [a for a in page.find('td') if 'strong' in a.get('class', '')]
+  assert len(strong) == 1 and 'Bold: this thief lost nothing' in page.text
+  markdown = (tmp_path / 'report.md').read_text(encoding='utf-8')
+  assert '| 91.0 | **+1.0** | 1 |' in markdown.replace('\\', '')
+
+
 def test_template_is_filled(written):
   assert not re.search(r'\$(css|title|body|headline|sentence|tone)', written[1])
 

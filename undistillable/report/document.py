@@ -37,6 +37,7 @@ class Link(typing.NamedTuple):
 class Table(typing.NamedTuple):
   """Rows of strings; `numeric` columns align right, `classes` mark rows.
 
+  `strong` are the (row, column) of cells that stand out.
   `kind` is 'plain', 'entries' or 'results', which is laid out for a telephone.
   """
 
@@ -46,6 +47,7 @@ class Table(typing.NamedTuple):
   numeric: tuple[int, ...] = ()
   classes: tuple[str, ...] = ()
   kind: str = 'plain'
+  strong: Collection[tuple[int, int]] = ()
 
 
 class Picture(typing.NamedTuple):
@@ -75,10 +77,16 @@ def markdown_table(
   head: Sequence[str],
   rows: Iterable[Sequence[str]],
   numeric: Collection[int] = (),
+  strong: Collection[tuple[int, int]] = (),
 ) -> str:
   """A Markdown table of escaped cells."""
   rule = ['--:' if i in numeric else ':--' for i in range(len(head))]
-  lines = [list(head), rule, *([escape(cell) for cell in row] for row in rows)]
+  lines = [list(head), rule]
+  for i, row in enumerate(rows):
+    mark = ['**' if (i, j) in strong else '' for j in range(len(head))]
+    lines.append(
+      [f'{m}{escape(cell)}{m}' for m, cell in zip(mark, row, strict=True)]
+    )
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
@@ -144,7 +152,8 @@ def _markdown(part: Block) -> str:
     case Link(text, url):
       return f'[{escape(text)}]({url})'
     case Table(head, rows, caption, numeric):
-      return f'{markdown_table(head, rows, numeric)}\n\n{escape(caption)}'
+      lines = markdown_table(head, rows, numeric, part.strong)
+      return f'{lines}\n\n{escape(caption)}'
     case Picture(path, alt, caption):
       return f'![{escape(alt)}]({path})\n\n{escape(caption)}'
 
@@ -172,21 +181,20 @@ def _html(part: Block) -> str:
 
 
 def _html_table(part: Table) -> str:
-  number = ['', ' class="number"']
   head = ''.join(
-    f'<th scope="col"{number[i in part.numeric]}>{_quote(cell)}</th>'
-    for i, cell in enumerate(part.head)
+    f'<th scope="col"{_class(part, -1, j)}>{_quote(cell)}</th>'
+    for j, cell in enumerate(part.head)
   )
   classes = part.classes or ('',) * len(part.rows)
   lines: list[str] = []
   above: str | None = None
-  for row, kind in zip(part.rows, classes, strict=True):
+  for i, (row, kind) in enumerate(zip(part.rows, classes, strict=True)):
     # The eye skips a name that stands above already; a screen reader hears it.
     repeated = 'repeat' if above == row[0] else 'first'
     above = row[0]
     cells = ''.join(
-      f'<td{number[i in part.numeric]}>{_quote(cell)}</td>'
-      for i, cell in enumerate(row[1:], 1)
+      f'<td{_class(part, i, j)}>{_quote(cell)}</td>'
+      for j, cell in enumerate(row[1:], 1)
     )
     lines.append(
       f'<tr class="{_quote(f"{repeated} {kind}".strip())}">'
@@ -198,6 +206,13 @@ def _html_table(part: Table) -> str:
     f'<caption>{_quote(part.caption)}</caption><thead><tr>{head}</tr></thead>'
     f'\n<tbody>\n{body}\n</tbody></table></div>'
   )
+
+
+def _class(part: Table, i: int, j: int) -> str:
+  """Of the cell in row i, column j."""
+  names = ['number'] if j in part.numeric else []
+  names += ['strong'] if (i, j) in part.strong else []
+  return f' class="{" ".join(names)}"' if names else ''
 
 
 def _quote(text: object) -> str:

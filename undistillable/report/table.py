@@ -65,11 +65,11 @@ def block(summary: Summary) -> document.Block:
     numeric=NUMERIC[: len(head) - 2],
     # Marks a row in the colour that its network has in the figures.
     classes=tuple(
-      f'{row["role"]}s {row["kind"]} {row["color"]}'
-      f'{" failed" if row["failed"] else ""}'
-      for row in rows
+      f'{row["role"]}s {row["kind"]} {row["color"]}' for row in rows
     ),
     kind='results',
+    # The differences of thieves that the protection has failed to harm.
+    strong=[(i, 3) for i, row in enumerate(rows) if row['failed']],
   )
 
 
