@@ -34,7 +34,7 @@ from undistillable import (
   store as store_lib,
   study,
 )
-from undistillable.analysis import picture
+from undistillable.report import draw
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -75,7 +75,7 @@ def done(tmp_path_factory, data_dir):
 @pytest.fixture
 def no_figures(monkeypatch):
   """Reports without their figures, which take longer than a tiny training."""
-  monkeypatch.setattr(picture, 'render', lambda shown, folder: [])
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
 
 
 def test_the_main_job_trains_every_version(done):
@@ -89,9 +89,19 @@ def test_the_main_job_trains_every_version(done):
     ('student', 'kd'),
   ]
   normal, nasty, scratch, kd_normal, kd_nasty = results['runs']
-  assert nasty['parents'] == kd_normal['parents'] == [normal['id']]
-  assert kd_nasty['parents'] == [nasty['id']]
-  assert scratch['parents'] == normal['parents'] == []
+  links = [
+    (run['parents'], run['teacher'], run['control'], run['normal'])
+    for run in results['runs']
+  ]
+  one, two, alone = normal['id'], nasty['id'], scratch['id']
+  assert links == [
+    ({}, None, None, None),
+    ({'adversary': one}, None, None, one),
+    ({}, None, None, None),
+    ({'teacher': one}, one, alone, None),
+    ({'teacher': two}, two, alone, kd_normal['id']),
+  ]
+  assert kd_nasty['seed'] == kd_normal['seed']
   for run in results['runs']:
     assert 0 <= run['test_accuracy'] <= 100
     assert {
@@ -329,7 +339,7 @@ def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
   assert found[0]['epochs'] == 0
   assert results_again['summary']['notes'] == []
   assert found[0]['test_accuracy'] == results['runs'][0]['test_accuracy']
-  children = [r for r in found if r['parents'] == [found[0]['id']]]
+  children = [r for r in found if found[0]['id'] in r['parents'].values()]
   assert [run['method'] for run in children] == ['nasty', 'nasty', 'kd', 'kd']
 
 

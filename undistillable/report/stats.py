@@ -3,8 +3,12 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from undistillable.analysis import records
+# One trained network, as results.json has it; `id` is its key there.
+Entry = Mapping[str, Any]
+# What `stat` makes: plain JSON.
+Stat = dict[str, Any]
 
 # Differences that print as 0.0 points are called even, whatever their error.
 _PRINTED_ZERO = 0.05
@@ -12,7 +16,7 @@ _PRINTED_ZERO = 0.05
 
 def stat(
   by_seed: Mapping[int, float], sampling_error: float | None = None
-) -> records.Stat | None:
+) -> Stat | None:
   """{seed: value} -> mean, standard deviation (ddof=1), number of seeds.
 
   Args:
@@ -32,22 +36,22 @@ def stat(
   }
 
 
-def accuracy(runs: Iterable[records.Run]) -> records.Stat | None:
-  """The test accuracy of runs, one a seed."""
-  runs = list(runs)
+def accuracy(entries: Iterable[Entry]) -> Stat | None:
+  """The test accuracy of networks, one a seed."""
+  entries = list(entries)
   return stat(
-    {run['seed']: float(run['test_accuracy']) for run in runs},
-    mean_error([sampling_error(run) for run in runs]),
+    {entry['seed']: float(entry['test_accuracy']) for entry in entries},
+    mean_error([sampling_error(entry) for entry in entries]),
   )
 
 
 def difference(
-  pairs: Iterable[tuple[records.Run, records.Run]],
-) -> records.Stat | None:
-  """Of the first run's test accuracy to the second's; one pair a seed.
+  pairs: Iterable[tuple[Entry, Entry]],
+) -> Stat | None:
+  """Of the first's test accuracy to the second's; one pair a seed.
 
-  Its sampling error is that of two sets of test images. Both runs see the same
-  one, so that it is rather less.
+  Its sampling error is that of two sets of test images. Both networks see the
+  same one, so that it is rather less.
   """
   pairs = list(pairs)
   return stat(
@@ -59,12 +63,18 @@ def difference(
   )
 
 
+def negative(found: Stat) -> Stat:
+  """A loss for a gain: the same with every value turned round."""
+  by_seed = {seed: -value for seed, value in found['by_seed'].items()}
+  return found | {'mean': -found['mean'], 'by_seed': by_seed}
+
+
 def add_errors(one: float | None, other: float | None) -> float | None:
   """The sampling error of a difference; None where one is unknown."""
   return None if one is None or other is None else math.hypot(one, other)
 
 
-def verdict(difference: records.Stat | None) -> str | None:
+def verdict(difference: Stat | None) -> str | None:
   """'gain', 'loss' or 'even', which is anything within one standard error."""
   if difference is None:
     return None
@@ -74,7 +84,7 @@ def verdict(difference: records.Stat | None) -> str | None:
   return 'gain' if mean > 0 else 'loss'
 
 
-def standard_error(found: records.Stat) -> float:
+def standard_error(found: Stat) -> float:
   """Of the mean over seeds; for one seed, that of the test images.
 
   0 for one seed on an unknown number of images: there is none to speak of.
@@ -85,7 +95,7 @@ def standard_error(found: records.Stat) -> float:
   return std / math.sqrt(found['num_seeds'])
 
 
-def spread(found: records.Stat) -> float:
+def spread(found: Stat) -> float:
   """How far a line's band reaches: a deviation over seeds, or the error of one.
 
   0 for one seed on an unknown number of images.
@@ -93,9 +103,9 @@ def spread(found: records.Stat) -> float:
   return standard_error(found) if found['std'] is None else found['std']
 
 
-def sampling_error(run: records.Run) -> float | None:
-  """That of a run's test accuracy, in percentage points."""
-  return proportion_error(run['test_accuracy'], run.get('test_examples'))
+def sampling_error(entry: Entry) -> float | None:
+  """That of a network's test accuracy, in percentage points."""
+  return proportion_error(entry['test_accuracy'], entry.get('test_examples'))
 
 
 def proportion_error(percent: float, number: int | None) -> float | None:

@@ -4,10 +4,39 @@ Ma et al. (2021), arXiv:2105.07381, section 4.3, show by t-SNE that a nasty
 teacher keeps its features apart by class while its logits run together.
 """
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
+from matplotlib import axes as mpl_axes, figure as mpl_figure
 from sklearn import manifold, metrics, neighbors
+
+from undistillable.report import draw, words
+
+# (key, heading, colour): features and logits of both teachers.
+PANELS = (
+  ('normal_features', 'Normal: features', 'normal'),
+  ('nasty_features', 'Nasty: features', 'defense-0'),
+  ('normal_logits', 'Normal: logits', 'normal'),
+  ('nasty_logits', 'Nasty: logits', 'defense-0'),
+)
+# Ten hues that have a contrast of 3 or more with light and with dark ground.
+CLASS_COLORS = (
+  '#2f7fd1',
+  '#d9730d',
+  '#2e9e4f',
+  '#cf3b3b',
+  '#8e62d9',
+  '#8f6248',
+  '#d65fae',
+  '#7f868e',
+  '#8f8c1c',
+  '#1299a8',
+)
+_MAX_NAME_CHARS = 12
 
 _MAX_PERPLEXITY = 30.0
 _NUM_NEIGHBORS = 5
@@ -150,3 +179,104 @@ def _scaled(vectors: npt.ArrayLike) -> np.ndarray:
     raise ValueError(f'all {len(x)} vectors are equal: nothing to tell apart')
   x = x - x.mean(axis=0)
   return x / np.abs(x).max()
+
+
+def figure(
+  arrays: Mapping[str, Any], numbers: Mapping[str, Mapping[str, float]]
+) -> draw.Figure:
+  """Four maps of the same test images: normal and nasty, features and logits.
+
+  Args:
+    arrays: mapping with `label` int[M], `class_names` str[K] and the points
+      of `project`, float[M, 2], by the keys of `PANELS`.
+    numbers: {key: what `separation` returns}; written below the panel.
+
+  Raises:
+    ValueError: for points that are not float[M, 2] or a label without name.
+  """
+  _check(arrays)
+  told = {
+    (key, head): words.separation(numbers[key])
+    for key, head, _ in PANELS
+    if key in numbers
+  }
+  num_images, num_classes = len(arrays['label']), len(arrays['class_names'])
+  return draw.Figure(
+    heading='Where the test images lie',
+    name='embedding',
+    draw=functools.partial(
+      panels, arrays, {key: text for (key, _), text in told.items()}
+    ),
+    title='Where each teacher puts the test images, coloured by class',
+    alt=words.embedding_alt(
+      num_images, num_classes, {head: text for (_, head), text in told.items()}
+    ),
+    caption=words.embedding(num_classes, len(CLASS_COLORS)),
+  )
+
+
+def panels(
+  arrays: Mapping[str, Any], told: Mapping[str, str]
+) -> list[mpl_figure.Figure]:
+  """The four maps, and the legend.
+
+  Args:
+    arrays: see `figure`.
+    told: what stands below them, by the keys of `PANELS`.
+  """
+  shown = []
+  for key, head, color in PANELS:
+    panel = draw.panel(draw.WIDTH)
+    axes = panel.subplots()
+    _draw(axes, np.asarray(arrays[key]), np.asarray(arrays['label']))
+    axes.set_title(head, color=draw.COLORS[color])
+    axes.set_xlabel(told.get(key, ''), loc='left')
+    shown.append(panel)
+  names = [str(name) for name in arrays['class_names']]
+  if len(names) > len(CLASS_COLORS):
+    return shown  # The caption says that classes share colours.
+  looks: list[tuple[str, dict[str, Any]]] = [
+    (
+      name
+      if len(name) <= _MAX_NAME_CHARS
+      else f'{name[: _MAX_NAME_CHARS - 1]}…',
+      {'color': color, 'linestyle': 'none', 'marker': 'o', 'markersize': 6},
+    )
+    for name, color in zip(names, CLASS_COLORS, strict=False)
+  ]
+  return [*shown, draw.legend(looks, columns=3)]
+
+
+def _check(arrays: Mapping[str, Any]) -> None:
+  """An error that says which array is wrong."""
+  label, names = np.asarray(arrays['label']), arrays['class_names']
+  for key, _, _ in PANELS:
+    shape = np.shape(arrays[key])
+    if shape != (len(label), 2):
+      raise ValueError(
+        f'embedding: {key} must be {(len(label), 2)} as there are '
+        f'{len(label)} labels; got {shape}'
+      )
+  if len(label) and not 0 <= label.min() <= label.max() < len(names):
+    raise ValueError(
+      f'embedding: labels {label.min()} to {label.max()}, but '
+      f'{len(names)} class names'
+    )
+
+
+def _draw(axes: mpl_axes.Axes, points: np.ndarray, label: np.ndarray) -> None:
+  """The points of one map, in an order that lets no class cover another."""
+  order = np.random.default_rng(0).permutation(len(points))
+  colors = np.array(CLASS_COLORS)[label % len(CLASS_COLORS)]
+  axes.scatter(
+    points[order, 0],
+    points[order, 1],
+    s=6.0,
+    c=colors[order],
+    linewidths=0,
+    alpha=0.85,
+    rasterized=True,  # Thousands of shapes make a page slow.
+  )
+  axes.set_xticks([])
+  axes.set_yticks([])
+  axes.spines[:].set_visible(True)

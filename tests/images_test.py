@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from undistillable.analysis import images_figure
+from undistillable.report import images
 
 NUMBERS = {
   'normal': {
@@ -25,9 +25,9 @@ def _arrays(channels):
 def test_every_image_is_drawn_in_the_column_of_its_class():
   for channels in (1, 3):
     arrays = _arrays(channels)
-    figure = images_figure.images(arrays, NUMBERS, narrow=channels == 1)
-    for axes, name in zip(figure.axes, ('normal', 'nasty'), strict=True):
-      (drawn,) = axes.images
+    panels = images.figure(arrays, NUMBERS).draw()
+    for panel, name in zip(panels, ('normal', 'nasty'), strict=True):
+      (drawn,) = panel.axes[0].images
       pixels = np.asarray(drawn.get_array()).reshape(17, 26, channels)
       for index, image in enumerate(arrays[name]):
         top, left = 9 * (index // 3), 9 * (index % 3)
@@ -36,7 +36,7 @@ def test_every_image_is_drawn_in_the_column_of_its_class():
 
 
 def test_the_text_gives_the_means_over_seeds():
-  text = images_figure.alt_text(_arrays(1), NUMBERS)
+  text = images.figure(_arrays(1), NUMBERS).alt
   assert 'normal teacher, 6 images: recognised by the teacher 99 %' in text
   assert 'by the judge 55 %' in text
   assert 'nasty teacher, 6 images' in text

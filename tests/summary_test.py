@@ -1,27 +1,35 @@
-"""Numbers, wording, tables and figures of a study, against fabricated runs."""
+"""Numbers, wording and tables of a study, against fabricated entries."""
 
 import json
 import math
 import random
 
 import fabricated
-import numpy as np
 import pytest
-from matplotlib.backends import backend_agg
 
-from undistillable.analysis import (
-  curve_figure,
-  figures,
-  logit_figure,
-  settings,
+from undistillable.report import (
+  conduct,
   stats,
-  style,
   summary as summary_lib,
   table,
 )
 
-_run = fabricated.make_run
+_entry = fabricated.make_entry
 _study = fabricated.make_study
+
+
+def _teachers(entries):
+  return summary_lib.teachers(summary_lib.summarize(entries))
+
+
+def _students(entries):
+  """{(method, teacher): row}."""
+  rows = summary_lib.summarize(entries)['rows']
+  return {
+    (row['method'], row['teacher']): row
+    for row in rows
+    if row['role'] == 'student'
+  }
 
 
 def sentence(*args, **kwargs):
@@ -29,26 +37,23 @@ def sentence(*args, **kwargs):
 
 
 def test_teachers_by_hand():
-  normal, nasty = summary_lib.summarize(
-    _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
-  )['teachers']
+  normal, nasty = _teachers(_study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0)))
   assert normal['accuracy']['mean'] == pytest.approx(98.5)
   assert normal['accuracy']['std'] == pytest.approx(math.sqrt(0.5))
-  assert normal['cost'] is None
+  assert normal['difference'] is None
   assert nasty['accuracy']['mean'] == pytest.approx(98.2)
-  assert nasty['cost']['mean'] == pytest.approx(0.3)
+  assert nasty['difference']['mean'] == pytest.approx(-0.3)
   # Paired: the seeds themselves differ by a point, their costs by 0.2.
-  assert nasty['cost']['std'] == pytest.approx(math.sqrt(0.02))
-  assert nasty['cost']['num_seeds'] == 2
+  assert nasty['difference']['std'] == pytest.approx(math.sqrt(0.02))
+  assert nasty['difference']['num_seeds'] == 2
 
 
 def test_students_by_hand_and_paired_by_seed():
-  (student,) = summary_lib.summarize(
+  alone, normal, nasty = _students(
     _study((80.0, 90.0, 100.0), (81.0, 91.0, 101.0), (60.0, 71.0, 79.0))
-  )['students']
-  normal, nasty = student['attacks']
-  assert student['control']['mean'] == pytest.approx(90.0)
-  assert student['control']['std'] == pytest.approx(10.0)
+  ).values()
+  assert alone['accuracy']['mean'] == pytest.approx(90.0)
+  assert alone['accuracy']['std'] == pytest.approx(10.0)
   # Unpaired, a gain of 1 drowns in a deviation of 10; paired, it has none.
   assert normal['difference']['mean'] == pytest.approx(1.0)
   assert normal['difference']['std'] == pytest.approx(0.0, abs=1e-9)
@@ -65,7 +70,7 @@ def test_only_seeds_that_both_have_are_compared():
   runs = _study((90.0, 50.0), (91.0, 91.0), (70.0, 70.0))
   runs = [r for r in runs if (r['method'], r['seed']) != ('scratch', 1)]
   summary = summary_lib.summarize(runs)
-  attack = summary['students'][0]['attacks'][1]
+  attack = summary['rows'][-1]
   assert attack['accuracy']['num_seeds'] == 2
   assert attack['difference']['by_seed'] == {'0': -20.0}
   assert any('cnn alone' in n and 'seed 1' in n for n in summary['notes'])
@@ -73,32 +78,96 @@ def test_only_seeds_that_both_have_are_compared():
 
 def test_order_of_runs_does_not_matter():
   runs = _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
-  runs += [_run('teacher', 'resnet20', 'none', 0, 97.0)]
+  runs += [_entry('teacher', 'resnet20', 'none', 0, 97.0)]
   expected = json.dumps(summary_lib.summarize(runs), allow_nan=False)
   for seed in range(5):
     random.Random(seed).shuffle(runs)
     assert json.dumps(summary_lib.summarize(runs)) == expected
 
 
-def test_adversary_of_another_architecture_is_not_the_normal_teacher():
-  small = _run('teacher', 'cnn', 'none', 0, 80.0)
-  normal = _run('teacher', 'resnet8', 'none', 0, 99.0)
-  nasty = _run('teacher', 'resnet8', 'nasty', 0, 98.0, [small['id']])
-  summary = summary_lib.summarize([small, normal, nasty])
-  (cost,) = [t['cost']['mean'] for t in summary['teachers'] if t['protected']]
-  assert cost == pytest.approx(1.0)
+def test_a_teacher_is_compared_with_its_normal_twin_not_its_adversary():
+  small = _entry('teacher', 'cnn', 'none', 0, 80.0)
+  normal = _entry('teacher', 'resnet8', 'none', 0, 99.0)
+  nasty = _entry('teacher', 'resnet8', 'nasty', 0, 98.0, small)
+  rows = _teachers([small, normal, nasty | {'normal': normal['id']}])
+  changes = [row['difference'] for row in rows if row['kind'] == 'protected']
+  assert [change['mean'] for change in changes] == [pytest.approx(-1.0)]
+
+
+def test_a_student_is_compared_with_its_own_control():
+  """Not with one of another share of the data, however alike it is."""
+  entries = []
+  for fraction, alone in ((0.5, 60.0), (1.0, 90.0)):
+    control = _entry('student', 'cnn', 'scratch', 0, alone, fraction=fraction)
+    thief = _entry('student', 'cnn', 'label_smoothing', 0, alone + 1)
+    thief['id'] += str(fraction)
+    entries += [control, thief | {'control': control['id']}]
+  rows = summary_lib.summarize(entries)['rows']
+  assert [(row['name'], row['method']) for row in rows] == [
+    ('cnn (fraction 0.5)', 'scratch'),
+    ('cnn (fraction 0.5)', 'label_smoothing'),
+    ('cnn (fraction 1)', 'scratch'),
+    ('cnn (fraction 1)', 'label_smoothing'),
+  ]
+  assert [row['difference']['mean'] for row in rows[1::2]] == [1.0, 1.0]
+
+
+def test_many_defenses_and_attacks_have_a_row_each():
+  entries = _study(
+    (90.0, 91.0),
+    (92.0, 93.0),
+    (70.0, 71.0),
+    models=('cnn', 'mlp'),
+    attacks=('kd', 'labels'),
+    defenses=('nasty', 'stingy', 'label_smoothing'),
+  )
+  for seed in (0, 1):
+    thief = _entry('student', 'cnn', 'label_smoothing', seed, 90.5 + seed)
+    entries.append(thief | {'control': f'student-cnn-scratch-{seed}'})
+  summary = summary_lib.summarize(entries)
+  owners = summary_lib.teachers(summary)
+  assert [(row['label'], row['color']) for row in owners] == [
+    ('normal', 'normal'),
+    ('label_smoothing', 'defense-0'),
+    ('nasty', 'defense-1'),
+    ('stingy', 'defense-2'),
+  ]
+  students = summary_lib.students(summary)
+  assert {name: len(rows) for name, rows in students.items()} == {
+    'cnn': 2 + 2 * 4,
+    'mlp': 1 + 2 * 4,
+  }
+  alone = students['cnn'][1]
+  assert (alone['teacher'], alone['kind']) == (None, 'control')
+  assert alone['difference']['mean'] == pytest.approx(0.5)
+  colors = {row['name']: row['color'] for row in owners}
+  for row in students['cnn'][2:]:
+    assert row['color'] == colors[row['teacher']]
+    assert (row['effect'] is None) == (row['kind'] == 'normal')
+  assert summary['headline'] == 'The protection holds'
+  assert 'label_smoothing alone' in table.text(summary)
+
+
+def test_what_is_served_and_not_trained_lacks_no_seed():
+  entries = _study((90.0, 91.0), (92.0, 93.0), (70.0, 71.0))
+  entries = [e for e in entries if e['id'] != 'teacher-resnet8-none-1']
+  summary = summary_lib.summarize(entries)
+  assert any('has no result yet for seed 1' in n for n in summary['notes'])
+  entries[0] |= {'epochs': 0}
+  notes = summary_lib.summarize(entries)['notes']
+  assert not any(note.startswith('normal resnet8') for note in notes)
 
 
 def test_a_swept_setting_makes_two_teachers_and_seeds_do_not():
-  runs = []
+  entries = []
   for seed in (0, 1):
-    normal = _run('teacher', 'r', 'none', seed, 99.0)
-    runs.append(normal)
-    for omega in (0.01, 0.1):
-      runs.append(
-        _run('teacher', 'r', 'nasty', seed, 98.0, [normal['id']], omega=omega)
-      )
-  names = [t['name'] for t in summary_lib.summarize(runs)['teachers']]
+    normal = _entry('teacher', 'r', 'none', seed, 99.0)
+    entries.append(normal)
+    entries += [
+      _entry('teacher', 'r', 'nasty', seed, 98.0, normal, omega=omega)
+      for omega in (0.01, 0.1)
+    ]
+  names = [row['name'] for row in _teachers(entries)]
   assert names == ['normal r', 'nasty r (omega 0.01)', 'nasty r (omega 0.1)']
 
 
@@ -125,7 +194,7 @@ def test_verdict(by_seed, expected):
 )
 def test_one_seed_is_judged_by_the_number_of_its_test_images(number, expected):
   one, two = (
-    _run('student', 'cnn', 'kd', 0, accuracy) | {'test_examples': number}
+    _entry('student', 'cnn', 'kd', 0, accuracy) | {'test_examples': number}
     for accuracy in (55.0, 50.0)
   )
   found = stats.difference([(one, two)])
@@ -223,14 +292,15 @@ def test_sentence_of_a_destroyed_teacher_and_of_a_better_one():
 
 
 def test_several_protected_teachers_are_each_named_or_counted():
-  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
+  entries = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
   for method in ('stingy', 'sdb'):
     for seed in (0, 1):
-      teacher = _run('teacher', 'resnet8', method, seed, 98.0 - seed)
-      accuracy = 92.5 + seed
-      runs.append(teacher)
-      runs.append(_run('student', 'cnn', 'kd', seed, accuracy, [teacher['id']]))
-    text = summary_lib.summarize(runs)['sentence']
+      teacher = _entry('teacher', 'resnet8', method, seed, 98.0 - seed)
+      teacher['normal'] = f'teacher-resnet8-none-{seed}'
+      thief = _entry('student', 'cnn', 'kd', seed, 92.5 + seed, teacher)
+      thief['control'] = f'student-cnn-scratch-{seed}'
+      entries += [teacher, thief]
+    text = summary_lib.summarize(entries)['sentence']
     if method == 'stingy':
       assert 'istilling the nasty resnet8 costs' in text
       assert 'he protection failed: distilling the stingy resnet8' in text
@@ -245,7 +315,7 @@ def test_incomplete_studies_are_summarised_and_the_gap_is_named(drop):
   summary = summary_lib.summarize(runs)
   assert summary['sentence'].endswith('.')
   assert bool(summary['notes']) == (drop != 'all')
-  assert table.text_table(summary).endswith(summary['sentence'])
+  assert table.text(summary).endswith(summary['sentence'])
 
 
 def test_unfinished_and_broken_runs_are_left_out_and_named():
@@ -253,7 +323,7 @@ def test_unfinished_and_broken_runs_are_left_out_and_named():
   runs[3] |= {'status': 'failed'}
   runs[4] |= {'test_accuracy': math.nan}
   summary = summary_lib.summarize(runs)
-  assert summary['num_runs'] == 3
+  assert summary['num_networks'] == 3
   assert f'{runs[3]["id"]} is failed' in summary['notes'][1]
   assert f'{runs[4]["id"]} has no finite' in summary['notes'][0]
 
@@ -262,7 +332,7 @@ def test_text_table_is_aligned_and_ends_in_the_sentence():
   summary = summary_lib.summarize(
     _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
   )
-  lines = table.text_table(summary).splitlines()
+  lines = table.text(summary).splitlines()
   assert lines[-1] == summary['sentence']
   ends = {len(line) for line in lines[:-1]}
   assert len(ends) == 1 and max(ends) <= 80
@@ -271,7 +341,7 @@ def test_text_table_is_aligned_and_ends_in_the_sentence():
 
 def test_markdown_table_has_one_row_a_network_and_escapes_names():
   runs = _study((90.0,), (91.0,), (70.0,), models=('a|b*<i>',))
-  lines = table.markdown_table(summary_lib.summarize(runs)).splitlines()
+  lines = table.markdown(summary_lib.summarize(runs)).splitlines()
   assert len(lines) == 2 + 5
   assert r'a\|b\*\<i\>' in lines[-1]
 
@@ -280,91 +350,17 @@ def test_settings_split_into_common_and_differing():
   runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
   for run in runs:
     run['config']['epochs'] = 3
-  assert settings.common(runs) == [('epochs', '3')]
-  head, rows = settings.differing(runs)
+  assert conduct.common(runs) == [('epochs', '3')]
+  head, rows = conduct.differing(runs)
   assert head[1:] == (
     'normal teacher',
     'nasty teacher',
     'student alone',
     'student by kd',
   )
-  assert rows == [('method.name', 'none', 'nasty', 'scratch', 'kd')]
-
-
-def test_peaks_are_counted_and_do_not_depend_on_offset_or_scale():
-  logits = np.array([[9.0, 0, 0, 0], [9.0, 8.0, 0, 0]])
-  assert logit_figure.num_peaks(logits) == 1.5
-  assert logit_figure.num_peaks(3 * logits - 100) == 1.5
-
-
-def test_logit_figure_rejects_teachers_with_different_classes():
-  responses = {
-    'image': np.zeros((1, 4, 4, 1), np.uint8),
-    'label': np.array([0]),
-    'normal_logits': np.zeros((1, 3)),
-    'protected_logits': np.zeros((1, 4)),
-  }
-  with pytest.raises(ValueError, match=r'one shape; got \(1, 3\) and \(1, 4\)'):
-    figures.logit_responses(responses)
-
-
-def test_curves_keep_seeds_apart_and_survive_gaps():
-  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
-  summary = summary_lib.summarize(runs)
-  ids = [run['id'] for run in runs if run['method'] == 'scratch']
-  metrics = {
-    ids[0]: [{'epoch': 1, 'train_loss': 2.0}, {'epoch': 2, 'train_loss': 1.0}],
-    ids[1]: [{'epoch': 1, 'train_loss': 4.0}],
-  }
-  (curve,) = curve_figure.collect(summary, metrics)
-  assert (curve['panel'], curve['kind']) == ('Student cnn', 'control')
-  epochs, values = curve['series']['train_loss']
-  np.testing.assert_array_equal(epochs, [1, 2])
-  np.testing.assert_array_equal(values, [[2.0, 1.0], [4.0, np.nan]])
-  figure = figures.training_curves([curve])
-  (line,) = figure.axes[1].lines
-  np.testing.assert_allclose(line.get_ydata(), [3.0, 1.0])
-
-
-def test_accuracy_bars_have_the_means_and_one_colour_a_kind():
-  runs = _study((90.0, 92.0), (91.0, 94.0), (70.0, 74.0))
-  summary = summary_lib.summarize(runs)
-  axes = figures.accuracy_bars(summary).axes[0]
-  widths = [bar.get_width() for bar in axes.patches]
-  np.testing.assert_allclose(widths, [98.5, 98.2, 91.0, 92.5, 72.0])
-  colors = [bar.get_facecolor() for bar in axes.patches]
-  assert colors[0] == colors[3] and colors[1] == colors[4]
-  assert len({colors[0], colors[1], colors[2]}) == 3
-
-
-def test_dark_figure_is_the_light_one_in_other_colours():
-  summary = summary_lib.summarize(_study((90.0,), (91.0,), (70.0,)))
-  light = style.svg(figures.accuracy_bars(summary), style.LIGHT)
-  dark = style.svg(figures.accuracy_bars(summary, theme=style.DARK), style.DARK)
-  assert light != dark
-  assert style.darken(light) == dark
-
-
-def test_a_long_title_stays_within_its_figure():
-  with style.use(style.LIGHT):
-    figure = style.new(4.6, 3.0)
-    axes = figure.subplots()
-    style.title(figure, 'a statement of many words ' * 6, style.LIGHT)
-    canvas = backend_agg.FigureCanvasAgg(figure)
-    canvas.draw()
-  (title,) = [text for text in figure.texts if text.get_text()]
-  extent = title.get_window_extent(canvas.get_renderer())
-  assert extent.x1 <= figure.bbox.x1
-  assert axes.get_window_extent().y1 <= extent.y0  # Nothing lies below it.
-
-
-@pytest.mark.parametrize(
-  ('highest', 'end'), [(9.0, 10), (17.3, 20), (50.0, 50), (50.1, 100)]
-)
-def test_bars_fill_most_of_their_scale(highest, end):
-  runs = _study((90.0,), (91.0,), (70.0,))
-  scale = highest / max(run['test_accuracy'] for run in runs)
-  for run in runs:
-    run['test_accuracy'] *= scale
-  (axes,) = figures.accuracy_bars(summary_lib.summarize(runs)).axes
-  assert axes.get_xticks()[-1] == end
+  # Parents are shown by their networks: ids differ from seed to seed.
+  assert rows == [
+    ('parents.adversary', '–', 'resnet8', '–', '–'),
+    ('parents.teacher', '–', '–', '–', 'resnet8'),
+    ('settings.name', 'none', 'nasty', 'scratch', 'kd'),
+  ]

@@ -4,13 +4,23 @@ Ma et al. (2021), arXiv:2105.07381, section 4.3, look at the answers to a few
 images; here the same is counted over a whole test set.
 """
 
+import functools
+import statistics as statistics_lib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import figure as mpl_figure
+
+from undistillable.report import draw, words
 
 # A peak is a class above this share of the way from the mean to the top.
 _SHARE = 0.5
+
+# {name of a teacher: what `statistics` returned for each seed}.
+ByName = Mapping[str, Sequence[Mapping[str, Any]]]
+BARS = ('1', '2', '3', '4', '5 or more')
 
 
 def count(logits: npt.ArrayLike) -> np.ndarray:
@@ -103,3 +113,73 @@ def _log_softmax(z: np.ndarray) -> np.ndarray:
 def _mean_entropy(log_p: np.ndarray) -> float:
   """In nats, over float64[N, K]."""
   return float(-np.sum(np.exp(log_p) * log_p, axis=1).mean())
+
+
+def figure(by_name: ByName) -> draw.Figure:
+  """Share of the test images by number of peaks, in bars side by side.
+
+  Args:
+    by_name: {'normal': [what `statistics` returns, one a seed], 'nasty':
+      [...]}. 'normal' is blue, others are protected teachers.
+  """
+  by_name = {name: found for name, found in by_name.items() if found}
+  means = {
+    name: statistics_lib.fmean(one['mean_peaks'] for one in found)
+    for name, found in by_name.items()
+  }
+  percent = {name: shares(found) for name, found in by_name.items()}
+  return draw.Figure(
+    heading='How many peaks',
+    name='peaks',
+    draw=functools.partial(panels, percent) if percent else None,
+    title=words.peaks_title(means),
+    alt=words.peaks_alt(means, percent, BARS),
+    caption=words.PEAKS if percent else words.NO_LOGITS,
+  )
+
+
+def shares(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
+  """Percent of images with 1, 2, 3, 4, 5 or more peaks: float[seeds, 5]."""
+  rows = np.zeros((len(found), len(BARS)))
+  for row, one in zip(rows, found, strict=True):
+    histogram = np.array(one['histogram'], float)
+    first = histogram[: len(BARS) - 1]
+    row[: len(first)] = first
+    row[-1] = histogram[len(BARS) - 1 :].sum()
+    row *= 100 / histogram.sum()
+  return rows
+
+
+def panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
+  """The bars of {name of a teacher: float[seeds, 5]}, and the legend."""
+  panel = draw.panel(2.6)
+  axes = panel.subplots()
+  width = 0.8 / len(percent)
+  looks: list[tuple[str, dict[str, Any]]] = []
+  for i, (name, values) in enumerate(percent.items()):
+    protected = [other for other in percent if other != 'normal']
+    color = draw.COLORS['normal']
+    if name != 'normal':
+      color = draw.COLORS[f'defense-{protected.index(name) % 4}']
+    at = np.arange(len(BARS)) + (i - (len(percent) - 1) / 2) * width
+    mean = values.mean(axis=0)
+    axes.bar(at, mean, 0.94 * width, color=color, linewidth=0)
+    for x, height, top in zip(at, mean, values.max(axis=0), strict=True):
+      axes.annotate(
+        f'{height:.0f}',
+        (x, top),
+        (0, 4),
+        textcoords='offset points',
+        ha='center',
+      )
+    if len(values) > 1:
+      beside = np.broadcast_to(at, values.shape)
+      draw.seeds(axes, list(beside.flat), list(values.flat))
+    looks.append((f'{name} teacher', {'color': color, 'linewidth': 6}))
+  axes.set_xticks(range(len(BARS)), BARS)
+  axes.set_xlabel('Peaks in the answer to an image', loc='left')
+  axes.set_ylim(0, 108)
+  axes.set_yticks(range(0, 101, 20))
+  axes.set_ylabel('Test images (%)')
+  axes.grid(axis='y')
+  return [panel, draw.legend(looks)]
