@@ -128,7 +128,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr('undistillable.data.digits._in_test', interrupt)
+  monkeypatch.setattr('PIL.Image.fromarray', interrupt)
   with pytest.raises(KeyboardInterrupt):
     data.load('digits', data_dir=tmp_path)
   assert not list(tmp_path.iterdir())

@@ -8,78 +8,42 @@ TensorFlow, so either reads the other's folder.
 import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+
+import PIL.Image
 
 from undistillable.data import cifar_archives, dataset
 
 _SHAPE = (32, 32, 3)
+_HOMEPAGE = 'https://www.cs.toronto.edu/~kriz/cifar.html'
+_CITATION = 'A. Krizhevsky (2009), Learning Multiple Layers of Features.'
 
 
-def _builder_class(
-  name: str,
-  archive: pathlib.Path,
-  *,
-  allow_partial: bool = False,
-  progress_fn: dataset.ProgressFn,
-) -> type:
-  """The tfds builder of an archive that has been read."""
-  import PIL.Image
-  import tensorflow_datasets as tfds
-
-  source = {'cifar10': CIFAR10, 'cifar100': CIFAR100}[name]
+def _read(
+  name: str, archive: pathlib.Path, *, allow_partial: bool
+) -> dataset.Content:
+  """All images of an archive, in memory."""
   splits, class_names = cifar_archives.read_archive(
     name, archive, allow_partial=allow_partial
   )
 
-  # Not registered: tfds' own builder has the name.
-  class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """CIFAR, as tfds writes it, but without TensorFlow."""
-
-    VERSION = tfds.core.Version(source.version)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-      labels = {
-        key: tfds.features.ClassLabel(names=names)
-        for key, names in class_names.items()
-      }
-      return tfds.core.DatasetInfo(
-        builder=self,
-        description=f'60,000 colour images of 32x32 pixels, {name}.',
-        features=tfds.features.FeaturesDict(
-          {
-            'id': tfds.features.Text(),
-            'image': tfds.features.Image(shape=_SHAPE),
-            **labels,
-          }
-        ),
-        supervised_keys=('image', 'label'),
-        homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
-        citation='A. Krizhevsky (2009), Learning Multiple Layers of Features.',
+  def examples(split: str) -> Iterator[dataset.Example]:
+    arrays = splits[split]
+    # The key is the index, as in tfds: it decides the order of the records.
+    for index, image in enumerate(arrays['image']):
+      yield (
+        index,
+        {
+          'id': f'{split}_{index:05d}',
+          'image': PIL.Image.fromarray(image),
+          **{key: int(arrays[key][index]) for key in class_names},
+        },
       )
 
-    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
-      del dl_manager
-      return {
-        split: self._generate_examples(split, arrays)
-        for split, arrays in splits.items()
-      }
-
-    def _generate_examples(
-      self, split: str, arrays: dataset.Split
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-      # The key is the index, as in tfds: it decides the order of the records.
-      for index in progress_fn(range(len(arrays['label'])), desc=split):
-        yield (
-          index,
-          {
-            'id': f'{split}_{index:05d}',
-            'image': PIL.Image.fromarray(arrays['image'][index]),
-            **{key: int(arrays[key][index]) for key in class_names},
-          },
-        )
-
-  Cifar.name = name
-  return Cifar
+  return dataset.Content(
+    class_names=class_names,
+    num_examples={s: len(arrays['label']) for s, arrays in splits.items()},
+    examples_fn=examples,
+  )
 
 
 CIFAR10 = dataset.Source(
@@ -91,7 +55,10 @@ CIFAR10 = dataset.Source(
   # As released; the std of the pixels themselves is .2470 .2435 .2616.
   mean=(0.4914, 0.4822, 0.4465),
   std=(0.247, 0.243, 0.261),
-  builder_fn=functools.partial(_builder_class, 'cifar10'),
+  description='60,000 colour images of 32x32 pixels in 10 classes.',
+  homepage=_HOMEPAGE,
+  citation=_CITATION,
+  read_fn=functools.partial(_read, 'cifar10'),
   archives=('cifar-10-binary.tar.gz', 'cifar-10-python.tar.gz'),
 )
 
@@ -104,6 +71,9 @@ CIFAR100 = dataset.Source(
   # Its own; the released code normalises it with the constants of CIFAR-10.
   mean=(0.5071, 0.4865, 0.4409),
   std=(0.2673, 0.2564, 0.2762),
-  builder_fn=functools.partial(_builder_class, 'cifar100'),
+  description='60,000 colour images of 32x32 pixels in 100 classes.',
+  homepage=_HOMEPAGE,
+  citation=_CITATION,
+  read_fn=functools.partial(_read, 'cifar100'),
   archives=('cifar-100-binary.tar.gz', 'cifar-100-python.tar.gz'),
 )

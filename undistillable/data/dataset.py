@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from undistillable import errors
 
 # {'image': uint8[N, H, W, C], 'label': int32[N]}.
 Split = Mapping[str, np.ndarray]
+# (key, {'id': str, 'image': a PIL image or encoded bytes, 'label': int, ...}).
+Example = tuple[int | str, dict[str, Any]]
 # Wraps an iterable of given `total` and `desc`, as tqdm does.
 ProgressFn = Callable[..., Iterable[Any]]
 
@@ -50,6 +52,23 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
+class Content:
+  """What an archive holds, to be written to a folder.
+
+  Attributes:
+    class_names: {'label': one name a class, by label}; CIFAR-100 has a
+      'coarse_label' as well.
+    num_examples: {'train': number, 'test': number}.
+    examples_fn: `(split)` yields examples; tfds sorts them by a hash of their
+      keys.
+  """
+
+  class_names: Mapping[str, Sequence[str]]
+  num_examples: Mapping[str, int]
+  examples_fn: Callable[[str], Iterator[Example]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
   """A data set on disk, `data_dir/name/version`, as tfds lays it out.
 
@@ -61,10 +80,12 @@ class Source:
     num_examples: {'train': number, 'test': number} of the whole data set.
     mean: of the training images, by channel, in units of 0..1.
     std: alike.
-    builder_fn: `(archive, *, allow_partial, progress_fn)` reads and checks an
-      archive and returns a tfds builder class.
-    archives: file names that `builder_fn` reads, the one to download first;
-      none where the data set is embedded.
+    description: in a sentence, for the folder.
+    homepage: an address.
+    citation: author, year, title.
+    read_fn: `(archive, *, allow_partial)` reads and checks an archive.
+    archives: file names that `read_fn` reads, the one to download first; none
+      where the data set is embedded.
   """
 
   name: str
@@ -74,7 +95,10 @@ class Source:
   num_examples: Mapping[str, int]
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  builder_fn: Callable[..., type]
+  description: str
+  homepage: str
+  citation: str
+  read_fn: Callable[..., Content]
   archives: tuple[str, ...] = ()
 
   @property

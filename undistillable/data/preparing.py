@@ -53,7 +53,5 @@ def prepare(
     archive = downloads.fetch(
       source.archives[0], data_dir / 'downloads', progress_fn=progress_fn
     )
-  builder_class = source.builder_fn(
-    archive, allow_partial=allow_partial, progress_fn=progress_fn
-  )
-  return writing.write(source, data_dir, builder_class), True
+  content = source.read_fn(archive, allow_partial=allow_partial)
+  return writing.write(source, data_dir, content, progress_fn), True
