@@ -21,7 +21,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     arguments.name,
     data_dir=arguments.data_dir,
     archive=arguments.archive,
-    allow_partial=arguments.allow_partial,
+    unverified=arguments.unverified,
     show_progress=True,
   )
   done = 'prepared in' if is_new else 'is already prepared in'
@@ -83,12 +83,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     if fn is _prepare:
       command.add_argument(
-        '--archive', help='an official archive on disk, instead of the network'
+        '--archive', help='an archive on disk, instead of the network'
       )
       command.add_argument(
-        '--allow_partial',
+        '--unverified',
         action='store_true',
-        help='accept an archive with fewer images than the official one',
+        help='accept an archive that is not the official one, as a subset is',
       )
   return parser.parse_args(argv)
 

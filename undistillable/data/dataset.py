@@ -52,6 +52,23 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
+class Archive:
+  """An archive as its authors published it.
+
+  Attributes:
+    url: whose last part is the file's name.
+    sha256: of its bytes, in hexadecimal.
+  """
+
+  url: str
+  sha256: str
+
+  @property
+  def name(self) -> str:
+    return self.url.rpartition('/')[2]
+
+
+@dataclasses.dataclass(frozen=True)
 class Content:
   """What an archive holds, to be written to a folder.
 
@@ -80,12 +97,10 @@ class Source:
     num_examples: {'train': number, 'test': number} of the whole data set.
     mean: of the training images, by channel, in units of 0..1.
     std: alike.
-    description: in a sentence, for the folder.
-    homepage: an address.
-    citation: author, year, title.
-    read_fn: `(archive, *, allow_partial)` reads and checks an archive.
-    archives: file names that `read_fn` reads, the one to download first; none
-      where the data set is embedded.
+    description: what it is and whose, for whoever finds the folder.
+    read_fn: `(archive)` reads an archive; of an embedded data set, None.
+    archives: the official ones, the one to download first; none where the data
+      set is embedded.
   """
 
   name: str
@@ -96,10 +111,8 @@ class Source:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   description: str
-  homepage: str
-  citation: str
   read_fn: Callable[..., Content]
-  archives: tuple[str, ...] = ()
+  archives: tuple[Archive, ...] = ()
 
   @property
   def command(self) -> str:
@@ -115,33 +128,3 @@ def resolve_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   if path.exists() and not path.is_dir():
     raise DataError(f'data_dir={path} is a file, expected a folder')
   return path
-
-
-def check_counts(
-  archive: pathlib.Path,
-  given: Mapping[str, int],
-  expected: Mapping[str, int],
-  allow_partial: bool,
-) -> None:
-  """Compares an archive's numbers of images with the official ones.
-
-  Args:
-    archive: for the error.
-    given: {'train': number, 'test': number}.
-    expected: alike.
-    allow_partial: fewer will do, but at least one.
-
-  Raises:
-    DataError: too many, none, or fewer without `allow_partial`.
-  """
-  if given == expected:
-    return
-  message = (
-    f'{archive} holds {given["train"]:,} train and {given["test"]:,} test '
-    f'images, expected {expected["train"]:,} and {expected["test"]:,}'
-  )
-  fewer = all(0 < given[split] <= expected[split] for split in expected)
-  if fewer and not allow_partial:
-    message += '; to prepare what there is, pass --allow_partial'
-  if not (fewer and allow_partial):
-    raise DataError(message)

@@ -11,11 +11,9 @@ from undistillable.data import dataset
 _EVERY = 5
 
 
-def _read(
-  archive: pathlib.Path | None, *, allow_partial: bool
-) -> dataset.Content:
+def _read(archive: pathlib.Path | None) -> dataset.Content:
   """The images that scikit-learn ships."""
-  del archive, allow_partial
+  del archive
   image, label = _load_digits()
   in_test = _in_test(label)
   indices = {'train': np.flatnonzero(~in_test), 'test': np.flatnonzero(in_test)}
@@ -62,11 +60,9 @@ DIGITS = dataset.Source(
   num_examples={'train': 1442, 'test': 355},
   mean=(0.3052,),
   std=(0.3760,),
-  description='1,797 handwritten digits of 8x8 pixels in 17 grey levels.',
-  homepage='https://archive.ics.uci.edu/dataset/80',
-  citation=(
-    'E. Alpaydin, C. Kaynak (1998). Optical Recognition of Handwritten Digits. '
-    'UCI Machine Learning Repository.'
+  description=(
+    '1,797 handwritten digits of 8x8 pixels in 17 grey levels; E. Alpaydin, '
+    'C. Kaynak (1998), Optical Recognition of Handwritten Digits'
   ),
   read_fn=_read,
 )

@@ -33,13 +33,13 @@ def write(
     dataset.DataError: what is in the place already is damaged.
     OSError: the folder cannot be written.
   """
+  builder_class = _builder_class(source, content, progress_fn)
   data_dir.mkdir(parents=True, exist_ok=True)
   path = data_dir / source.name / source.version
   # Named before it is made, so that a signal finds no gap to fall into.
   temp = data_dir / f'incomplete.{secrets.token_hex(4)}_{source.name}'
   try:
     temp.mkdir()
-    builder_class = _builder_class(source, content, progress_fn)
     with tfds_quiet.quiet():
       builder = builder_class(data_dir=str(temp), file_format='array_record')
       builder.download_and_prepare(download_dir=str(temp / 'downloads'))
@@ -86,8 +86,6 @@ def _builder_class(
           }
         ),
         supervised_keys=('image', 'label'),
-        homepage=source.homepage,
-        citation=source.citation,
       )
 
     def _split_generators(self, dl_manager: object) -> dict[str, Any]:
