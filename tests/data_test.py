@@ -235,9 +235,9 @@ def _other_shape(path):
     (lambda p: (p / 'features.json').unlink(), 'features.json is missing'),
     (
       lambda p: (p / 'dataset_info.json').write_text('{"name": "dig'),
-      'dataset_info.json cannot be read',
+      'dataset_info.json does not describe',
     ),
-    (lambda p: (p / 'features.json').write_text('[]'), 'no JSON object'),
+    (lambda p: (p / 'features.json').write_text('[]'), 'not describe'),
     (lambda p: _edit(p / 'dataset_info.json', splits=[]), 'does not describe'),
     (
       lambda p: _edit(p / 'dataset_info.json', fileFormat='parquet'),
