@@ -8,6 +8,7 @@
 """
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -114,4 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+  # jax hooks into the garbage collector: an exception that a signal raises
+  # while that runs is printed and lost, and the preparation goes on.
+  gc.disable()
   sys.exit(main())
