@@ -280,8 +280,10 @@ def test_pickles_of_python_2_are_read():
 @pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4, 5])
 def test_pickled_arrays_are_read_in_every_protocol(protocol):
   array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-  given = cifar._unpickle(pickle.dumps({'a': array}, protocol))
-  np.testing.assert_array_equal(given['a'], array)
+  original = {'c': array, 'f': np.asfortranarray(array), 'n': np.int64(-5)}
+  given = cifar._unpickle(pickle.dumps(original, protocol))
+  for key, value in original.items():
+    np.testing.assert_array_equal(given[key], value)
 
 
 # Tiny-ImageNet

@@ -54,10 +54,9 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
   """All images of an archive, in memory."""
   files = _read_tar(archive)
   is_binary = any(file.endswith('.bin') for file in files)
+  read_fn = _read_binary if is_binary else _read_pickles
   try:
-    splits, class_names = (_read_binary if is_binary else _read_pickles)(
-      name, files
-    )
+    splits, class_names = read_fn(name, files)
   except KeyError as error:
     raise ValueError(f'it holds no {error}') from error
   for split, arrays in splits.items():
@@ -131,15 +130,17 @@ def _read_pickles(name: str, files: _Files) -> tuple[_Splits, _Names]:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes arrays of NumPy 1 and 2, and calls nothing else for a pickle."""
+  """Makes arrays and numbers of NumPy, and calls nothing else."""
 
   _KNOWN = {
     '_codecs.encode',
     'numpy.dtype',
     'numpy.ndarray',
     'numpy._core.multiarray._reconstruct',
+    'numpy._core.multiarray.scalar',
     'numpy._core.numeric._frombuffer',
     'numpy.core.multiarray._reconstruct',
+    'numpy.core.multiarray.scalar',
     'numpy.core.numeric._frombuffer',
   }
 
