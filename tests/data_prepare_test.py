@@ -230,6 +230,16 @@ def test_batches_without_a_label_for_each_image_are_refused(
     data.prepare('cifar10', data_dir=tmp_path, archive=archive, unverified=True)
 
 
+def test_no_tar_is_said_in_one_line(tmp_path):
+  archive = tmp_path / 'no.tar.gz'
+  archive.write_bytes(b'not an archive')
+  with pytest.raises(
+    data.DataError, match=r'no\.tar\.gz cannot .*gzip'
+  ) as error:
+    data.prepare('cifar10', data_dir=tmp_path, archive=archive, unverified=True)
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('share', [0, 0.001, 0.5, 0.99])
 def test_a_truncated_tar_is_named(share, tmp_path):
   archive = _write_tar(tmp_path / 'cut.tar.gz', _binary('cifar10'))
