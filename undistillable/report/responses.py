@@ -9,7 +9,7 @@ import numpy as np
 
 from undistillable import evaluate, runs as runs_lib, stores
 
-NUM_IMAGES = 8
+_NUM_IMAGES = 8
 
 
 def write(
@@ -39,7 +39,9 @@ def write(
   found = read(folder)
   if found is not None and found['ids'].tolist() == ids:
     return
-  images = first_of_each_class(store.task.test, NUM_IMAGES)
+  # The first of each of the first classes.
+  _, chosen = np.unique(store.task.test['label'], return_index=True)
+  images = {k: v[chosen[:_NUM_IMAGES]] for k, v in store.task.test.items()}
   arrays: dict[str, Any] = {
     'ids': np.array(ids),
     'class_names': np.array(store.task.class_names),
@@ -57,14 +59,6 @@ def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
   with np.load(path, allow_pickle=False) as arrays:
     # Earlier versions kept one pair of teachers, under other names.
     return dict(arrays) if 'logits' in arrays else None
-
-
-def first_of_each_class(
-  arrays: Mapping[str, np.ndarray], number: int
-) -> dict[str, np.ndarray]:
-  """The first example of each of the first `number` classes."""
-  _, first = np.unique(arrays['label'], return_index=True)
-  return {key: value[first[:number]] for key, value in arrays.items()}
 
 
 def _answers(
