@@ -136,9 +136,9 @@ def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:
 
 def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
   """The blocks of a figure, with its PNG written into `folder`/figures."""
-  heading = document.Heading(shown.heading)
+  section = document.Heading(shown.heading)
   if shown.draw is None:
-    return [heading, document.Text(shown.caption, 'note')]
+    return [section, document.Text(shown.caption, 'note')]
   path = f'figures/{shown.name}.png'
   with matplotlib.rc_context(STYLE):
     panels = shown.draw()
@@ -147,7 +147,7 @@ def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
       svg(panel, f'{shown.name}-{i}-') if panel else '<br>'
       for i, panel in enumerate(panels)
     ]
-  return [heading, document.Picture(path, shown.alt, shown.caption, texts)]
+  return [section, document.Picture(path, shown.alt, shown.caption, texts)]
 
 
 def svg(figure: mpl_figure.Figure, prefix: str) -> str:
@@ -220,7 +220,13 @@ def _title(text: str, width: float) -> mpl_figure.Figure:
   height = 0.2 + 0.21 * (1 + told.count('\n'))
   figure = mpl_figure.Figure(figsize=(width, height))
   figure.text(
-    0.1 / width, 1, f'\n{told}', va='top', size=12, weight='bold', linespacing=1
+    0.01 * WIDTH / width,
+    1,
+    f'\n{told}',
+    va='top',
+    size=12,
+    weight='bold',
+    linespacing=1,
   )
   return figure
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib import figure as mpl_figure
 
 from undistillable.report import draw, words
+from undistillable.report.summary import NUM_COLORS
 
 # A peak is a class above this share of the way from the mean to the top.
 _SHARE = 0.5
@@ -160,7 +161,7 @@ def panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
     protected = [other for other in percent if other != 'normal']
     color = draw.COLORS['normal']
     if name != 'normal':
-      color = draw.COLORS[f'defense-{protected.index(name) % 4}']
+      color = draw.COLORS[f'defense-{protected.index(name) % NUM_COLORS}']
     at = np.arange(len(BARS)) + (i - (len(percent) - 1) / 2) * width
     mean = values.mean(axis=0)
     axes.bar(at, mean, 0.94 * width, color=color, linewidth=0)

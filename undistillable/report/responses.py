@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from undistillable import runs as runs_lib, store as store_lib
 
-NUM_IMAGES = 8
+_NUM_IMAGES = 8
 
 
 def write(
@@ -40,7 +40,9 @@ def write(
   if found is not None and found['ids'].tolist() == ids:
     return
   task = store.task(first.judged_on)
-  images = first_of_each_class(task.test, NUM_IMAGES)
+  # The first of each of the first classes.
+  _, chosen = np.unique(task.test['label'], return_index=True)
+  images = {k: v[chosen[:_NUM_IMAGES]] for k, v in task.test.items()}
   arrays: dict[str, Any] = {
     'ids': np.array(ids),
     'class_names': np.array(task.class_names),
@@ -58,11 +60,3 @@ def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
   with np.load(path, allow_pickle=False) as arrays:
     # Earlier versions kept one pair of teachers, under other names.
     return dict(arrays) if 'logits' in arrays else None
-
-
-def first_of_each_class(
-  arrays: Mapping[str, np.ndarray], number: int
-) -> dict[str, np.ndarray]:
-  """The first example of each of the first `number` classes."""
-  _, first = np.unique(arrays['label'], return_index=True)
-  return {key: value[first[:number]] for key, value in arrays.items()}

@@ -56,7 +56,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
   found = _Table(usable, entries_lib.models_of(entries), notes)
   summary: Summary = {
     'rows': found.rows,
-    'seeds': sorted({entry['seed'] for entry in usable}),
+    'seeds': sorted({entry['seed'] for entry in _trained(usable) or usable}),
     'num_networks': len(usable),
     'notes': notes + _missing(found.rows, usable),
   }
@@ -113,9 +113,7 @@ class _Table:
           color = f'defense-{num_protected % NUM_COLORS}'
           num_protected += 1
         first = self._one_per_seed(group, name)
-        row = self._row(first, name, setting, color) | {'label': label}
-        row['difference'] = self._difference(first, 'normal')
-        row['verdict'] = stats.verdict(row['difference'])
+        row = self._row(first, name, setting) | {'label': label, 'color': color}
         self.rows.append(row)
         self._teacher_rows |= {entry['id']: row for entry in group}
 
@@ -134,7 +132,7 @@ class _Table:
         controls = [e for e in network if e['method'] == entries_lib.CONTROL]
         if controls:
           first = self._one_per_seed(controls, f'{name} trained alone')
-          self.rows.append(self._row(first, name, '', 'control'))
+          self.rows.append(self._row(first, name, ''))
         self._add_attacks(name, [e for e in network if e not in controls])
 
   def _add_attacks(self, name: str, attacks: Sequence[Entry]) -> None:
@@ -150,16 +148,8 @@ class _Table:
       for setting, group in self._by_setting(kind):
         what = f'{name} by {method} from {teacher_name or "nobody"}'
         what += f' ({setting})' if setting else ''
-        owner = self._teacher_rows.get(group[0]['teacher'])
-        color = owner['color'] if owner else 'control'
-        group = self._one_per_seed(group, what)
-        row = self._row(group, name, setting, color)
-        row['teacher'] = owner and owner['name']
-        row['difference'] = self._difference(group, 'control')
-        row['verdict'] = stats.verdict(row['difference'])
-        row['effect'] = self._difference(group, 'normal')
-        row['failed'] = _failed(row)
-        self.rows.append(row)
+        first = self._one_per_seed(group, what)
+        self.rows.append(self._row(first, name, setting))
 
   def _one_per_seed(self, group: Sequence[Entry], what: str) -> list[Entry]:
     """The first of each seed: networks that differ in nothing are no seeds."""
@@ -172,29 +162,31 @@ class _Table:
         )
     return list(first.values())
 
-  def _row(
-    self, group: Sequence[Entry], name: str, setting: str, color: str
-  ) -> Row:
-    """What all rows have."""
-    return {
-      'role': group[0]['role'],
-      'kind': entries_lib.kind_of(group[0], self._by_id),
-      'dataset': group[0]['dataset'],
-      'model': group[0]['model'],
-      'method': group[0]['method'],
+  def _row(self, group: Sequence[Entry], name: str, setting: str) -> Row:
+    """What is known of some networks that differ in their seeds."""
+    entry = group[0]
+    student = entry['role'] == 'student'
+    owner = self._teacher_rows.get(entry['teacher'])
+    difference = self._difference(group, 'control' if student else 'normal')
+    row = {
+      'role': entry['role'],
+      'kind': entries_lib.kind_of(entry, self._by_id),
+      'dataset': entry['dataset'],
+      'model': entry['model'],
+      'method': entry['method'],
       'name': name,
       'label': name,
-      'teacher': None,
+      'teacher': owner['name'] if owner else None,
       'setting': setting,
-      'color': color,
+      'color': owner['color'] if owner else 'control',
       'ids': [entry['id'] for entry in group],
       'accuracy': stats.accuracy(group),
       'best': _best(group),
-      'difference': None,
-      'verdict': None,
-      'effect': None,
-      'failed': None,
+      'difference': difference,
+      'verdict': stats.verdict(difference),
+      'effect': self._difference(group, 'normal') if student else None,
     }
+    return row | {'failed': _failed(row)}
 
   def _difference(self, group: Sequence[Entry], key: str) -> stats.Stat | None:
     return stats.difference(entries_lib.pairs(group, key, self._by_id))
@@ -211,7 +203,7 @@ class _Table:
 
 def _failed(row: Row) -> bool | None:
   """Whether a thief gains, or does as well as from the normal teacher."""
-  if row['kind'] != 'protected':
+  if row['role'] == 'teacher' or row['kind'] != 'protected':
     return None
   if row['difference'] is None and row['effect'] is None:
     return None
@@ -246,10 +238,10 @@ def _missing(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
 
 def _missing_seeds(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
   """Which row lacks which seed of its data set."""
-  # What was not trained here, as from a file, is one network for all seeds.
-  given = {entry['id'] for entry in usable if entry.get('epochs') == 0}
+  trained = _trained(usable)
+  given = {e['id'] for e in usable} - {e['id'] for e in trained}
   seeds = collections.defaultdict(set)
-  for entry in usable:
+  for entry in trained:
     seeds[entry['dataset']].add(str(entry['seed']))
   notes = []
   for row in rows:
@@ -263,6 +255,11 @@ def _missing_seeds(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
         name += f' by {row["method"]} from {row["teacher"] or "nobody"}'
       notes.append(f'{name} has no result yet for seed {shown}.')
   return notes
+
+
+def _trained(usable: Sequence[Entry]) -> list[Entry]:
+  """Less what was not trained here: that is one network for all seeds."""
+  return [entry for entry in usable if entry.get('epochs') != 0]
 
 
 def _one_seed(usable: Sequence[Entry]) -> list[str]:
