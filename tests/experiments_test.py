@@ -28,7 +28,7 @@ from undistillable import (
   tasks,
   writers,
 )
-from undistillable.analysis import picture
+from undistillable.report import draw
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -201,7 +201,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
 
   monkeypatch.setattr(execute, 'run_group', never)
   # They were drawn above.
-  monkeypatch.setattr(picture, 'render', lambda shown, folder: [])
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
   assert _run('omega', config, tmp_path / 'work')['runs'] == results['runs']
 
 

@@ -1,7 +1,11 @@
 """What the README shows runs as it stands there."""
 
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -52,6 +56,45 @@ def test_ones_own_model_is_protected_in_ten_lines(
   exec(block.replace('epochs=20', 'epochs=2'), {})
   printed = re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)
   assert float(printed.group(1)) > 50
+
+
+def test_ones_own_defense_is_twenty_lines(tmp_path):
+  block = _block('class Settings')
+  code = [line for line in block.splitlines() if line.strip()]
+  assert len(code) <= 22
+  (tmp_path / 'my_package').mkdir()
+  (tmp_path / 'my_package' / 'flatter.py').write_text(block)
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'undistillable.main',
+      '--config=configs/digits.py',
+      f'--workdir={tmp_path}/work',
+      f'--config.data_dir={tmp_path}/data',
+      '--config.defenses=("my_package.flatter",)',
+      '--config.flatter.weight=0.3',
+      '--config.teacher.model=cnn8',
+      '--config.students=("cnn8",)',
+      '--config.seeds=(0,)',
+      '--config.recipe.epochs=1',
+      '--config.limit=200',
+      '--config.max_accuracy_drop=100.0',
+    ],
+    cwd=README.parent,
+    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'kd from flatter cnn8' in done.stdout
+  (teacher,) = [
+    run
+    for run in json.loads((tmp_path / 'work/results.json').read_text())['runs']
+    if run['method'] == 'flatter'
+  ]
+  assert teacher['config']['settings'] == {'weight': 0.3}
 
 
 def test_its_table_of_networks_is_what_the_command_prints():

@@ -6,6 +6,7 @@ arXiv:2105.07381). The settings of a method stand under its name, as in
 `config.nasty.omega`; their meaning is in its `Settings`.
 """
 
+import re
 import typing
 from collections.abc import Mapping
 from types import ModuleType
@@ -14,7 +15,54 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from undistillable import attacks, defenses, registry
+from undistillable import attacks, defenses, errors, registry
+
+# What the first edition called otherwise.
+_RENAMED = {
+  'defense': "defenses = ('nasty',), and settings as nasty.omega",
+  'attack': "attacks = ('kd',), and settings as kd.temperature",
+  'data_free': 'grid.data_free_teacher, _student and _attacks',
+  'preset': 'single settings, as dafl.one_hot_weight',
+  'settings': 'dafl.<setting> and deep_inversion.<setting>',
+  'student_recipe': 'recipes.made_up',
+}
+# Methods of one's own, whose settings are in every config from then on.
+_OWN: dict[str, ModuleType] = {}
+
+
+def know(name: str) -> None:
+  """Gives all configs to come the settings of a method of one's own.
+
+  Args:
+    name: a dotted module name.
+
+  Raises:
+    errors.InputError: see `registry.find`.
+  """
+  _OWN[name] = registry.find(name, {}, 'method')
+
+
+def renamed(text: str) -> str:
+  """What to write for fields of the first edition that a text names; or ''."""
+  found = [
+    f'{old} of the first edition is now {new}'
+    for old, new in _RENAMED.items()
+    if re.search(rf'\.{old}[.= ]', text)
+  ]
+  return '; '.join(found)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError for a config that is not made from `base`."""
+  old = renamed(' '.join(f'.{name} ' for name in config))
+  if old:
+    raise errors.InputError(f'config: {old}')
+  missing = [name for name in base() if name not in config]
+  if missing:
+    raise errors.InputError(
+      f'config: there is no field {missing[0]!r}; start from '
+      'undistillable.config.base() and change what differs'
+    )
 
 
 def base() -> ml_collections.ConfigDict:
@@ -30,7 +78,7 @@ def base() -> ml_collections.ConfigDict:
 
   # Who takes part; models are names of models.MODELS.
   config.teacher = ml_collections.ConfigDict()
-  config.teacher.model = 'resnet18'
+  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
   # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
   config.teacher.init_from = config_dict.placeholder(str)
   config.adversary = ml_collections.ConfigDict()
@@ -39,9 +87,9 @@ def base() -> ml_collections.ConfigDict:
   config.adversary.init_from = config_dict.placeholder(str)  # As above.
   config.students = ('cnn', 'resnetc20', 'resnetc32', 'resnet18')
   config.seeds = (0, 1, 2)  # Each trains all networks anew.
-  # Names of defenses.DEFENSES and attacks.ATTACKS, or modules of one's own as
-  # 'package.module'. Every attack meets every defense.
+  # Names of defenses.DEFENSES, or modules of one's own as 'package.module'.
   config.defenses = ('nasty',)
+  # Of attacks.ATTACKS, likewise. Every attack meets every defense.
   config.attacks = ('kd',)
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
 
@@ -101,7 +149,8 @@ def base() -> ml_collections.ConfigDict:
   config.grid.data_free_student = 'resnet18'  # Of both.
   config.grid.data_free_attacks = ('dafl', 'deep_inversion')
 
-  for module in (*defenses.DEFENSES.values(), *attacks.ATTACKS.values()):
+  known = {**defenses.DEFENSES, **attacks.ATTACKS, **_OWN}
+  for module in known.values():
     add_method(config, module)
   change_recipe(
     config,
@@ -177,6 +226,38 @@ def preset(
     raise ValueError(f'unknown preset {name!r}; known: {", ".join(known)}')
   known[name](config)
   return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+  """Shrinks a config to one epoch on 64 images; the numbers mean nothing."""
+  config.limit = 64
+  config.val_fraction = 0.25
+  config.seeds = (0,)
+  config.recipe.epochs = 1
+  config.recipe.batch_size = config.eval_batch_size = 16
+  config.recipe.milestones = ()
+  config.recipes = ml_collections.ConfigDict()
+  config.max_accuracy_drop = 100.0
+
+
+def shorten_data_free(config: ml_collections.ConfigDict) -> None:
+  """Shortens the thefts without data to what two cores can do."""
+  config.dafl.generator_width = 32  # Features; a quarter.
+  config.dafl.generator_learning_rate = 1e-3
+  change_recipe(config, 'dafl', epochs=4, batch_size=64, schedule='constant')
+  for name in ('deep_inversion', 'adaptive_inversion'):
+    config[name].num_images = 512
+    # In a twentieth of the updates, the statistics alone would be matched.
+    config[name].batch_norm = 0.3
+    change_recipe(
+      config,
+      name,
+      epochs=100,
+      batch_size=128,
+      learning_rate=0.1,
+      checkpoint_every_epochs=1,
+    )
+  change_recipe(config, 'made_up', epochs=80)
 
 
 def _placeholder(kind: Any) -> Any:
