@@ -61,6 +61,42 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return optax.softmax_cross_entropy_with_integer_labels(finite(logits), labels)
 
 
+def label_smoothing(
+  logits: jax.Array, labels: jax.Array, *, epsilon: float
+) -> jax.Array:
+  """Cross entropy with labels that give every class a share of the score.
+
+  Equation: `-sum_k t_k log softmax(z)_k` with `t = (1 - eps) e_y + eps / K`:
+  the label itself keeps `1 - eps + eps / K`.
+
+  Args:
+    logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    epsilon: the share that is spread over all K classes, in 0..1; 0 is cross
+      entropy.
+
+  Returns:
+    float32[...], in nats.
+
+  Raises:
+    ValueError: the shapes do not fit, or epsilon is outside 0..1.
+    AssertionError: epsilon is an array that makes it other than [...].
+
+  Example:
+    >>> z = jnp.zeros((1, 4))
+    >>> float(label_smoothing(z, jnp.array([2]), epsilon=0.1)[0])
+    1.3862943649291992
+
+  Source: Szegedy et al. (2016), arXiv:1512.00567, section 7.
+  """
+  check_share('epsilon', epsilon)
+  uniform = -jnp.mean(log_scores(logits), axis=-1)
+  loss = (1 - epsilon) * cross_entropy(logits, labels) + epsilon * uniform
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
+
+
 def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
   """log softmax(logits / tau), float32[..., K], finite.
 
@@ -275,6 +311,12 @@ def check_alpha(alpha: float) -> None:
   """Raises ValueError unless the concrete weight `alpha` is in 0..1."""
   if _is_number(alpha) and not 0 <= alpha <= 1:
     raise ValueError(f'alpha={alpha}; expected a weight in 0..1')
+
+
+def check_share(name: str, value: float) -> None:
+  """Raises ValueError unless the concrete `value` is in 0..1."""
+  if _is_number(value) and not 0 <= value <= 1:
+    raise ValueError(f'{name}={value}; expected a share in 0..1')
 
 
 def _is_number(value: float) -> bool:

@@ -206,11 +206,12 @@ def supervised(
     grads, (metrics, batch_stats) = jax.grad(mean_loss, has_aux=True)(
       (state.params, state.extra)
     )
-    # Statistics are averaged too: a model that cannot pool them over the
-    # devices would otherwise leave each device with its own.
-    grads, metrics, batch_stats = average(
-      (grads, metrics, batch_stats), axis_name
-    )
+    grads, metrics = average((grads, metrics), axis_name)
+    if train:
+      # Statistics are averaged too: a model that cannot pool them over the
+      # devices would otherwise leave each device with its own. Those that a
+      # method leaves alone would not survive a mean of three bit for bit.
+      batch_stats = average(batch_stats, axis_name)
     params, opt_state = _update(
       optimizer, grads[0], state.opt_state, state.params
     )

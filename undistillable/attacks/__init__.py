@@ -27,6 +27,7 @@ from undistillable.attacks import (
   dafl,
   deep_inversion,
   kd,
+  label_smoothing,
   scratch,
 )
 
@@ -35,6 +36,7 @@ ATTACKS = {
   'dafl': dafl,
   'deep_inversion': deep_inversion,
   'kd': kd,
+  'label_smoothing': label_smoothing,
   'scratch': scratch,
 }
 
