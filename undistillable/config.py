@@ -174,6 +174,8 @@ def base() -> ml_collections.ConfigDict:
       checkpoint_every_epochs=20,
     )
   change_recipe(config, 'made_up', schedule='cosine')
+  # One layer learns fast.
+  change_recipe(config, 'nasty_head', epochs=30, schedule='cosine')
   return config
 
 

@@ -75,13 +75,7 @@ def run_group(
   else:
     states = train.fit_together(
       [
-        trainee.Trainee(
-          store.program(run).method,
-          _watch(run, store, folder),
-          folder,
-          f'{run.label} ({run.id})',
-          remedy(run),
-        )
+        _trainee(run, store, folder)
         for run, folder in zip(group, folders, strict=True)
       ],
       store.examples(first),
@@ -113,12 +107,27 @@ def remedy(run: Run) -> str:
   rate = f'the learning rate (now {run.recipe["learning_rate"]})'
   if hasattr(run.module, 'remedy'):
     return f'{run.module.remedy(run.method_settings)}, or {rate}'
+  if hasattr(run.module, 'serve'):
+    return f'change the settings of {run.shown_method}'
   return f'lower {rate}'
 
 
 def skipped(run: Run, reason: str) -> dict[str, Any]:
   """Stands for the result of a run that was not tried; nothing is written."""
   return _describe(run, 'skipped') | {'reason': reason}
+
+
+def _trainee(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> trainee.Trainee:
+  """A run as the training loop takes it."""
+  return trainee.Trainee(
+    store.program(run).trained(),
+    _watch(run, store, folder),
+    folder,
+    f'{run.label} ({run.id})',
+    remedy(run),
+  )
 
 
 def _watch(
@@ -167,12 +176,13 @@ def _conclude(
     content['environment'] = environment.describe()
   else:
     epochs = writers.read_metrics(folder)
+    last = epochs[-1] if epochs else _held_out(run, store, folder)
     content = {
       **_describe(run, 'finished'),
       **numbers,
       **_warning(run, epochs),
       'queries': num_queries(run, store),
-      'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
+      'val_accuracy': last.get('val_accuracy'),
       'best_test_accuracy': max(
         (
           epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch
@@ -187,6 +197,14 @@ def _conclude(
   # What it takes to go on is of no use any more.
   shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
   return content
+
+
+def _held_out(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """How a network that is not trained here does on the held-out part."""
+  watch = _watch(run, store, folder)
+  return watch(store.variables(run)) if watch else {}
 
 
 def _judge(run: Run, store: store_lib.Store, variables: Any) -> dict[str, Any]:
@@ -220,7 +238,7 @@ def num_queries(run: Run, store: store_lib.Store) -> int | None:
     return None
   if run.access == 'weights':
     return 0
-  method = store.program(run).method
+  method = store.program(run).trained()
   if 'teacher' in method.answer_fns and run.asks_once:
     return store.num_examples(run)
   if 'teacher' in method.answer_fns:
@@ -235,8 +253,9 @@ def _queries_per_step(run: Run, store: store_lib.Store) -> int:
   key = jax.random.key(0)
   order = jax.numpy.arange(run.recipe['batch_size'])
   batch = jax.eval_shape(program.prepare, store.examples(run), order, key)
-  state = jax.eval_shape(program.method.init, key, batch, frozen)
-  return oracle.queries(program.method.step, state, frozen, batch, key)
+  method = program.trained()
+  state = jax.eval_shape(method.init, key, batch, frozen)
+  return oracle.queries(method.step, state, frozen, batch, key)
 
 
 def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
@@ -254,7 +273,7 @@ def _weights_of_file(
   """The variables of a network whose weights come from a file."""
   program, task = store.program(run), store.task(run.judged_on)
   state = train.initial_state(
-    program.method, task.train, program.prepare_test, jax.random.key(0)
+    program.trained(), task.train, program.prepare_test, jax.random.key(0)
   )
   try:
     found = interop.from_torch(run.model, interop.load(path))

@@ -36,6 +36,11 @@ class Program:
   prepare_test: parallel.PrepareFn
   answer_fn: method_lib.ApplyFn
 
+  def trained(self) -> method_lib.Method:
+    """The method of a run that is known to have one."""
+    assert self.method, 'nothing is trained'
+    return self.method
+
 
 def build(run: runs.Run, num_examples: int) -> Program:
   """Builds the functions of a run; compiles nothing.

@@ -219,7 +219,10 @@ class Store:
     """What is needed, beside its own variables, to serve a network."""
     if not hasattr(run.module, 'serve'):
       return {}
-    return {serving.PARENTS: self.frozen(run)}
+    parents = self.frozen(run)
+    if self.program(run).method is None:
+      del parents['normal']  # That is the network which is served.
+    return {serving.PARENTS: parents}
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """What a finished run left, and what serving it takes besides."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import figure as mpl_figure
 
-from undistillable import synthesis
+from undistillable.attacks import synthesis
 from undistillable.report import draw, words
 
 _COLORS = {'normal': 'normal', 'nasty': 'defense-0'}
