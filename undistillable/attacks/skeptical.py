@@ -186,7 +186,7 @@ def feature_maps(intermediates: Mapping[str, Any]) -> list[jax.Array]:
     >>> [x.shape for x in feature_maps(sown)]
     [(2, 8, 8, 3), (2, 4, 4, 9)]
   """
-  found: dict[tuple[int, int], jax.Array] = {}
+  found: dict[tuple[int, ...], jax.Array] = {}
   for output in _outputs(intermediates):
     if output.ndim == 4 and output.shape[1:3] != (1, 1):
       found[output.shape[1:3]] = output
