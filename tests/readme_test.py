@@ -46,13 +46,13 @@ def test_the_loss_enters_a_training_loop_of_ones_own():
   assert losses[-1] < losses[0]
 
 
-def test_ones_own_model_is_protected_in_ten_lines(
+def test_ones_own_model_is_protected_in_a_dozen_lines(
   capsys, monkeypatch, tmp_path
 ):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   block = _block('defenses.nasty.make')
   lines = [line for line in block.splitlines() if line and 'import' not in line]
-  assert len(lines) <= 10
+  assert len(lines) <= 12
   exec(block.replace('epochs=20', 'epochs=2'), {})
   printed = re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)
   assert float(printed.group(1)) > 50

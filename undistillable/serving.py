@@ -72,7 +72,7 @@ def answer_fn(
     query = Query(
       images,
       logits_fn(variables, images),
-      {k: Network(parents[k], v) for k, v in known.items()},
+      {k: Network(v, known[k]) for k, v in parents.items() if k in known},
     )
     return jax.lax.stop_gradient(losses.finite(serve(query, settings)))
 
