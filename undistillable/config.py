@@ -160,6 +160,8 @@ def base() -> ml_collections.ConfigDict:
     batch_size=1_024,
     milestones=(800, 1_600),
   )
+  # How many epochs, and when the rate falls, follows from its budget.
+  change_recipe(config, 'dfme', batch_size=256)
   for name in ('deep_inversion', 'adaptive_inversion'):
     change_recipe(
       config,
@@ -239,6 +241,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.recipe.batch_size = config.eval_batch_size = 16
   config.recipe.milestones = ()
   config.recipes = ml_collections.ConfigDict()
+  config.dfme.budget = 250  # Queries; two steps.
   config.max_accuracy_drop = 100.0
 
 
