@@ -274,7 +274,7 @@ def decoupled_distillation(
     ...   z, z, y, temperature=4.0, alpha=1.0, beta=8.0)[0])
     0.0
 
-  Source: Zhao et al. (2022), arXiv:2203.08679, eq. 7.
+  Source: Zhao et al. (2022), arXiv:2203.08679.
   """
   check_positive('temperature', temperature)
   check_not_negative('alpha', alpha)

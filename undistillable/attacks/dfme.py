@@ -169,7 +169,7 @@ def make(
     percentage of these on which it agrees with the teacher; disagreement, D of
     the generator's.
 
-  Source: Truong et al. (2021), arXiv:2011.14779, sections 3 and 4.
+  Source: Truong et al. (2021), arXiv:2011.14779.
   """
   teacher = oracle.as_oracle(parents['teacher'])
   student_fn = method.frozen_fn(model)
@@ -323,7 +323,7 @@ def forward_differences(
   Returns:
     (values float[B], gradients float[B, ...]).
 
-  Source: Truong et al. (2021), arXiv:2011.14779, eq. 6.
+  Source: Truong et al. (2021), arXiv:2011.14779.
   """
   values = fn(x)
   total = jnp.zeros_like(x)

@@ -60,7 +60,7 @@ def make(
   Returns:
     The method. Metric `decoupled` is the loss without cross entropy and w.
 
-  Source: Zhao et al. (2022), arXiv:2203.08679, eq. 7.
+  Source: Zhao et al. (2022), arXiv:2203.08679.
   """
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:

@@ -40,7 +40,7 @@ def make(
     The method; it reads no labels of a batch. Metric `accuracy` is the
     percentage of images on which the student agrees with the teacher.
 
-  Source: Papernot et al. (2017), arXiv:1602.02697, section 4.
+  Source: Papernot et al. (2017), arXiv:1602.02697.
   """
   del settings
 

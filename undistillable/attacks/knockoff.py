@@ -61,8 +61,7 @@ def make(
     The method; it reads no labels of a batch. Metric `accuracy` is the
     percentage of images on which the student agrees with the teacher.
 
-  Source: Orekondy et al. (2019), arXiv:1812.02766, section 4, with random
-  images.
+  Source: Orekondy et al. (2019), arXiv:1812.02766, with random images.
   """
   scores_fn = _TARGETS[settings.targets]
 

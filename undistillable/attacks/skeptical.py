@@ -84,7 +84,7 @@ def make(
     network with too few feature maps. Metric `kl` is KL(teacher || z_loc) at
     tau, in nats.
 
-  Source: Kundu et al. (2021), section 4, and the released code.
+  Source: Kundu et al. (2021), and the released code.
   """
 
   def features_fn(intermediates: Mapping[str, Any]) -> dict[int, jax.Array]:
