@@ -23,6 +23,9 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
   config.nasty.omega = 0.005  # The released code agrees.
   config.nasty.temperature = config.kd.temperature = 20.0
+  config.dkd.beta, config.stingy.ratio = 8.0, 0.1
+  config.reverse_sigmoid.beta = 0.02
+  config.averager.temperature = config.skeptical.temperature = 20.0
   config.dafl.one_hot_weight = 0.5
   config.dafl.entropy_weight = 20.0
   config.dafl.activation_weight = 0.1

@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   config = config_lib.base()
   config.dataset = config.normalization = 'digits'
+  config.transfer = 'patches'  # Of two photos.
   config.val_fraction = 0.1
 
   config.teacher.model = 'resnetc8'  # 8 layers are enough here.
@@ -42,6 +43,18 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid.fractions = (0.1, 0.25, 0.5, 1.0)
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
+
+  for name in ('averager', 'skeptical'):  # As of kd.
+    config[name].temperature = 8.0
+  config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
+  # 446 steps; a batch is asked about 7 times in each.
+  config.dfme.budget = 200_000
+  config.dfme.latent_dim = 100
+  config.dfme.generator_width = 32
+  config.dfme.generator_learning_rate = 1e-3
+  config_lib.change_recipe(
+    config, 'dfme', batch_size=64, steps_per_epoch=10, schedule='cosine'
+  )
 
   # At a rate of 1e-3 the images drift so far from the data that the student's
   # BatchNorm statistics alone cost it up to 9 points. With one_hot_weight 0.1,

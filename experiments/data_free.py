@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import main_figures, picture, summary
+from undistillable.report import accuracy, curves, draw, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -31,10 +31,10 @@ def robbed(
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   shown = summary.summarize(results['runs'])
-  metrics = main_figures.read_metrics(workdir, results['runs'])
-  return [main_figures.accuracy(shown), main_figures.curves(shown, metrics)]
+  metrics = curves.read(workdir, results['runs'])
+  return [accuracy.figure(shown), curves.figure(shown, metrics)]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -1,6 +1,5 @@
 """t-SNE of features and logits, and how far the classes are apart."""
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from experiments import experiment, teachers
 from undistillable import runs as runs_lib, store as store_lib
-from undistillable.analysis import embedding_figure, embeddings, picture
+from undistillable.report import draw, embeddings
 
 
 def _measure(
@@ -43,7 +42,7 @@ def _measure(
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   with np.load(folder / 'embedding.npz') as found:
     arrays = dict(found)
   # The numbers below the picture are those of the seed that it shows.
@@ -51,15 +50,7 @@ def _figures(
     name: next(iter(by_seed.values()))
     for name, by_seed in results['measurements'].items()
   }
-  return [
-    picture.Figure(
-      'Where the test images lie',
-      'embedding',
-      functools.partial(embedding_figure.embedding, arrays, separation=shown),
-      embedding_figure.alt_text(arrays, separation=shown),
-      embedding_figure.caption(arrays),
-    )
-  ]
+  return [embeddings.figure(arrays, shown)]
 
 
 EXPERIMENT = experiment.Experiment(

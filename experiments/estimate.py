@@ -57,7 +57,7 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
 
 def _trains_nothing(run: runs_lib.Run) -> bool:
   """Whether a run only serves another network."""
-  return programs.build(run, 10, run.recipe['batch_size']).method is None
+  return programs.build(run, run.recipe['batch_size']).method is None
 
 
 def num_steps(run: runs_lib.Run) -> int:

@@ -1,6 +1,5 @@
 """Images from the weights of a normal and of a nasty teacher, side by side."""
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from experiments import data_free, experiment, teachers
 from undistillable import evaluate, plan, runs as runs_lib, store as store_lib
-from undistillable.analysis import images_figure, picture
+from undistillable.report import draw, images
 
 _MAX_CLASSES = 10
 _IMAGES_PER_CLASS = 5
@@ -68,19 +67,10 @@ def _by_class(labels: np.ndarray) -> np.ndarray:
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   with np.load(folder / 'images.npz') as found:
     arrays = dict(found)
-  numbers = results['measurements']
-  return [
-    picture.Figure(
-      'Images made up from the weights',
-      'images',
-      functools.partial(images_figure.images, arrays, numbers),
-      images_figure.alt_text(arrays, numbers),
-      images_figure.CAPTION,
-    )
-  ]
+  return [images.figure(arrays, results['measurements'])]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -3,19 +3,18 @@
 Of a few images in full, and counted over the whole test set.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import experiment, teachers
 from undistillable import runs as runs_lib, store as store_lib
-from undistillable.analysis import (
-  main_figures,
+from undistillable.report import (
+  draw,
+  logits,
   peaks,
-  peaks_figure,
-  picture,
   responses,
+  summary as summary_lib,
 )
 
 
@@ -39,18 +38,10 @@ def _measure(
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   found = {k: list(v.values()) for k, v in results['measurements'].items()}
-  return [
-    main_figures.logits(main_figures.read_responses(folder)),
-    picture.Figure(
-      'How many peaks',
-      'peaks',
-      functools.partial(peaks_figure.peaks, found),
-      peaks_figure.alt_text(found),
-      peaks_figure.caption(),
-    ),
-  ]
+  summary = summary_lib.summarize(results['runs'])
+  return [logits.figure(summary, responses.read(folder)), peaks.figure(found)]
 
 
 EXPERIMENT = experiment.Experiment(

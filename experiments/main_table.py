@@ -12,7 +12,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib, store as store_lib
-from undistillable.analysis import main_figures, picture, responses, summary
+from undistillable.report import draw, responses, summary, write
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -39,8 +39,8 @@ def _measure(
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
-  return main_figures.make(
+) -> list[draw.Figure]:
+  return write.main_figures(
     summary.summarize(results['runs']), results['runs'], workdir, folder
   )
 

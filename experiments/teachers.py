@@ -45,7 +45,7 @@ def features(run: runs_lib.Run, store: store_lib.Store) -> np.ndarray:
     float32[N, F].
   """
   return evaluate.predict(
-    method.features_fn(run.network(store.num_classes(run))),
+    method.features_fn(run.network()),
     store.variables(run),
     store.task(run.judged_on).test,
     store.program(run).prepare_test,

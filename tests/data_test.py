@@ -128,7 +128,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr('undistillable.data.digits._in_test', interrupt)
+  monkeypatch.setattr('PIL.Image.fromarray', interrupt)
   with pytest.raises(KeyboardInterrupt):
     data.load('digits', data_dir=tmp_path)
   assert not list(tmp_path.iterdir())
@@ -158,7 +158,8 @@ def test_an_unknown_name_lists_the_known_ones(fn):
   with pytest.raises(ValueError) as error:
     fn('cifar11')
   assert str(error.value) == (
-    "unknown dataset 'cifar11'; known: cifar10, cifar100, digits, tiny_imagenet"
+    "unknown dataset 'cifar11'; known: cifar10, cifar100, digits, patches, "
+    'tiny_imagenet'
   )
 
 
@@ -235,9 +236,9 @@ def _other_shape(path):
     (lambda p: (p / 'features.json').unlink(), 'features.json is missing'),
     (
       lambda p: (p / 'dataset_info.json').write_text('{"name": "dig'),
-      'dataset_info.json cannot be read',
+      'dataset_info.json does not describe',
     ),
-    (lambda p: (p / 'features.json').write_text('[]'), 'no JSON object'),
+    (lambda p: (p / 'features.json').write_text('[]'), 'not describe'),
     (lambda p: _edit(p / 'dataset_info.json', splits=[]), 'does not describe'),
     (
       lambda p: _edit(p / 'dataset_info.json', fileFormat='parquet'),

@@ -240,6 +240,105 @@ def test_convolution_equals_xla_s(
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+# (kernel, size of the images, strides, padding)
+WINOGRAD_GEOMETRIES = [
+  ((3, 3), (8, 8), 1, 1),
+  ((3, 3), (6, 10), 1, 0),  # Whole tiles.
+  ((3, 3), (7, 9), 1, 1),
+  ((3, 3), (9, 15), 1, 0),
+  ((3, 3), (2, 3), 1, 1),  # Less than a tile.
+  ((3, 3), (8, 7), 1, 3),
+  ((5, 6), (12, 13), 2, 2),  # Of which a phase of the gradient is 3x3.
+]
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'strides', 'padding'), WINOGRAD_GEOMETRIES
+)
+def test_convolution_in_tiles_equals_xla_s(
+  shape, size, strides, padding, monkeypatch
+):
+  # However few channels, and in chunks of two images and one that is left.
+  monkeypatch.setattr(convolution, '_suits_winograd', _can_be_in_tiles)
+  monkeypatch.setattr(convolution, '_winograd_images', lambda *_: 2)
+  x, kernel = _normal(5, *size, 7), _normal(*shape, 7, 9, seed=1)
+
+  def ours(x, kernel):
+    return convolution.conv(x, kernel, strides=strides, padding=padding)
+
+  def xla(x, kernel):
+    return _xla_conv(x, kernel, strides, padding, 1)
+
+  if shape == (3, 3):
+    assert 'stablehlo.convolution' not in _cpu_gradients(ours, x, kernel)
+  for actual, expected in zip(
+    _value_and_grads(ours, x, kernel),
+    _value_and_grads(xla, x, kernel),
+    strict=True,
+  ):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * scale)
+
+
+def _can_be_in_tiles(batch, size, kernel, strides):
+  del batch, size
+  return (*kernel.shape[:2], strides) == (3, 3, 1)
+
+
+def _cpu_gradients(fn, x, kernel):
+  """The program that finds them on a CPU, as text."""
+  grads = jax.jit(jax.grad(lambda *args: fn(*args).sum(), (0, 1)))
+  exported = jax.export.export(grads, platforms=['cpu'])(x, kernel)
+  return exported.mlir_module()
+
+
+@pytest.mark.parametrize(
+  ('channels', 'size', 'batch', 'strides', 'dtype', 'in_tiles'),
+  [
+    (64, 8, 128, 1, jnp.float32, True),
+    (64, 8, 128, 2, jnp.float32, False),
+    (64, 8, 128, 1, jnp.bfloat16, False),
+    (16, 8, 128, 1, jnp.float32, False),
+    (64, 2, 128, 1, jnp.float32, False),  # Tiles would be empty mostly.
+    (64, 8, 1, 1, jnp.float32, False),  # The kernel would take the time.
+  ],
+)
+def test_only_convolutions_of_much_work_are_in_tiles(
+  channels, size, batch, strides, dtype, in_tiles
+):
+  x = jax.ShapeDtypeStruct((batch, size, size, channels), dtype)
+  kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), dtype)
+
+  def fn(x, kernel):
+    return convolution.conv(x, kernel, strides=strides, padding=1)
+
+  text = _cpu_gradients(fn, x, kernel)
+  assert ('stablehlo.convolution' not in text) == in_tiles
+  for platform in ('cuda', 'tpu'):
+    exported = jax.export.export(jax.jit(fn), platforms=[platform])(x, kernel)
+    assert 'stablehlo.convolution' in exported.mlir_module()
+
+
+def test_many_channels_are_convolved_in_tiles_to_rounding():
+  x, kernel = _normal(64, 8, 7, 96), _normal(3, 3, 96, 128, seed=1)
+  x = np.maximum(x, 0)
+
+  def ours(x, kernel):
+    return convolution.conv(x, kernel, padding=1)
+
+  def xla(x, kernel):
+    return _xla_conv(x, kernel, 1, 1, 1)
+
+  assert 'stablehlo.convolution' not in _cpu_gradients(ours, x, kernel)
+  for actual, expected in zip(
+    _value_and_grads(ours, x, kernel),
+    _value_and_grads(xla, x, kernel),
+    strict=True,
+  ):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6 * scale)
+
+
 @pytest.mark.parametrize('groups', [1, 2, 4])
 @pytest.mark.parametrize('shape', [(0, 6, 6, 4), (2, 2, 6, 4)])
 def test_where_there_are_no_outputs_gradients_are_zero(shape, groups):

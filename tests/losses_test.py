@@ -154,7 +154,8 @@ def test_no_gradient_reaches_the_frozen_network(name):
 @pytest.mark.parametrize('gap', [1e2, 1e4])
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize(
-  'name', ['ce', 'js', 'kl', 'distillation', 'self_undermining']
+  'name',
+  ['ce', 'js', 'kl', 'distillation', 'label_smoothing', 'self_undermining'],
 )
 def test_finite_in_value_and_gradient_at_large_gaps(name, dtype, gap):
   first = jnp.array([[gap, 0.0, -gap], [0.0, gap, 0.0]], dtype)
@@ -252,6 +253,8 @@ def test_any_leading_shape():
       lambda: losses.self_undermining(Z, W, Y, temperature=-4.0, omega=1.0),
       'temperature=-4.0',
     ),
+    (lambda: losses.label_smoothing(Z, Y, epsilon=1.5), 'epsilon=1.5'),
+    (lambda: losses.label_smoothing(Z, Y[:1], epsilon=0.1), 'labels of shape'),
     (lambda: losses.cross_entropy(Z, Y[:1]), 'labels of shape'),
     (lambda: losses.cross_entropy(Z, Z[:, 0]), 'integers'),
   ],
@@ -269,6 +272,8 @@ def test_a_weight_that_would_be_broadcast_is_refused(shape):
     losses.distillation(Z, W, Y, temperature=4.0, alpha=weight)
   with pytest.raises(AssertionError, match='shape'):
     losses.self_undermining(Z, W, Y, temperature=4.0, omega=weight)
+  with pytest.raises(AssertionError, match='shape'):
+    losses.label_smoothing(Z, Y, epsilon=weight)
 
 
 def test_hyper_parameters_may_be_traced():
@@ -300,6 +305,9 @@ LOSS_FNS = {
   ),
   'distillation': lambda first, second, y=Y: losses.distillation(
     first, second, y, temperature=4.0, alpha=0.9
+  ),
+  'label_smoothing': lambda first, second, y=Y: losses.label_smoothing(
+    first, y, epsilon=0.1
   ),
   'self_undermining': lambda first, second, y=Y: losses.self_undermining(
     first, second, y, temperature=4.0, omega=0.04

@@ -235,7 +235,7 @@ def _data_dir(name, tmp_path, request):
   shared = request.getfixturevalue('shared')
   if name == 'tiny_imagenet':
     archive = shared / 'data' / 'tiny-imagenet-200-subset.zip'
-    data.prepare(name, data_dir=tmp_path, archive=archive, allow_partial=True)
+    data.prepare(name, data_dir=tmp_path, archive=archive, unverified=True)
     return tmp_path
   return shared / 'data' / 'tfds'
 

@@ -78,7 +78,7 @@ def base() -> ml_collections.ConfigDict:
 
   # Who takes part; models are names of models.MODELS.
   config.teacher = ml_collections.ConfigDict()
-  config.teacher.model = 'resnet18'
+  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
   # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
   config.teacher.init_from = config_dict.placeholder(str)
   config.adversary = ml_collections.ConfigDict()
@@ -87,9 +87,9 @@ def base() -> ml_collections.ConfigDict:
   config.adversary.init_from = config_dict.placeholder(str)  # As above.
   config.students = ('cnn', 'resnetc20', 'resnetc32', 'resnet18')
   config.seeds = (0, 1, 2)  # Each trains all networks anew.
-  # Names of defenses.DEFENSES and attacks.ATTACKS, or modules of one's own as
-  # 'package.module'. Every attack meets every defense.
+  # Names of defenses.DEFENSES, or modules of one's own as 'package.module'.
   config.defenses = ('nasty',)
+  # Of attacks.ATTACKS, likewise. Every attack meets every defense.
   config.attacks = ('kd',)
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
 
@@ -160,6 +160,8 @@ def base() -> ml_collections.ConfigDict:
     batch_size=1_024,
     milestones=(800, 1_600),
   )
+  # How many epochs, and when the rate falls, follows from its budget.
+  change_recipe(config, 'dfme', batch_size=256)
   for name in ('deep_inversion', 'adaptive_inversion'):
     change_recipe(
       config,
@@ -174,6 +176,8 @@ def base() -> ml_collections.ConfigDict:
       checkpoint_every_epochs=20,
     )
   change_recipe(config, 'made_up', schedule='cosine')
+  # One layer learns fast.
+  change_recipe(config, 'nasty_head', epochs=30, schedule='cosine')
   return config
 
 
@@ -237,6 +241,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.recipe.batch_size = config.eval_batch_size = 16
   config.recipe.milestones = ()
   config.recipes = ml_collections.ConfigDict()
+  config.dfme.budget = 250  # Queries; two steps.
   config.max_accuracy_drop = 100.0
 
 

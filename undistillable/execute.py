@@ -1,6 +1,5 @@
 """Trains runs, and writes down what they came to."""
 
-import json
 import pathlib
 import shutil
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -26,15 +25,6 @@ from undistillable import (
 
 Run = runs_lib.Run
 
-# What must agree for two runs to go through the same batches side by side.
-_SHARED_FIELDS = (
-  'epochs',
-  'batch_size',
-  'augment',
-  'evaluate_every_epochs',
-  'checkpoint_every_epochs',
-)
-
 
 def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:
   """Which runs are trained side by side: those that hear the same answers.
@@ -50,34 +40,13 @@ def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:
   found: list[list[Run]] = []
   open_groups: dict[Hashable, list[Run]] = {}
   for run in runs:
-    key = _group_key(run)
+    key = run.answers_key
     group = open_groups.get(key)
     if group is None or len(group) == most:
       group = open_groups[key] = []
       found.append(group)
     group.append(run)
   return found
-
-
-def _group_key(run: Run) -> Hashable:
-  """Equal for runs that can be trained side by side, and gain by it."""
-  if not run.parents or run.num_made is not None or _asks_once(run):
-    return run.id
-  return (
-    run.role,
-    run.method,
-    run.seed,
-    run.dtype,
-    run.queries,
-    tuple((role, parent.id) for role, parent in run.parents.items()),
-    json.dumps([run.learns_from, run.judged_on], sort_keys=True),
-    tuple(run.recipe[field] for field in _SHARED_FIELDS),
-  )
-
-
-def _asks_once(run: Run) -> bool:
-  """Whether the networks that a run hears are asked about every image once."""
-  return run.queries == 'cached' or run.recipe['augment'] == 'none'
 
 
 def run_group(
@@ -106,13 +75,7 @@ def run_group(
   else:
     states = train.fit_together(
       [
-        trainee.Trainee(
-          store.program(run).method,
-          _watch(run, store, folder),
-          folder,
-          f'{run.label} ({run.id})',
-          remedy(run),
-        )
+        _trainee(run, store, folder)
         for run, folder in zip(group, folders, strict=True)
       ],
       store.examples(first),
@@ -122,7 +85,7 @@ def run_group(
       frozen=store.frozen(first),
       seed=first.seed,
       stream=first.method,
-      ask_with=program.prepare_test if _asks_once(first) else None,
+      ask_with=program.prepare_test if first.asks_once else None,
       evaluate_every_epochs=first.recipe['evaluate_every_epochs'],
       checkpoint_every_epochs=first.recipe['checkpoint_every_epochs'],
       on_step=on_step,
@@ -144,12 +107,27 @@ def remedy(run: Run) -> str:
   rate = f'the learning rate (now {run.recipe["learning_rate"]})'
   if hasattr(run.module, 'remedy'):
     return f'{run.module.remedy(run.method_settings)}, or {rate}'
+  if hasattr(run.module, 'serve'):
+    return f'change the settings of {run.shown_method}'
   return f'lower {rate}'
 
 
 def skipped(run: Run, reason: str) -> dict[str, Any]:
   """Stands for the result of a run that was not tried; nothing is written."""
   return _describe(run, 'skipped') | {'reason': reason}
+
+
+def _trainee(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> trainee.Trainee:
+  """A run as the training loop takes it."""
+  return trainee.Trainee(
+    store.program(run).trained(),
+    _watch(run, store, folder),
+    folder,
+    f'{run.label} ({run.id})',
+    remedy(run),
+  )
 
 
 def _watch(
@@ -162,7 +140,7 @@ def _watch(
   """
   if hasattr(run.module, 'watch'):
     return run.module.watch(run, folder)
-  if run.num_made is not None or run.data != 'own':
+  if not run.has_owners_data:
     return None
   task = store.task(run.judged_on)
   parts = {'val': task.val} if len(task.val['label']) else {}
@@ -198,14 +176,17 @@ def _conclude(
     content['environment'] = environment.describe()
   else:
     epochs = writers.read_metrics(folder)
+    last = epochs[-1] if epochs else _held_out(run, store, folder)
     content = {
       **_describe(run, 'finished'),
       **numbers,
       **_warning(run, epochs),
-      'queries': _queries(run, store),
-      'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
+      'queries': num_queries(run, store),
+      'val_accuracy': last.get('val_accuracy'),
       'best_test_accuracy': max(
-        (epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch),
+        (
+          epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch
+        ),
         default=None,
       ),
       'epochs': epochs[-1]['epoch'] if epochs else 0,
@@ -218,9 +199,15 @@ def _conclude(
   return content
 
 
-def _judge(
-  run: Run, store: store_lib.Store, variables: Any
+def _held_out(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
+  """How a network that is not trained here does on the held-out part."""
+  watch = _watch(run, store, folder)
+  return watch(store.variables(run)) if watch else {}
+
+
+def _judge(run: Run, store: store_lib.Store, variables: Any) -> dict[str, Any]:
   """How a network does on the test set, and how like its teacher."""
   test = store.task(run.judged_on).test
   logits = store.answers(run, test, variables=variables)
@@ -245,14 +232,14 @@ def _warning(run: Run, epochs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   return {'warning': text} if text else {}
 
 
-def _queries(run: Run, store: store_lib.Store) -> int | None:
-  """How many images the teacher was asked about; None by nobody who asks."""
+def num_queries(run: Run, store: store_lib.Store) -> int | None:
+  """How many images a run asks its teacher about; None where it has none."""
   if 'teacher' not in run.parents:
     return None
-  if getattr(run.module, 'ACCESS', 'scores') == 'weights':
+  if run.access == 'weights':
     return 0
-  method = store.program(run).method
-  if 'teacher' in method.answer_fns and _asks_once(run):
+  method = store.program(run).trained()
+  if 'teacher' in method.answer_fns and run.asks_once:
     return store.num_examples(run)
   if 'teacher' in method.answer_fns:
     return store.num_steps(run) * run.recipe['batch_size']
@@ -266,8 +253,9 @@ def _queries_per_step(run: Run, store: store_lib.Store) -> int:
   key = jax.random.key(0)
   order = jax.numpy.arange(run.recipe['batch_size'])
   batch = jax.eval_shape(program.prepare, store.examples(run), order, key)
-  state = jax.eval_shape(program.method.init, key, batch, frozen)
-  return oracle.queries(program.method.step, state, frozen, batch, key)
+  method = program.trained()
+  state = jax.eval_shape(method.init, key, batch, frozen)
+  return oracle.queries(method.step, state, frozen, batch, key)
 
 
 def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
@@ -285,7 +273,7 @@ def _weights_of_file(
   """The variables of a network whose weights come from a file."""
   program, task = store.program(run), store.task(run.judged_on)
   state = train.initial_state(
-    program.method, task.train, program.prepare_test, jax.random.key(0)
+    program.trained(), task.train, program.prepare_test, jax.random.key(0)
   )
   try:
     found = interop.from_torch(run.model, interop.load(path))

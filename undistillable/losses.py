@@ -38,6 +38,19 @@ def finite(logits: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.asarray(logits, jnp.float32), WITHHELD)
 
 
+def is_withheld(logits: jax.Array) -> jax.Array:
+  """Which classes a teacher does not serve: bool[..., K].
+
+  Args:
+    logits: float[..., K], of `finite`, at temperature 1.
+
+  Example:
+    >>> is_withheld(finite(jnp.array([-500.0, -jnp.inf])))
+    Array([False,  True], dtype=bool)
+  """
+  return jnp.asarray(logits, jnp.float32) < 0.5 * WITHHELD
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Cross entropy of softmax(logits) with integer labels.
 
@@ -58,9 +71,43 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     1.3862943649291992
   """
   _check_labels(logits, labels)
-  return optax.softmax_cross_entropy_with_integer_labels(
-    finite(logits), labels
-  )
+  return optax.softmax_cross_entropy_with_integer_labels(finite(logits), labels)
+
+
+def label_smoothing(
+  logits: jax.Array, labels: jax.Array, *, epsilon: float
+) -> jax.Array:
+  """Cross entropy with labels that give every class a share of the score.
+
+  Equation: `-sum_k t_k log softmax(z)_k` with `t = (1 - eps) e_y + eps / K`:
+  the label itself keeps `1 - eps + eps / K`.
+
+  Args:
+    logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    epsilon: the share that is spread over all K classes, in 0..1; 0 is cross
+      entropy.
+
+  Returns:
+    float32[...], in nats.
+
+  Raises:
+    ValueError: the shapes do not fit, or epsilon is outside 0..1.
+    AssertionError: epsilon is an array that makes it other than [...].
+
+  Example:
+    >>> z = jnp.zeros((1, 4))
+    >>> float(label_smoothing(z, jnp.array([2]), epsilon=0.1)[0])
+    1.3862943649291992
+
+  Source: Szegedy et al. (2016), arXiv:1512.00567, section 7.
+  """
+  check_share('epsilon', epsilon)
+  uniform = -jnp.mean(log_scores(logits), axis=-1)
+  loss = (1 - epsilon) * cross_entropy(logits, labels) + epsilon * uniform
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
 
 
 def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -188,6 +235,74 @@ def distillation(
   return loss
 
 
+def decoupled_distillation(
+  student_logits: jax.Array,
+  teacher_logits: jax.Array,
+  labels: jax.Array,
+  *,
+  temperature: float,
+  alpha: float,
+  beta: float,
+) -> jax.Array:
+  """The divergence of distillation in two parts, each with its own weight.
+
+  Equation: `tau^2 (alpha KL(b_T || b_S) + beta KL(n_T || n_S))`, where at tau
+  `b = (p_y, 1 - p_y)` says how sure a network is of the label, and `n`, the
+  softmax over the other classes, how it ranks those. With alpha 1 and beta
+  1 - p_y of the teacher it is `tau^2 KL(teacher || student)`. No gradient
+  reaches the teacher.
+
+  Args:
+    student_logits: float[..., K].
+    teacher_logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    temperature: tau > 0, of all softmaxes.
+    alpha: weight of the label, >= 0.
+    beta: weight of the other classes, >= 0.
+
+  Returns:
+    float32[...].
+
+  Raises:
+    ValueError: shapes do not fit, tau <= 0, or a weight < 0.
+    AssertionError: tau or a weight is an array that makes it other than [...].
+
+  Example:
+    >>> z = jnp.array([[0.0, 2.0, 1.0]])
+    >>> y = jnp.array([1])
+    >>> float(decoupled_distillation(
+    ...   z, z, y, temperature=4.0, alpha=1.0, beta=8.0)[0])
+    0.0
+
+  Source: Zhao et al. (2022), arXiv:2203.08679, eq. 7.
+  """
+  check_positive('temperature', temperature)
+  check_not_negative('alpha', alpha)
+  check_not_negative('beta', beta)
+  _check_same_shape(student_logits, teacher_logits)
+  _check_labels(student_logits, labels)
+  num_classes = jnp.shape(student_logits)[-1]
+  others = ~jax.nn.one_hot(labels, num_classes, dtype=bool)
+
+  def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log p_y and log(1 - p_y), [...]; and log n, [..., K], 0 at the label."""
+    log_p = log_scores(logits, temperature)
+    sure = jnp.sum(jnp.where(others, 0.0, log_p), axis=-1)
+    # Not log(1 - p_y), which is the logarithm of 0 where the network is sure.
+    unsure = jax.nn.logsumexp(log_p, axis=-1, where=others)
+    return sure, unsure, jnp.where(others, log_p - unsure[..., None], 0.0)
+
+  sure_t, unsure_t, others_t = parts(jax.lax.stop_gradient(teacher_logits))
+  sure_s, unsure_s, others_s = parts(student_logits)
+  of_label = jnp.exp(sure_t) * (sure_t - sure_s)
+  of_label += jnp.exp(unsure_t) * (unsure_t - unsure_s)
+  of_others = jnp.sum(jnp.exp(others_t) * (others_t - others_s), axis=-1)
+  loss = temperature**2 * (alpha * of_label + beta * of_others)
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
+
+
 def self_undermining(
   teacher_logits: jax.Array,
   adversary_logits: jax.Array,
@@ -277,6 +392,12 @@ def check_alpha(alpha: float) -> None:
   """Raises ValueError unless the concrete weight `alpha` is in 0..1."""
   if _is_number(alpha) and not 0 <= alpha <= 1:
     raise ValueError(f'alpha={alpha}; expected a weight in 0..1')
+
+
+def check_share(name: str, value: float) -> None:
+  """Raises ValueError unless the concrete `value` is in 0..1."""
+  if _is_number(value) and not 0 <= value <= 1:
+    raise ValueError(f'{name}={value}; expected a share in 0..1')
 
 
 def _is_number(value: float) -> bool:

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from undistillable import config as config_lib, errors, study
-from undistillable.analysis import table
+from undistillable.report import table
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of configs/.', lock_config=True
@@ -72,7 +72,7 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
     # Everything is written and closed by now; to take the interpreter down
     # under a computation that is still running can crash it.
     os._exit(130)
-  print(table.text_table(results['summary']))
+  print(table.text(results['summary']))
   print(f'\nReport: {workdir / chosen.name / "report.html"}')
 
 

@@ -33,7 +33,8 @@ class Forward(NamedTuple):
 
   Attributes:
     logits: float[B, K], of the network in training.
-    answers: {role: float[B, K]}, what frozen networks say of the same images.
+    answers: {role: float[B, K]}, what frozen networks say of the same images;
+      int[B] of whoever is told the top classes alone.
     batch: image: float[B, H, W, C], label: int[B].
     features: what `features_fn` of `supervised` chose of the network's
       intermediate values; () without one.
@@ -41,6 +42,8 @@ class Forward(NamedTuple):
     step: int32[], steps taken before this one.
     total: the sum of an array over all devices, itself on one; no gradient
       goes through it.
+    axis_name: the axis over which the batch is spread, for BatchNorm of the
+      second group; None on one device.
   """
 
   logits: jax.Array
@@ -50,6 +53,7 @@ class Forward(NamedTuple):
   extra: state_lib.PyTree
   step: jax.Array
   total: Callable[[jax.Array], jax.Array]
+  axis_name: str | None = None
 
 
 # Forward -> (loss float[B], further metrics float[B] by name)
@@ -79,7 +83,8 @@ class Extra(NamedTuple):
   """A second group of parameters, trained beside the network and then dropped.
 
   Attributes:
-    init: `(rng, Forward) -> params`; of an initial forward pass.
+    init: `(rng, Forward) -> params`; of an initial forward pass, in evaluation
+      mode, of a single example.
     optimizer: an optax transformation.
   """
 
@@ -126,6 +131,7 @@ def supervised(
     batch: Batch,
     rng: jax.Array,
     axis_name: str | None,
+    train: bool = train,
   ) -> tuple[Forward, state_lib.PyTree]:
     """What the loss sees, without the second group, and what has changed."""
     mutable = ['batch_stats'] if train else []
@@ -154,6 +160,7 @@ def supervised(
       extra=(),
       step=jnp.zeros((), jnp.int32),
       total=functools.partial(_total, axis_name=axis_name),
+      axis_name=axis_name,
     )
     return seen, updates.get('batch_stats', variables['batch_stats'])
 
@@ -173,7 +180,8 @@ def supervised(
     )
     if extra is None:
       return state
-    seen, _ = forward(model, variables, frozen, batch, rng, None)
+    # One example is no batch to normalise by.
+    seen, _ = forward(model, variables, frozen, batch, rng, None, train=False)
     params = extra.init(jax.random.fold_in(rng, 1), seen)
     return dataclasses.replace(
       state, extra=params, extra_opt_state=extra.optimizer.init(params)
@@ -206,11 +214,12 @@ def supervised(
     grads, (metrics, batch_stats) = jax.grad(mean_loss, has_aux=True)(
       (state.params, state.extra)
     )
-    # Statistics are averaged too: a model that cannot pool them over the
-    # devices would otherwise leave each device with its own.
-    grads, metrics, batch_stats = average(
-      (grads, metrics, batch_stats), axis_name
-    )
+    grads, metrics = average((grads, metrics), axis_name)
+    if train:
+      # Statistics are averaged too: a model that cannot pool them over the
+      # devices would otherwise leave each device with its own. Those that a
+      # method leaves alone would not survive a mean of three bit for bit.
+      batch_stats = average(batch_stats, axis_name)
     params, opt_state = _update(
       optimizer, grads[0], state.opt_state, state.params
     )

@@ -31,9 +31,7 @@ class Oracle:
   module: nn.Module | None = None
   labels_only: bool = False
 
-  def scores(
-    self, variables: state_lib.PyTree, images: jax.Array
-  ) -> jax.Array:
+  def scores(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
     """The answers, and with them the queries, of a batch of images.
 
     Args:
@@ -53,9 +51,7 @@ class Oracle:
       )
     return self._ask(variables, images)
 
-  def labels(
-    self, variables: state_lib.PyTree, images: jax.Array
-  ) -> jax.Array:
+  def labels(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
     """int32[B], the top classes alone; of equal scores the first."""
     return jnp.argmax(self._ask(variables, images), axis=-1)
 

@@ -46,8 +46,8 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
     _check(config)
     planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
     for run in planned:
-      # Any number of classes and examples shows whether the parts fit.
-      programs.build(run, 10, run.recipe['batch_size'])
+      # Any number of examples shows whether the parts fit.
+      programs.build(run, run.recipe['batch_size'])
   except ValueError as error:
     raise errors.InputError(f'config: {error}') from error
   return in_order(planned)
@@ -261,9 +261,9 @@ class Job:
     )
     found = self.settings(method, run.module) | dict(settings or {})
     learns_from = run.learns_from
-    if 'images' in parents or run.data == 'none':
+    if 'images' in parents or run.access_to_data == 'none':
       learns_from = {}
-    elif run.data == 'foreign':
+    elif run.access_to_data == 'foreign':
       learns_from = self._transfer_set(judged_on)
     return dataclasses.replace(run, settings=found, learns_from=learns_from)
 
@@ -339,11 +339,6 @@ def _ancestors(run: Run) -> set[Run]:
 def _check(config: ml_collections.ConfigDict) -> None:
   """What no single run can see."""
   for field in ('seeds', 'students', 'defenses', 'attacks'):
-    if isinstance(config[field], str):
-      raise ValueError(
-        f'{field}={config[field]!r}; expected names in parentheses, as in '
-        f'({config[field]!r},)'
-      )
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
   if any(seed < 0 for seed in config.seeds):

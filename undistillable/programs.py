@@ -36,13 +36,17 @@ class Program:
   prepare_test: parallel.PrepareFn
   answer_fn: method_lib.ApplyFn
 
+  def trained(self) -> method_lib.Method:
+    """The method of a run that is known to have one."""
+    assert self.method, 'nothing is trained'
+    return self.method
 
-def build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
+
+def build(run: runs.Run, num_examples: int) -> Program:
   """Builds the functions of a run; compiles nothing.
 
   Args:
     run: the run.
-    num_classes: of the data set that it is judged on.
     num_examples: in its training set.
 
   Returns:
@@ -51,7 +55,7 @@ def build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   Raises:
     ValueError: an unknown name or an impossible value in its config.
   """
-  return _build(anonymous(run), num_classes, num_examples)
+  return _build(anonymous(run), num_examples)
 
 
 def anonymous(run: runs.Run) -> runs.Run:
@@ -60,9 +64,9 @@ def anonymous(run: runs.Run) -> runs.Run:
   return dataclasses.replace(run, parents=parents, seed=0, compared_with={})
 
 
-def answer_fn(run: runs.Run, num_classes: int) -> method_lib.ApplyFn:
+def answer_fn(run: runs.Run) -> method_lib.ApplyFn:
   """What a client of a network is answered, `(variables, images) -> [B, K]`."""
-  return _answer_fn(_as_asked(run), num_classes)
+  return _answer_fn(_as_asked(run))
 
 
 def _as_asked(run: runs.Run) -> runs.Run:
@@ -86,32 +90,32 @@ def _as_asked(run: runs.Run) -> runs.Run:
 
 
 @functools.lru_cache(maxsize=64)
-def _answer_fn(run: runs.Run, num_classes: int) -> method_lib.ApplyFn:
+def _answer_fn(run: runs.Run) -> method_lib.ApplyFn:
   """The same function for runs that are asked alike."""
   serve = getattr(run.module, 'serve', None)
   return serving.answer_fn(
-    run.network(num_classes),
+    run.network(),
     serve,
     run.method_settings if serve else None,
-    {k: parent.network(num_classes) for k, parent in run.parents.items()},
+    {k: parent.network() for k, parent in run.parents.items()},
   )
 
 
 @functools.lru_cache(maxsize=16)
-def _build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
+def _build(run: runs.Run, num_examples: int) -> Program:
   """See `build`."""
   recipe = dict(run.recipe)
   parallel.check_batch_size(recipe['batch_size'], num_examples)
   for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
     if recipe[field] < 1:
       raise ValueError(f'{field}={recipe[field]}; expected at least 1')
-  network = run.network(num_classes)
+  network = run.network()
   method = run.module.make(
     network,
     _optimizer(run, num_examples),
     run.method_settings,
     {
-      role: _given(run, role, parent, num_classes)
+      role: _given(run, role, parent)
       for role, parent in run.parents.items()
       if role != 'images'
     },
@@ -123,24 +127,27 @@ def _build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   return Program(
     method=method,
     prepare=batches.blank_fn(image_shape, dtype)
-    if run.data == 'none'
+    if run.access_to_data == 'none'
     else prepare(augment=recipe['augment']),
     prepare_test=prepare(),
-    answer_fn=answer_fn(run, num_classes),
+    answer_fn=answer_fn(run),
   )
 
 
-def _given(
-  run: runs.Run, role: str, parent: runs.Run, num_classes: int
-) -> Any:
+def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
   """What a method gets of a parent: an oracle of whom it robs, else all."""
-  module = parent.network(num_classes)
+  module = parent.network()
   if run.role == 'teacher' or role != 'teacher':
     return module
-  access = getattr(run.module, 'ACCESS', 'scores')
+  return _oracle(_as_asked(parent), run.access)
+
+
+@functools.lru_cache(maxsize=64)
+def _oracle(teacher: runs.Run, access: str) -> oracle.Oracle:
+  """The same for all who ask alike: methods of equal oracles are not equal."""
   return oracle.Oracle(
-    answer_fn(parent, num_classes),
-    module if access == 'weights' else None,
+    _answer_fn(teacher),
+    teacher.network() if access == 'weights' else None,
     labels_only=access == 'labels',
   )
 

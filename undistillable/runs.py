@@ -11,17 +11,25 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from undistillable import attacks, defenses, models, registry, writers
+from undistillable import attacks, data, defenses, models, registry, writers
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
+# What must agree for two runs to go through the same batches side by side.
+_SHARED_FIELDS = (
+  'epochs',
+  'batch_size',
+  'augment',
+  'evaluate_every_epochs',
+  'checkpoint_every_epochs',
+)
 DTYPES = ('bfloat16', 'float32')
 
 
@@ -122,9 +130,41 @@ class Run:
     return registry.settings(self.module, self.settings)
 
   @property
-  def data(self) -> str:
+  def access_to_data(self) -> str:
     """What its method learns from: 'own', 'foreign' or 'none'."""
     return getattr(self.module, 'DATA', 'own')
+
+  @property
+  def access(self) -> str:
+    """What its teacher gives away: 'labels', 'scores' or 'weights'."""
+    return getattr(self.module, 'ACCESS', 'scores')
+
+  @property
+  def has_owners_data(self) -> bool:
+    """Whether it learns from images of the owner, or at least their like."""
+    return self.access_to_data == 'own' and 'images' not in self.parents
+
+  @property
+  def asks_once(self) -> bool:
+    """Whether the networks that it hears are asked about every image once."""
+    return self.queries == 'cached' or self.recipe['augment'] == 'none'
+
+  @property
+  def answers_key(self) -> Hashable:
+    """Equal for runs that hear the same answers, and gain by hearing them
+    together."""
+    if not self.parents or self.num_made is not None or self.asks_once:
+      return self.id
+    return (
+      self.role,
+      self.method,
+      self.seed,
+      self.dtype,
+      self.queries,
+      tuple((role, parent.id) for role, parent in self.parents.items()),
+      json.dumps([self.learns_from, self.judged_on], sort_keys=True),
+      tuple(self.recipe[field] for field in _SHARED_FIELDS),
+    )
 
   @property
   def chain(self) -> list['Run']:
@@ -140,16 +180,21 @@ class Run:
       return sum(
         run.settings['num_images'] for run in self.parents['images'].chain
       )
-    if self.data != 'none':
+    if self.access_to_data != 'none':
       return None
     steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
     return self.settings.get('num_images', steps)
 
-  def network(self, num_classes: int) -> nn.Module:
+  @property
+  def num_classes(self) -> int:
+    """Of the data set that it is judged on."""
+    return data.get_source(self.judged_on['name']).num_classes
+
+  def network(self) -> nn.Module:
     """The untrained module."""
     if self.dtype not in DTYPES:
       raise ValueError(
         f'unknown dtype {self.dtype!r}; known: {", ".join(DTYPES)}'
       )
     dtype = jnp.dtype(self.dtype)
-    return models.get_model(self.model, num_classes, dtype=dtype)
+    return models.get_model(self.model, self.num_classes, dtype=dtype)

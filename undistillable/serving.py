@@ -63,7 +63,7 @@ def answer_fn(
     >>> model = models.get_model('cnn8', 10)
     >>> served = answer_fn(model, stingy.serve, stingy.Settings())
   """
-  logits_fn = method.frozen_fn(model)
+  logits_fn, parents = method.frozen_fn(model), dict(parents or {})
   if serve is None:
     return logits_fn
 
@@ -72,7 +72,7 @@ def answer_fn(
     query = Query(
       images,
       logits_fn(variables, images),
-      {k: Network(v, known[k]) for k, v in (parents or {}).items()},
+      {k: Network(v, known[k]) for k, v in parents.items() if k in known},
     )
     return jax.lax.stop_gradient(losses.finite(serve(query, settings)))
 

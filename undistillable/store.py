@@ -109,10 +109,6 @@ class Store:
     keys = ('name', 'limit', 'val_fraction', 'val_seed')
     return self._load_task(json.dumps({key: settings[key] for key in keys}))
 
-  def num_classes(self, run: runs.Run) -> int:
-    """Of the data set that a run is judged on, without loading it."""
-    return data.get_source(run.judged_on['name']).num_classes
-
   def examples(self, run: runs.Run) -> Arrays:
     """What a run is trained on; of no data, only how many there would be."""
     if 'images' in run.parents:
@@ -126,7 +122,7 @@ class Store:
         train = data.take_fraction(train, settings['fraction'], run.seed)
       except ValueError as error:
         raise errors.InputError(f'fraction: {error}') from error
-    if run.data == 'foreign':  # Their own labels mean nothing here.
+    if run.access_to_data == 'foreign':  # Their own labels mean nothing here.
       train = {**train, 'label': np.full_like(train['label'], -1)}
     return train
 
@@ -136,7 +132,7 @@ class Store:
 
   def program(self, run: runs.Run) -> programs.Program:
     """The functions of a run."""
-    return programs.build(run, self.num_classes(run), self.num_examples(run))
+    return programs.build(run, self.num_examples(run))
 
   def num_steps(self, run: runs.Run) -> int:
     """Steps of the whole training of a run; 0 where nothing is trained."""
@@ -212,7 +208,7 @@ class Store:
       float32[N, K].
     """
     return evaluate.predict(
-      programs.answer_fn(run, self.num_classes(run)),
+      programs.answer_fn(run),
       self.variables(run) if variables is None else variables,
       arrays,
       prepare or self.program(run).prepare_test,
@@ -223,7 +219,10 @@ class Store:
     """What is needed, beside its own variables, to serve a network."""
     if not hasattr(run.module, 'serve'):
       return {}
-    return {serving.PARENTS: self.frozen(run)}
+    parents = self.frozen(run)
+    if self.program(run).method is None:
+      del parents['normal']  # That is the network which is served.
+    return {serving.PARENTS: parents}
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """What a finished run left, and what serving it takes besides."""

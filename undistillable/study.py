@@ -12,13 +12,12 @@ from undistillable import (
   errors,
   execute,
   plan,
-  report,
   runs as runs_lib,
   store as store_lib,
   train,
   writers,
 )
-from undistillable.analysis import responses, summary
+from undistillable.report import responses, summary, write
 
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = (
@@ -64,7 +63,7 @@ def _measure_main(
   return {}
 
 
-MAIN = Study('', plan.make, _measure_main, report.write, go_on=False)
+MAIN = Study('', plan.make, _measure_main, write.write, go_on=False)
 
 
 def run(

@@ -24,18 +24,32 @@ from types import ModuleType
 from undistillable import registry
 from undistillable.attacks import (
   adaptive_inversion,
+  averager,
   dafl,
   deep_inversion,
+  dfme,
+  dkd,
+  hard_label,
   kd,
+  knockoff,
+  label_smoothing,
   scratch,
+  skeptical,
 )
 
 ATTACKS = {
   'adaptive_inversion': adaptive_inversion,
+  'averager': averager,
   'dafl': dafl,
   'deep_inversion': deep_inversion,
+  'dfme': dfme,
+  'dkd': dkd,
+  'hard_label': hard_label,
   'kd': kd,
+  'knockoff': knockoff,
+  'label_smoothing': label_smoothing,
   'scratch': scratch,
+  'skeptical': skeptical,
 }
 
 

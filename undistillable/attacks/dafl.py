@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import optax
@@ -95,29 +94,6 @@ def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
   return generator_losses.collapsed(metrics, dataclasses.asdict(settings))
 
 
-@flax.struct.dataclass
-class State:
-  """What a step changes: two networks, of which the student is the result.
-
-  Attributes:
-    student: its `step` counts its own updates, `student_steps` a step.
-    generator: its `step` counts the steps of the method.
-  """
-
-  student: state_lib.TrainState
-  generator: state_lib.TrainState
-
-  @property
-  def step(self) -> jax.Array:
-    """int32[], steps taken so far."""
-    return self.generator.step
-
-  @property
-  def variables(self) -> dict[str, state_lib.PyTree]:
-    """Of the student: what is evaluated and published."""
-    return self.student.variables
-
-
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -175,20 +151,22 @@ def make(
     optax.adam(settings.generator_learning_rate),
   )
 
-  def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> generators.State:
     student_rng, generator_rng = jax.random.split(rng)
-    return State(
+    return generators.State(
       student=student.init(student_rng, batch, frozen),
       generator=trainer.init(generator_rng, batch),
     )
 
   def step(
-    state: State,
+    state: generators.State,
     frozen: method.Frozen,
     batch: method.Batch,
     rng: jax.Array,
     axis_name: str | None = None,
-  ) -> tuple[State, method.Metrics]:
+  ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng = jax.random.split(rng)
     generator, images, metrics = trainer.update(
       state.generator,
@@ -215,7 +193,7 @@ def make(
       )
       every.append(student_metrics)
     mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
-    return State(student=student_state, generator=generator), metrics | mean
+    return generators.State(student_state, generator), metrics | mean
 
   return method.Method(init, step)
 

@@ -52,7 +52,7 @@ def judge(run: Any, store: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
   known = store.variables(teacher)
   arrays = as_arrays(variables, run.normalization)
   prepare = store.program(run).prepare_test
-  model = teacher.network(store.num_classes(teacher))
+  model = teacher.network()
   logits = store.answers(teacher, arrays, prepare)
   found = evaluate.scores(logits, arrays['label'])
   return {

@@ -5,19 +5,26 @@ Importing this pulls in neither tfds nor scikit-learn; loading does.
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import tempfile
 
+import tqdm
+
 from undistillable import errors
 from undistillable.data import (
+  archives,
   batches,
   cifar,
   dataset,
   digits,
   folders,
+  patches,
+  reading,
   splits,
   tiny_imagenet,
+  writing,
 )
 
 DataError = dataset.DataError
@@ -30,6 +37,7 @@ DATASETS = {
   'cifar10': cifar.CIFAR10,
   'cifar100': cifar.CIFAR100,
   'digits': digits.DIGITS,
+  'patches': patches.PATCHES,
   'tiny_imagenet': tiny_imagenet.TINY_IMAGENET,
 }
 
@@ -88,13 +96,11 @@ def load(
     >>> load('digits').image_shape
     (8, 8, 1)
   """
-  from undistillable.data import reading
-
   source = get_source(name)
   with contextlib.ExitStack() as stack:
     data_dir = dataset.resolve_dir(data_dir)
     if not source.archives and not folders.find(source, data_dir):
-      data_dir = _prepare_embedded(source, data_dir, stack)
+      data_dir = _prepare_embedded(name, data_dir, stack)
     train, test, class_names = reading.read(source, data_dir)
   return dataset.Dataset(
     name=source.name,
@@ -111,16 +117,18 @@ def prepare(
   *,
   data_dir: str | os.PathLike[str] | None = None,
   archive: str | os.PathLike[str] | None = None,
-  allow_partial: bool = False,
+  unverified: bool = False,
   show_progress: bool = False,
 ) -> tuple[pathlib.Path, bool]:
-  """Prepares a data set once, from an official archive or the network.
+  """Prepares a data set, unless it is prepared already.
 
   Args:
     name: an entry of `DATASETS`.
     data_dir: the folder that holds it; None is tfds' default.
-    archive: the archive on disk; None downloads it to `data_dir/downloads`.
-    allow_partial: fewer images than the official archive has will do.
+    archive: an archive on disk; None downloads the official one to
+      `data_dir/downloads`.
+    unverified: `archive` may be another than the official one, and hold fewer
+      images.
     show_progress: draw a bar.
 
   Returns:
@@ -128,31 +136,34 @@ def prepare(
 
   Raises:
     ValueError: unknown name.
-    DataError: the archive is incomplete, damaged or unsafe, and which file in
-      it; or what is prepared already is damaged.
+    DataError: the archive is not an official one, or cannot be read; or what
+      is prepared already is damaged.
   """
-  from undistillable.data import preparing
-
-  return preparing.prepare(
-    get_source(name),
-    dataset.resolve_dir(data_dir),
-    archive=archive,
-    allow_partial=allow_partial,
-    show_progress=show_progress,
-  )
+  source = get_source(name)
+  data_dir = dataset.resolve_dir(data_dir)
+  if folders.find(source, data_dir):
+    return folders.check(source, data_dir).path, False
+  progress_fn = functools.partial(tqdm.tqdm, disable=not show_progress)
+  path = None
+  if archive is not None:
+    path = archives.check(source, archive, unverified=unverified)
+  elif source.archives:
+    path = archives.fetch(
+      source.archives[0], data_dir / 'downloads', progress_fn=progress_fn
+    )
+  content = archives.read(source, path)
+  return writing.write(source, data_dir, content, progress_fn), True
 
 
 def _prepare_embedded(
-  source: dataset.Source, data_dir: pathlib.Path, stack: contextlib.ExitStack
+  name: str, data_dir: pathlib.Path, stack: contextlib.ExitStack
 ) -> pathlib.Path:
   """Prepares in `data_dir`, or for this once where that cannot be written."""
-  from undistillable.data import preparing
-
   try:
-    preparing.prepare(source, data_dir)
+    prepare(name, data_dir=data_dir)
   except OSError as error:
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
       raise
     data_dir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    preparing.prepare(source, data_dir)
+    prepare(name, data_dir=data_dir)
   return data_dir

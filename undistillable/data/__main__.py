@@ -8,6 +8,7 @@
 """
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     arguments.name,
     data_dir=arguments.data_dir,
     archive=arguments.archive,
-    allow_partial=arguments.allow_partial,
+    unverified=arguments.unverified,
     show_progress=True,
   )
   done = 'prepared in' if is_new else 'is already prepared in'
@@ -83,12 +84,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     if fn is _prepare:
       command.add_argument(
-        '--archive', help='an official archive on disk, instead of the network'
+        '--archive', help='an archive on disk, instead of the network'
       )
       command.add_argument(
-        '--allow_partial',
+        '--unverified',
         action='store_true',
-        help='accept an archive with fewer images than the official one',
+        help='accept an archive that is not the official one, as a subset is',
       )
   return parser.parse_args(argv)
 
@@ -114,4 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+  # jax hooks into the garbage collector: an exception that a signal raises
+  # while that runs is printed and lost, and the preparation goes on.
+  gc.disable()
   sys.exit(main())

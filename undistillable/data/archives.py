@@ -1,172 +1,154 @@
-"""Reads archives from elsewhere member by member; nothing is unpacked to disk.
+"""Official archives, known by their sha256: checked, downloaded and read.
 
-Whoever made the archive is not trusted: names that leave the folder, links,
-devices and sizes beyond what the data set can have are refused.
+What has a pinned sha256 is what its authors published, and is trusted. Another
+file, such as a subset, needs `unverified`; it is read alike: nothing of it is
+unpacked to disk, and its pickles make arrays and call nothing else.
 """
 
 import contextlib
-import gzip
+import functools
+import hashlib
+import http.client
+import os
 import pathlib
-import stat
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, NoReturn
+import secrets
+import urllib.request
+from collections.abc import Iterator
 
+from undistillable import errors
 from undistillable.data import dataset
 
-_DAMAGE = (
-  EOFError,
-  NotImplementedError,  # A compression that zipfile does not know.
-  OSError,
-  RecursionError,  # Of headers that go on in headers.
-  tarfile.TarError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECS = 60
 
 
-def read_tar(
-  archive: pathlib.Path, wanted: Collection[str], max_bytes: int
-) -> dict[str, bytes]:
-  """Reads some files of a .tar.gz.
+def check(
+  source: dataset.Source, path: str | os.PathLike[str], *, unverified: bool
+) -> pathlib.Path:
+  """Checks that a file is an official archive of `source`.
 
   Args:
-    archive: the file.
-    wanted: names of files, without the one folder that they are in.
-    max_bytes: that the whole archive may have once uncompressed.
+    source: the data set.
+    path: of the file; may begin with ~.
+    unverified: any file will do.
 
   Returns:
-    {name: content} of those files of `wanted` that the archive holds.
+    The file.
 
   Raises:
-    dataset.DataError: damaged, or unsafe.
+    dataset.DataError: no file, or not an official one.
   """
-  content: dict[str, bytes] = {}
-  with _blaming(archive), gzip.open(archive) as stream:
-    # Any: a stream that tarfile only reads needs nothing but `read`.
-    limited: Any = _Limited(stream, archive, max_bytes)
-    with tarfile.open(fileobj=limited, mode='r|') as tar:
-      for member in tar:
-        _check_name(archive, member.name)
-        if not (member.isreg() or member.isdir()):
-          _refuse(archive, member.name, 'is a link or a device, not a file')
-        # Of a sparse file the zeros are not in the stream, which counts bytes.
-        if member.issparse() or member.size > max_bytes:
-          raise _too_large(archive, max_bytes)
-        name = _within_folder(member.name)
-        if member.isreg() and name and name in wanted:
-          if name in content:
-            _refuse(archive, member.name, 'is there twice')
-          file = tar.extractfile(member)
-          assert file is not None  # Since it is a regular file.
-          content[name] = file.read()
-    while limited.read(1 << 20):
-      pass  # The checksum is behind the end of the tar.
+  archive = pathlib.Path(path).expanduser()
+  if not source.archives:
+    raise dataset.DataError(f'{archive}: {source.name} takes no archive')
+  names = ' or '.join(official.name for official in source.archives)
+  if not archive.is_file():
+    raise dataset.DataError(
+      f'{archive} is no file; {source.name} takes {names}'
+    )
+  if not unverified:
+    digest = _sha256(archive)
+    if digest not in [official.sha256 for official in source.archives]:
+      raise dataset.DataError(
+        f'{archive} is not the official {names}: its sha256 is {digest}; fetch '
+        'it again, or pass --unverified to prepare what it holds'
+      )
+  return archive
+
+
+def fetch(
+  official: dataset.Archive,
+  folder: pathlib.Path,
+  *,
+  progress_fn: dataset.ProgressFn,
+) -> pathlib.Path:
+  """Downloads an archive, unless it lies in `folder` already.
+
+  Args:
+    official: which one.
+    folder: made where it does not exist.
+    progress_fn: wraps the chunks of the file.
+
+  Returns:
+    The file, of the published sha256.
+
+  Raises:
+    dataset.DataError: unreachable, or another file than the published one.
+  """
+  path = folder / official.name
+  if path.is_file() and _sha256(path) == official.sha256:
+    return path
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / f'incomplete.{secrets.token_hex(4)}_{official.name}'
+  try:
+    _download(official.url, partial, progress_fn)
+    digest = _sha256(partial)
+    if digest != official.sha256:
+      raise dataset.DataError(
+        f'{official.url} gave {partial.stat().st_size:,} bytes of sha256 '
+        f'{digest}, expected {official.sha256}; it was thrown away. Try again, '
+        'or pass --archive'
+      )
+    partial.replace(path)
+  except (OSError, http.client.HTTPException) as error:
+    raise dataset.DataError(
+      f'cannot download {official.url} ({error}); fetch it by other means and '
+      f'pass --archive=path/to/{official.name}'
+    ) from error
+  finally:
+    partial.unlink(missing_ok=True)
+  return path
+
+
+def read(
+  source: dataset.Source, archive: pathlib.Path | None
+) -> dataset.Content:
+  """Reads an archive; None for an embedded data set.
+
+  Raises:
+    dataset.DataError: it cannot be read, has no images of a split, or other
+      classes than `source`.
+  """
+  with naming(archive):
+    content = source.read_fn(archive)
+    num_names = len(set(content.class_names['label']))
+    if num_names != source.num_classes:
+      raise ValueError(
+        f'it names {num_names} classes, expected {source.num_classes}'
+      )
+    for split, number in content.num_examples.items():
+      if not number:
+        raise ValueError(f'it holds no {split} images')
   return content
 
 
 @contextlib.contextmanager
-def open_zip(
-  archive: pathlib.Path, max_bytes: int
-) -> Iterator[tuple[Callable[[str], bytes], list[str]]]:
-  """Opens a zip file whose list of files has passed all checks.
-
-  Args:
-    archive: the file.
-    max_bytes: that the whole archive may have once uncompressed.
-
-  Yields:
-    (read_fn, names): `read_fn(name) -> bytes`, and the files' names in order.
-
-  Raises:
-    dataset.DataError: damaged, or unsafe.
-  """
-  with contextlib.ExitStack() as stack:
-    with _blaming(archive):
-      file = stack.enter_context(zipfile.ZipFile(archive))
-    members: dict[str, zipfile.ZipInfo] = {}
-    for member in file.infolist():
-      _check_name(archive, member.filename)
-      mode = stat.S_IFMT(member.external_attr >> 16)
-      if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-        _refuse(archive, member.filename, 'is a link or a device, not a file')
-      if member.flag_bits & 1:
-        _refuse(archive, member.filename, 'is encrypted')
-      # The others are unpacked whole before anything can be counted.
-      if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        _refuse(archive, member.filename, 'is not compressed by "deflate"')
-      if member.filename in members:
-        _refuse(archive, member.filename, 'is there twice')
-      members[member.filename] = member
-    if sum(member.file_size for member in members.values()) > max_bytes:
-      raise _too_large(archive, max_bytes)
-
-    def read(name: str) -> bytes:
-      member = members[name]
-      with _blaming(f'{archive}: {name}'), file.open(member) as stream:
-        # No more than was declared and added up above.
-        return stream.read(member.file_size + 1)
-
-    yield read, [name for name in members if not name.endswith('/')]
-
-
-class _Limited:
-  """A stream that ends in an error where a bomb would go on."""
-
-  def __init__(
-    self, stream: gzip.GzipFile, archive: pathlib.Path, max_bytes: int
-  ) -> None:
-    self._stream = stream
-    self._archive = archive
-    self._max_bytes = max_bytes
-    self._num_bytes = 0
-
-  def read(self, size: int) -> bytes:
-    content = self._stream.read(size)
-    self._num_bytes += len(content)
-    if self._num_bytes > self._max_bytes:
-      raise _too_large(self._archive, self._max_bytes)
-    return content
-
-
-@contextlib.contextmanager
-def _blaming(file: pathlib.Path | str) -> Iterator[None]:
-  """Names the file that is damaged."""
+def naming(file: pathlib.Path | str | None) -> Iterator[None]:
+  """Says in one sentence what is wrong with `file`."""
   try:
     yield
-  except FileNotFoundError:
-    raise dataset.DataError(f'{file} does not exist') from None
-  except _DAMAGE as error:
-    raise dataset.DataError(
-      f'{file} is truncated, damaged or no such archive ({error}); fetch it '
-      'again'
-    ) from error
+  except errors.InputError:
+    raise
+  # zlib, tarfile, zipfile, pickle, NumPy and Pillow each raise kinds of their
+  # own for damaged bytes.
+  except Exception as error:
+    raise dataset.DataError(f'{file} cannot be read: {error}') from error
 
 
-def _check_name(archive: pathlib.Path, name: str) -> None:
-  """Refuses names that would leave the folder, were they unpacked."""
-  parts = name.replace('\\', '/').split('/')
-  if name.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
-    _refuse(archive, name, 'leads out of the folder')
+def _sha256(path: pathlib.Path) -> str:
+  with path.open('rb') as stream:
+    return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
-def _within_folder(name: str) -> str | None:
-  """'train.bin' of 'cifar-100-binary/train.bin', './train.bin' or itself."""
-  parts = [part for part in name.split('/') if part not in ('', '.')]
-  return parts[-1] if len(parts) in (1, 2) else None
-
-
-def _refuse(archive: pathlib.Path, name: str, reason: str) -> NoReturn:
-  raise dataset.DataError(
-    f'{archive} holds {name!r}, which {reason}; no official archive '
-    'does: fetch it again from its official address'
-  )
-
-
-def _too_large(archive: pathlib.Path, max_bytes: int) -> dataset.DataError:
-  return dataset.DataError(
-    f'{archive} unpacks to more than {max_bytes / 2**20:,.0f} MiB, more than '
-    'the data set has; fetch it again from its official address'
-  )
+def _download(
+  url: str, path: pathlib.Path, progress_fn: dataset.ProgressFn
+) -> None:
+  with (
+    urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as stream,
+    path.open('wb') as file,
+  ):
+    num_bytes = int(stream.headers['Content-Length'] or 0)
+    chunks = iter(functools.partial(stream.read, _CHUNK_BYTES), b'')
+    total = -(-num_bytes // _CHUNK_BYTES) or None
+    for chunk in progress_fn(chunks, desc=path.name, total=total, unit='MiB'):
+      file.write(chunk)

@@ -2,97 +2,213 @@
 
 Source: A. Krizhevsky (2009), Learning Multiple Layers of Features from Tiny
 Images. What is prepared here equals, record by record, what tfds prepares with
-TensorFlow, so either reads the other's folder.
+TensorFlow, so either reads the other's folder. The official archives hold
+either binary files or pickles of Python 2.
 """
 
 import functools
+import io
 import pathlib
-from collections.abc import Iterator
+import pickle
+import tarfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from undistillable.data import cifar_archives, dataset
+import numpy as np
+import PIL.Image
+
+from undistillable.data import dataset
+
+_Files = Mapping[str, bytes]  # By name, without the folder.
+_Splits = dict[str, dict[str, np.ndarray]]
+_Names = dict[str, list[str]]  # Of the classes, by key of the label.
 
 _SHAPE = (32, 32, 3)
+_IMAGE_BYTES = 32 * 32 * 3
+_NUM_EXAMPLES = {'train': 50_000, 'test': 10_000}
+
+_BATCHES = {
+  'cifar10': {
+    'train': [f'data_batch_{number}' for number in range(1, 6)],
+    'test': ['test_batch'],
+  },
+  'cifar100': {'train': ['train'], 'test': ['test']},
+}
+_META = {'cifar10': 'batches.meta', 'cifar100': 'meta'}
+# Our key: (key in the pickles, key of the names there, file of the names beside
+# binary files); in the order of the bytes of a record.
+_LABELS = {
+  'cifar10': {'label': ('labels', 'label_names', 'batches.meta.txt')},
+  'cifar100': {
+    'coarse_label': (
+      'coarse_labels',
+      'coarse_label_names',
+      'coarse_label_names.txt',
+    ),
+    'label': ('fine_labels', 'fine_label_names', 'fine_label_names.txt'),
+  },
+}
 
 
-def _builder_class(
-  name: str,
-  archive: pathlib.Path,
-  *,
-  allow_partial: bool = False,
-  progress_fn: dataset.ProgressFn,
-) -> type:
-  """The tfds builder of an archive that has been read."""
-  import PIL.Image
-  import tensorflow_datasets as tfds
+def _read(name: str, archive: pathlib.Path) -> dataset.Content:
+  """All images of an archive, in memory."""
+  files = _read_tar(archive)
+  is_binary = any(file.endswith('.bin') for file in files)
+  read_fn = _read_binary if is_binary else _read_pickles
+  try:
+    splits, class_names = read_fn(name, files)
+  except KeyError as error:
+    raise ValueError(f'it holds no {error}') from error
+  for split, arrays in splits.items():
+    _check(split, arrays, class_names)
 
-  source = {'cifar10': CIFAR10, 'cifar100': CIFAR100}[name]
-  splits, class_names = cifar_archives.read_archive(
-    name, archive, allow_partial=allow_partial
-  )
-
-  # Not registered: tfds' own builder has the name.
-  class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """CIFAR, as tfds writes it, but without TensorFlow."""
-
-    VERSION = tfds.core.Version(source.version)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-      labels = {
-        key: tfds.features.ClassLabel(names=names)
-        for key, names in class_names.items()
-      }
-      return tfds.core.DatasetInfo(
-        builder=self,
-        description=f'60,000 colour images of 32x32 pixels, {name}.',
-        features=tfds.features.FeaturesDict(
-          {
-            'id': tfds.features.Text(),
-            'image': tfds.features.Image(shape=_SHAPE),
-            **labels,
-          }
-        ),
-        supervised_keys=('image', 'label'),
-        homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
-        citation='A. Krizhevsky (2009), Learning Multiple Layers of Features.',
+  def examples(split: str) -> Iterator[dataset.Example]:
+    arrays = splits[split]
+    # In an archive channels come first.
+    images = arrays['image'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    # The key is the index, as in tfds: it decides the order of the records.
+    for index, image in enumerate(images):
+      yield (
+        index,
+        {
+          'id': f'{split}_{index:05d}',
+          'image': PIL.Image.fromarray(image),
+          **{key: int(arrays[key][index]) for key in class_names},
+        },
       )
 
-    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
-      del dl_manager
-      return {
-        split: self._generate_examples(split, arrays)
-        for split, arrays in splits.items()
-      }
+  return dataset.Content(
+    class_names=class_names,
+    num_examples={s: len(arrays['label']) for s, arrays in splits.items()},
+    examples_fn=examples,
+  )
 
-    def _generate_examples(
-      self, split: str, arrays: dataset.Split
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-      # The key is the index, as in tfds: it decides the order of the records.
-      for index in progress_fn(range(len(arrays['label'])), desc=split):
-        yield (
-          index,
-          {
-            'id': f'{split}_{index:05d}',
-            'image': PIL.Image.fromarray(arrays['image'][index]),
-            **{key: int(arrays[key][index]) for key in class_names},
-          },
-        )
 
-  Cifar.name = name
-  return Cifar
+def _read_tar(archive: pathlib.Path) -> _Files:
+  """The files of a .tar.gz; a link leads to another of them, or nowhere."""
+  files = {}
+  with tarfile.open(archive, 'r:gz') as tar:
+    for member in tar:
+      if stream := tar.extractfile(member):  # None of a folder.
+        files[member.name.rpartition('/')[2]] = stream.read()
+  return files
 
+
+def _read_binary(name: str, files: _Files) -> tuple[_Splits, _Names]:
+  """Records of one byte a label, then 3,072 of the image."""
+  labels = _LABELS[name]
+  splits = {}
+  for split, batches in _BATCHES[name].items():
+    content = b''.join(files[f'{batch}.bin'] for batch in batches)
+    records = np.frombuffer(content, np.uint8).reshape(
+      -1, len(labels) + _IMAGE_BYTES
+    )
+    splits[split] = dict(zip(labels, records.T, strict=False))
+    splits[split]['image'] = records[:, len(labels) :]
+  class_names = {
+    key: files[file].decode().split() for key, (*_, file) in labels.items()
+  }
+  return splits, class_names
+
+
+def _read_pickles(name: str, files: _Files) -> tuple[_Splits, _Names]:
+  """Dicts of an array of images, and of lists of labels."""
+  splits = {}
+  for split, batches in _BATCHES[name].items():
+    loaded = [_unpickle(files[batch]) for batch in batches]
+    keys = {'image': 'data'}
+    keys |= {key: theirs for key, (theirs, *_) in _LABELS[name].items()}
+    splits[split] = {
+      key: np.concatenate([batch[theirs] for batch in loaded])
+      for key, theirs in keys.items()
+    }
+  meta = _unpickle(files[_META[name]])
+  class_names = {
+    key: meta[theirs] for key, (_, theirs, _) in _LABELS[name].items()
+  }
+  return splits, class_names
+
+
+class _Unpickler(pickle.Unpickler):
+  """Makes arrays and numbers of NumPy, and calls nothing else."""
+
+  _KNOWN = {
+    '_codecs.encode',
+    'numpy.dtype',
+    'numpy.ndarray',
+    'numpy._core.multiarray._reconstruct',
+    'numpy._core.multiarray.scalar',
+    'numpy._core.numeric._frombuffer',
+    'numpy.core.multiarray._reconstruct',
+    'numpy.core.multiarray.scalar',
+    'numpy.core.numeric._frombuffer',
+  }
+
+  def find_class(self, module: str, name: str) -> Any:
+    if f'{module}.{name}' not in self._KNOWN:
+      raise ValueError(
+        f'its pickle asks for {module}.{name}, which no array needs; it was '
+        'not run'
+      )
+    return super().find_class(module, name)
+
+
+def _unpickle(content: bytes) -> dict[str, Any]:
+  # The encoding of NumPy's arrays in pickles of Python 2.
+  return _Unpickler(io.BytesIO(content), encoding='latin1').load()
+
+
+def _check(
+  split: str, arrays: Mapping[str, np.ndarray], class_names: _Names
+) -> None:
+  """Every image needs each of its labels, in range."""
+  image = arrays['image']
+  if image.dtype != np.uint8 or image.shape[1:] != (_IMAGE_BYTES,):
+    raise ValueError(
+      f'its {split} images are {image.dtype}{image.shape}, expected '
+      f'uint8[N, {_IMAGE_BYTES}]'
+    )
+  for key, names in class_names.items():
+    label = arrays[key]
+    if label.shape != image.shape[:1]:
+      raise ValueError(
+        f'it holds {len(image)} {split} images and {key}s of shape '
+        f'{label.shape}'
+      )
+    if label.min(initial=0) < 0 or label.max(initial=0) >= len(names):
+      raise ValueError(
+        f'it has {split} {key}s from {label.min()} to {label.max()}, expected '
+        f'0 to {len(names) - 1}'
+      )
+
+
+# Checksums: of the binary files as published in tfds (`url_checksums`), of the
+# pickles as published in Keras (`keras.datasets`).
 
 CIFAR10 = dataset.Source(
   name='cifar10',
   version='3.0.2',
   image_shape=_SHAPE,
   num_classes=10,
-  num_examples=cifar_archives.COUNTS,
+  num_examples=_NUM_EXAMPLES,
   # As released; the std of the pixels themselves is .2470 .2435 .2616.
   mean=(0.4914, 0.4822, 0.4465),
   std=(0.247, 0.243, 0.261),
-  builder_fn=functools.partial(_builder_class, 'cifar10'),
-  archives=('cifar-10-binary.tar.gz', 'cifar-10-python.tar.gz'),
+  description=(
+    '60,000 colour images of 32x32 pixels in 10 classes; A. Krizhevsky '
+    '(2009), Learning Multiple Layers of Features from Tiny Images'
+  ),
+  read_fn=functools.partial(_read, 'cifar10'),
+  archives=(
+    dataset.Archive(
+      'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
+      'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
+    ),
+    dataset.Archive(
+      'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
+      '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce',
+    ),
+  ),
 )
 
 CIFAR100 = dataset.Source(
@@ -100,10 +216,23 @@ CIFAR100 = dataset.Source(
   version='3.0.2',
   image_shape=_SHAPE,
   num_classes=100,
-  num_examples=cifar_archives.COUNTS,
+  num_examples=_NUM_EXAMPLES,
   # Its own; the released code normalises it with the constants of CIFAR-10.
   mean=(0.5071, 0.4865, 0.4409),
   std=(0.2673, 0.2564, 0.2762),
-  builder_fn=functools.partial(_builder_class, 'cifar100'),
-  archives=('cifar-100-binary.tar.gz', 'cifar-100-python.tar.gz'),
+  description=(
+    '60,000 colour images of 32x32 pixels in 100 classes; A. Krizhevsky '
+    '(2009), Learning Multiple Layers of Features from Tiny Images'
+  ),
+  read_fn=functools.partial(_read, 'cifar100'),
+  archives=(
+    dataset.Archive(
+      'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
+      '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
+    ),
+    dataset.Archive(
+      'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
+      '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7',
+    ),
+  ),
 )

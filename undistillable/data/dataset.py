@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from undistillable import errors
 
 # {'image': uint8[N, H, W, C], 'label': int32[N]}.
 Split = Mapping[str, np.ndarray]
+# (key, {'id': str, 'image': a PIL image or encoded bytes, 'label': int, ...}).
+Example = tuple[int | str, dict[str, Any]]
 # Wraps an iterable of given `total` and `desc`, as tqdm does.
 ProgressFn = Callable[..., Iterable[Any]]
 
@@ -50,6 +52,40 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
+class Archive:
+  """An archive as its authors published it.
+
+  Attributes:
+    url: whose last part is the file's name.
+    sha256: of its bytes, in hexadecimal.
+  """
+
+  url: str
+  sha256: str
+
+  @property
+  def name(self) -> str:
+    return self.url.rpartition('/')[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+  """What an archive holds, to be written to a folder.
+
+  Attributes:
+    class_names: {'label': one name a class, by label}; CIFAR-100 has a
+      'coarse_label' as well.
+    num_examples: {'train': number, 'test': number}.
+    examples_fn: `(split)` yields examples; tfds sorts them by a hash of their
+      keys.
+  """
+
+  class_names: Mapping[str, Sequence[str]]
+  num_examples: Mapping[str, int]
+  examples_fn: Callable[[str], Iterator[Example]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
   """A data set on disk, `data_dir/name/version`, as tfds lays it out.
 
@@ -61,10 +97,10 @@ class Source:
     num_examples: {'train': number, 'test': number} of the whole data set.
     mean: of the training images, by channel, in units of 0..1.
     std: alike.
-    builder_fn: `(archive, *, allow_partial, progress_fn)` reads and checks an
-      archive and returns a tfds builder class.
-    archives: file names that `builder_fn` reads, the one to download first;
-      none where the data set is embedded.
+    description: what it is and whose, for whoever finds the folder.
+    read_fn: `(archive)` reads an archive; of an embedded data set, None.
+    archives: the official ones, the one to download first; none where the data
+      set is embedded.
   """
 
   name: str
@@ -74,8 +110,9 @@ class Source:
   num_examples: Mapping[str, int]
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  builder_fn: Callable[..., type]
-  archives: tuple[str, ...] = ()
+  description: str
+  read_fn: Callable[..., Content]
+  archives: tuple[Archive, ...] = ()
 
   @property
   def command(self) -> str:
@@ -91,33 +128,3 @@ def resolve_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   if path.exists() and not path.is_dir():
     raise DataError(f'data_dir={path} is a file, expected a folder')
   return path
-
-
-def check_counts(
-  archive: pathlib.Path,
-  given: Mapping[str, int],
-  expected: Mapping[str, int],
-  allow_partial: bool,
-) -> None:
-  """Compares an archive's numbers of images with the official ones.
-
-  Args:
-    archive: for the error.
-    given: {'train': number, 'test': number}.
-    expected: alike.
-    allow_partial: fewer will do, but at least one.
-
-  Raises:
-    DataError: too many, none, or fewer without `allow_partial`.
-  """
-  if given == expected:
-    return
-  message = (
-    f'{archive} holds {given["train"]:,} train and {given["test"]:,} test '
-    f'images, expected {expected["train"]:,} and {expected["test"]:,}'
-  )
-  fewer = all(0 < given[split] <= expected[split] for split in expected)
-  if fewer and not allow_partial:
-    message += '; to prepare what there is, pass --allow_partial'
-  if not (fewer and allow_partial):
-    raise DataError(message)

@@ -1,5 +1,6 @@
 """Finds a prepared folder and checks it, without tfds and within a second."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -16,8 +17,6 @@ Shards = dict[str, list[tuple[pathlib.Path, int]]]
 # What tfds assumes of folders older than the field.
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
-# A record of ours is a small image; a longer one is a damaged length.
-_MAX_RECORD_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +55,15 @@ def check(source: dataset.Source, data_dir: pathlib.Path) -> Folder:
   prepare = f'`{source.command} --data_dir={data_dir}`'
   if path is None:
     raise dataset.DataError(_absent(source, data_dir) + f'; {prepare} does it')
-  info_file = path / 'dataset_info.json'
   try:
-    info = _read_json(info_file)
-    _check_features(source, _read_json(path / 'features.json'))
-    shards = _list_shards(path, info)
-    _check_counts(info['fileFormat'], shards)
+    _check_features(source, path / 'features.json')
+    file_format, shards = _list_shards(path / 'dataset_info.json')
+    _check_counts(file_format, shards)
   except _FaultError as fault:
     raise dataset.DataError(
       f'{source.name}: {fault}. Remove {path} and prepare it again: {prepare}'
     ) from fault
-  return Folder(path, info['fileFormat'], shards)
+  return Folder(path, file_format, shards)
 
 
 def _version_number(path: pathlib.Path) -> tuple[int, ...]:
@@ -100,64 +97,50 @@ def _absent(source: dataset.Source, data_dir: pathlib.Path) -> str:
   return message
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  """An object from a file."""
+@contextlib.contextmanager
+def _reading(file: pathlib.Path) -> Iterator[Any]:
+  """Yields what a JSON file says; what it does not say is its fault."""
   try:
-    content = json.loads(file.read_text(encoding='utf-8'))
+    yield json.loads(file.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise _FaultError(
       f'{file} is missing; the folder is half-prepared'
     ) from None
-  except (OSError, ValueError) as error:
-    raise _FaultError(f'{file} cannot be read ({error})') from error
-  if not isinstance(content, dict):
-    raise _FaultError(f'{file} holds no JSON object')
-  return content
+  except (KeyError, OSError, TypeError, ValueError) as error:
+    raise _FaultError(
+      f'{file} does not describe the data set ({error!r})'
+    ) from error
 
 
-def _check_features(
-  source: dataset.Source, features: Mapping[str, Any]
-) -> None:
+def _check_features(source: dataset.Source, file: pathlib.Path) -> None:
   """The images and labels must be those of `source`."""
-  try:
-    features = features['featuresDict']['features']
+  with _reading(file) as content:
+    features = content['featuresDict']['features']
     shape = features['image']['image']['shape']['dimensions']
     shape = tuple(int(size) for size in shape)
     num_classes = int(features['label']['classLabel']['numClasses'])
-  except (KeyError, TypeError, ValueError) as error:
+  if (shape, num_classes) != (source.image_shape, source.num_classes):
     raise _FaultError(
-      f"features.json describes no 'image' and 'label' ({error!r})"
-    ) from error
-  given = (shape, num_classes)
-  expected = (source.image_shape, source.num_classes)
-  if given != expected:
-    raise _FaultError(
-      f'features.json says images of {shape} in {num_classes} classes, '
-      f'expected {expected[0]} in {expected[1]}'
+      f'{file} says images of {shape} in {num_classes} classes, expected '
+      f'{source.image_shape} in {source.num_classes}'
     )
 
 
-def _list_shards(path: pathlib.Path, info: Mapping[str, Any]) -> Shards:
-  """The files of each split, with the number of records in each."""
-  try:
+def _list_shards(file: pathlib.Path) -> tuple[str, Shards]:
+  """(format, the files of each split with the number of records in each)."""
+  shards: Shards = {}
+  with _reading(file) as info:
     splits = {split['name']: split for split in info['splits']}
-    shards: Shards = {}
     for name in ('train', 'test'):
       lengths = [int(length) for length in splits[name]['shardLengths']]
       template = splits[name].get('filepathTemplate', _TEMPLATE)
-      files = [
-        path / _format(template, info, name, index, len(lengths))
-        for index in range(len(lengths))
+      shards[name] = [
+        (file.parent / _format(template, info, name, i, len(lengths)), length)
+        for i, length in enumerate(lengths)
       ]
-      shards[name] = list(zip(files, lengths, strict=True))
       if not sum(lengths):
-        raise _FaultError(f'{path / "dataset_info.json"} says {name} is empty')
-  except (KeyError, TypeError, ValueError) as error:
-    raise _FaultError(
-      f'{path / "dataset_info.json"} does not describe train and test '
-      f'({error!r})'
-    ) from error
-  return shards
+        raise _FaultError(f'{file} says {name} is empty')
+    return info['fileFormat'], shards
 
 
 def _format(
@@ -234,7 +217,7 @@ def tfrecords(file: pathlib.Path, *, skip: bool = False) -> Iterator[bytes]:
     while head := stream.read(12):
       length = struct.unpack('<Q', head[:8])[0] if len(head) == 12 else size
       end = stream.tell() + length + 4
-      if length > _MAX_RECORD_BYTES or end > size:
+      if end > size:
         raise _FaultError(f'{file} is truncated or damaged')
       yield b'' if skip else stream.read(length)
       stream.seek(end)

@@ -20,11 +20,22 @@ and, where it needs them,
 from types import ModuleType
 
 from undistillable import registry
-from undistillable.defenses import nasty, none
+from undistillable.defenses import (
+  label_smoothing,
+  nasty,
+  nasty_head,
+  none,
+  reverse_sigmoid,
+  stingy,
+)
 
 DEFENSES = {
+  'label_smoothing': label_smoothing,
   'nasty': nasty,
+  'nasty_head': nasty_head,
   'none': none,
+  'reverse_sigmoid': reverse_sigmoid,
+  'stingy': stingy,
 }
 
 

@@ -49,8 +49,18 @@ def make(
 
   Source: Ma et al. (2021), arXiv:2105.07381, eq. 2.
   """
+  return method.supervised(
+    model,
+    optimizer,
+    loss_fn(settings),
+    answer_fns={'adversary': method.as_frozen_fn(parents['adversary'])},
+  )
 
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+
+def loss_fn(settings: Settings) -> method.LossFn:
+  """Self-undermining against the answers of 'adversary'."""
+
+  def loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
     adversary_logits = seen.answers['adversary']
     loss = losses.self_undermining(
       seen.logits,
@@ -64,12 +74,7 @@ def make(
     )
     return loss, {'kl': kl}
 
-  return method.supervised(
-    model,
-    optimizer,
-    loss_fn,
-    answer_fns={'adversary': method.as_frozen_fn(parents['adversary'])},
-  )
+  return loss
 
 
 def remedy(settings: Settings) -> str:
