@@ -1,4 +1,4 @@
-"""Methods: the released training trajectories, what is frozen, two devices."""
+"""Methods: the released trajectories, what is frozen, what a loss sees."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Training: resumed equals uninterrupted, looped equals stepped, two = one."""
+"""Training: resumed, looped, on two devices, beside others: it is the same."""
 
 import dataclasses
 import functools
