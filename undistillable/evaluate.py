@@ -60,7 +60,7 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     withheld truth would decide it otherwise.
   """
   log_p = _log_scores(logits)
-  if (log_p <= losses.WITHHELD / 2).any():
+  if losses.is_withheld(log_p).any():
     num_classes = log_p.shape[-1]
     log_p = np.log((1 - num_classes * _FLOOR) * np.exp(log_p) + _FLOOR)
   return {
