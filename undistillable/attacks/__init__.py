@@ -16,7 +16,13 @@ and, where it differs from the default,
              batches then have a shape and a number for each example alone;
   plan       `(job, teacher, student) -> runs`, see `plan.Job`; the last one is
              the student;
-  remedy     `settings -> str`: what to change where the training diverges.
+  remedy     `settings -> str`: what to change where the training diverges;
+  warning    `(metrics, settings) -> str | None`: what its last epoch says;
+  updates_per_epoch  `(settings, steps) -> int`: of the optimizer, for its
+             schedule; default: one a step;
+  judge      `(run, store, variables) -> numbers` of a finished run, and
+  watch      `(run, folder) -> evaluate_fn` of one in training, where these are
+             no networks, see `synthesis`.
 """
 
 from types import ModuleType
