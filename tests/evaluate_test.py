@@ -78,12 +78,18 @@ def test_a_class_that_is_withheld_takes_no_part():
   found = evaluate.fidelity(student, teacher)
   np.testing.assert_allclose(found['kl'], expected, rtol=1e-6)
   assert evaluate.fidelity(teacher, teacher)['kl'] == 0
-  scores = evaluate.scores(teacher, np.array([2]))
-  np.testing.assert_allclose(scores['nll'], -np.log(0.75), rtol=1e-6)
 
 
-def test_the_label_itself_may_be_withheld():
-  """Whoever suppresses it is told a large number, and not a missing one."""
+def test_a_withheld_truth_costs_as_much_as_one_in_ten_thousand():
+  """The probabilities of all classes are then mixed with that floor."""
+  teacher = np.array([[0.0, -np.inf, np.log(3.0)]], np.float32)
+  for label, probability in ((1, 0.0), (2, 0.75)):
+    found = evaluate.scores(teacher, np.array([label]))['nll']
+    expected = -np.log((1 - 3e-4) * probability + 1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_whatever_is_withheld_is_judged_with_numbers():
   withholding = np.array([[0.0, -np.inf, 1.0]], np.float32)
   values = [
     *evaluate.scores(withholding, np.array([1])).values(),
@@ -92,4 +98,3 @@ def test_the_label_itself_may_be_withheld():
     *evaluate.fidelity(withholding[:, [1, 0, 2]], withholding).values(),
   ]
   assert np.isfinite(values).all()
-  assert evaluate.scores(withholding, np.array([1]))['nll'] > 1e6

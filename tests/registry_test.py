@@ -60,6 +60,7 @@ EXCEPTIONS = {
     'generator_learning_rate': 1e-4,  # Or the images change too much.
   },
   'deep_inversion': INVERSION,
+  'dfme': {'latent_dim': 10, 'generator_width': 8},
 }
 # The same code with fewer blocks, where a full one takes minutes to compile.
 DENSENET = {'block_sizes': (1, 1, 1, 1), 'growth': 8}
