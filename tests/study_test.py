@@ -396,7 +396,10 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'dataset': 'digitz'}, "unknown dataset 'digitz'; known: cifar10"),
     ({'teacher.model': 'resnet17'}, "unknown model 'resnet17'; known: "),
     ({'students': ('cnn8', 'cnn9')}, "unknown model 'cnn9'; known: "),
-    ({'defenses': ('nasy',)}, "unknown defense 'nasy'; known: label_smoothing, nasty"),
+    (
+      {'defenses': ('nasy',)},
+      "unknown defense 'nasy'; known: label_smoothing, nasty",
+    ),
     (
       {'attacks': ('kdd',)},
       "unknown attack 'kdd'; known: adaptive_inversion, ",

@@ -69,8 +69,8 @@ class Method:
     step: `(state, frozen, batch, rng, axis_name=None) -> (state, metrics)`;
       metrics are scalars by name, averaged over the devices of `axis_name`.
     answer_fns: {role: `(variables, images) -> float[B, K]`, or int[B]} of the
-      frozen networks of which the step reads nothing but their answers to the batch's
-      own images. Whoever has these already hands them in as
+      frozen networks of which the step reads nothing but their answers to the
+      batch's own images. Whoever has these already hands them in as
       batch['answers'][role], and frozen[role] is then not read.
   """
 
