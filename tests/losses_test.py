@@ -313,3 +313,13 @@ LOSS_FNS = {
     first, second, y, temperature=4.0, omega=0.04
   ),
 }
+
+
+def test_decoupled_distillation_of_a_certain_answer_is_that_of_the_label():
+  """Where all classes but the label are withheld, the others say nothing."""
+  teacher = jnp.array([[0.0] + 9 * [-jnp.inf]])
+  student, labels = jnp.zeros((1, 10)), jnp.array([0])
+  loss = losses.decoupled_distillation(
+    student, teacher, labels, temperature=4.0, alpha=0.0, beta=1.0
+  )
+  assert float(loss[0]) == pytest.approx(0.0, abs=1e-5)

@@ -126,3 +126,14 @@ def test_a_module_answers_as_in_an_evaluation():
     oracle.as_oracle(MODEL).scores(frozen['teacher'], IMAGES),
     method.frozen_fn(MODEL)(frozen['teacher'], IMAGES),
   )
+
+
+def test_what_was_traced_before_is_counted_again():
+  """As the one step that seeds and teachers share."""
+  ask = oracle.as_oracle(lambda variables, images: images)
+
+  def step(images):
+    return ask.scores({}, images)
+
+  images = np.zeros((5, 10), np.float32)
+  assert [oracle.queries(step, images) for _ in range(3)] == [5, 5, 5]

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import linecache
 import pathlib
 import re
 import sys
@@ -720,3 +721,41 @@ def test_a_config_of_the_first_edition_is_told_what_to_rename():
     plan_lib.make(old)
   with pytest.raises(errors.InputError, match='start from undistillable.con'):
     plan_lib.make(ml_collections.ConfigDict({'dataset': 'digits'}))
+
+
+def test_ones_own_code_is_part_of_a_runs_name(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'own_package').mkdir()
+  path = tmp_path / 'own_package' / 'mine.py'
+  ids = []
+  for changed in ('', '# Changed.'):
+    path.write_text(f'from undistillable.defenses.nasty import *{changed}\n')
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    sys.modules.pop('own_package.mine', None)
+    planned = plan_lib.make(_config(defenses=('own_package.mine',)))
+    ids.append([run.id for run in planned])
+  equal = [a == b for a, b in zip(*ids, strict=True)]
+  assert equal == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'defenses': ('a.mine', 'b.mine')}, 'two modules of one name'),
+    ({'defenses': ('a.nasty',)}, "'nasty' is a method of the package"),
+    ({'adversary.init_from': 'x'}, 'is set, but not adversary.model'),
+  ],
+)
+def test_names_that_would_share_settings_are_refused(changes, message):
+  with pytest.raises(errors.InputError, match=message):
+    plan_lib.make(_config(**changes))
+
+
+def test_a_served_network_of_a_file_is_one_for_all_seeds(tmp_path):
+  weights = tmp_path / 'weights.safetensors'
+  variables = _untrained(num_classes=10)
+  interop.save(weights, interop.to_torch('cnn8', variables))
+  changes = {'teacher.init_from': str(weights), 'defenses': ('stingy',)}
+  planned = plan_lib.make(_config(seeds=(1, 2), **changes))
+  assert sum(run.role == 'teacher' for run in planned) == 2

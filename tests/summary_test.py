@@ -148,12 +148,12 @@ def test_many_defenses_and_attacks_have_a_row_each():
   assert 'label_smoothing alone' in table.text(summary)
 
 
-def test_what_is_served_and_not_trained_lacks_no_seed():
+def test_what_comes_from_a_file_lacks_no_seed():
   entries = _study((90.0, 91.0), (92.0, 93.0), (70.0, 71.0))
   entries = [e for e in entries if e['id'] != 'teacher-resnet8-none-1']
   summary = summary_lib.summarize(entries)
   assert any('has no result yet for seed 1' in n for n in summary['notes'])
-  entries[0] |= {'epochs': 0}
+  entries[0]['config']['init_from'] = 'sha256:0'
   notes = summary_lib.summarize(entries)['notes']
   assert not any(note.startswith('normal resnet8') for note in notes)
 

@@ -14,6 +14,7 @@ as soon as one probability underflows.
 import chex
 import jax
 import jax.numpy as jnp
+import jax.typing
 import optax
 
 # Stands for the logarithm of a score of 0: a class that is not served. Its
@@ -38,7 +39,7 @@ def finite(logits: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.asarray(logits, jnp.float32), WITHHELD)
 
 
-def is_withheld(logits: jax.Array) -> jax.Array:
+def is_withheld(logits: jax.typing.ArrayLike) -> jax.Array:
   """Which classes a teacher does not serve: bool[..., K].
 
   Args:
@@ -290,7 +291,10 @@ def decoupled_distillation(
     sure = jnp.sum(jnp.where(others, 0.0, log_p), axis=-1)
     # Not log(1 - p_y), which is the logarithm of 0 where the network is sure.
     unsure = jax.nn.logsumexp(log_p, axis=-1, where=others)
-    return sure, unsure, jnp.where(others, log_p - unsure[..., None], 0.0)
+    # Not log_p - unsure, which is 0 for each where all of them are withheld:
+    # beside 1e9 the logarithm of their number is lost in rounding.
+    log_n = jax.nn.log_softmax(log_p, where=others)
+    return sure, unsure, jnp.where(others, log_n, 0.0)
 
   sure_t, unsure_t, others_t = parts(jax.lax.stop_gradient(teacher_logits))
   sure_s, unsure_s, others_s = parts(student_logits)

@@ -155,13 +155,17 @@ class Job:
         f'defense {method!r} has the parents {sorted(missing)}, but no plan '
         'that says what they are'
       )
-    return self._run(
+    run = self._run(
       'teacher',
       model or self.config.teacher.model,
       method,
       {role: own[role] for role in roles},
       share=1.0,  # The owner has all of the training set.
     )
+    if programs.build(run, run.recipe['batch_size']).method is None:
+      # What is served is one network, and so is its protected form.
+      return dataclasses.replace(run, seed=own['normal'].seed)
+    return run
 
   def student(
     self,
@@ -343,8 +347,24 @@ def _check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f'{field} is empty; name at least one')
   if any(seed < 0 for seed in config.seeds):
     raise ValueError(f'seeds={config.seeds}; expected numbers >= 0')
+  for one in (config.defenses, config.attacks):
+    if len(set(map(registry.short, one))) < len(set(one)):
+      raise ValueError(f'{one}: two modules of one name would share settings')
+  methods = {*defenses.DEFENSES, *attacks.ATTACKS}
+  for one in (config.defenses, config.attacks):
+    for name in one:
+      if '.' in name and registry.short(name) in methods:
+        raise ValueError(
+          f'{name!r}: {registry.short(name)!r} is a method of the package, '
+          'whose settings it would get; call your module otherwise'
+        )
+  if config.adversary.init_from and not config.adversary.model:
+    raise ValueError(
+      'adversary.init_from is set, but not adversary.model; without it the '
+      'normal teacher is the adversary'
+    )
   named = (*config.defenses, *config.attacks, 'made_up')
-  known = {*models.MODELS, *defenses.DEFENSES, *attacks.ATTACKS}
+  known = {*models.MODELS, *methods}
   for name in set(config.recipes) - known - set(map(registry.short, named)):
     raise ValueError(f'recipes: there is no model or method {name!r}')
   if config.dataset not in data.DATASETS:

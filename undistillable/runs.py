@@ -9,6 +9,7 @@ run is never touched again, any other is resumed.
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
 from collections.abc import Hashable, Mapping
@@ -88,6 +89,13 @@ class Run:
     if self.init_from is not None:
       weights = pathlib.Path(self.init_from).read_bytes()
       content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
+    if '.' in self.method:  # One's own, of which VERSION says nothing.
+      try:
+        source = inspect.getsource(self.module)
+      except (OSError, TypeError):  # It was made in memory.
+        source = ''
+      digest = hashlib.sha256(source.encode()).hexdigest()
+      content['source'] = f'sha256:{digest}'
     content['version'] = VERSION
     return writers.as_json(content)
 

@@ -57,7 +57,8 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   Knowledge Distillation", ICLR workshop PAIR2Struct.
   """
   logits = losses.finite(query.logits)
-  number = max(1, int(settings.ratio * logits.shape[-1]))
+  # Not less for 0.29 of 100, which is 28.999999999999996.
+  number = max(1, int(settings.ratio * logits.shape[-1] + 1e-6))
   largest, places = jax.lax.top_k(logits, number)
   withheld = jnp.full_like(logits, losses.WITHHELD)
   return jnp.put_along_axis(withheld, places, largest, axis=-1, inplace=False)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
+from undistillable import losses
 from undistillable.report import draw, peaks, summary as summary_lib, words
 from undistillable.report.summary import Row, Summary
 
@@ -90,7 +91,9 @@ def _panel(
   ):
     _draw_image(axes, image, names[label])
   color = draw.COLORS[row['color']]
-  columns = ('Logits', logits), ('Probabilities', _softmax(logits))
+  # A class that is withheld has no bar.
+  served = np.where(losses.is_withheld(logits), np.nan, logits)
+  columns = ('Logits', served), ('Probabilities', _softmax(logits))
   for i, (told, values) in enumerate(columns, 1):
     _draw_column(grid[:, i], values[picked], labels, color)
     grid[0, i].set_title(
@@ -117,7 +120,7 @@ def _draw_column(
   """Bars for every picked image, all on one scale."""
   classes = np.arange(values.shape[1])
   many = len(classes) > _MAX_NAMED
-  low, high = min(values.min(), 0.0), values.max()
+  low, high = min(np.nanmin(values), 0.0), max(np.nanmax(values), 0.0)
   margin = 0.06 * (high - low)
   for axes, row, true in zip(column, values, labels, strict=True):
     bars = axes.bar(

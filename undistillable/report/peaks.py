@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import figure as mpl_figure
 
+from undistillable import losses
 from undistillable.report import draw, words
 from undistillable.report.summary import NUM_COLORS
 
@@ -36,10 +37,11 @@ def count(logits: npt.ArrayLike) -> np.ndarray:
     int[N], from 1 to K; K where all logits are equal.
   """
   z = np.asarray(logits, np.float64)
+  served = z >= 0.5 * losses.WITHHELD  # The others have no logit.
   top = z.max(axis=1, keepdims=True)
   # Not below 0: the mean of equal numbers may round to above them.
-  height = np.maximum(top - z.mean(axis=1, keepdims=True), 0.0)
-  return np.sum(top - z <= (1 - _SHARE) * height, axis=1)
+  height = np.maximum(top - z.mean(axis=1, keepdims=True, where=served), 0.0)
+  return np.sum(served & (top - z <= (1 - _SHARE) * height), axis=1)
 
 
 def statistics(

@@ -259,7 +259,9 @@ def _missing_seeds(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
 
 def _trained(usable: Sequence[Entry]) -> list[Entry]:
   """Less what was not trained here: that is one network for all seeds."""
-  return [entry for entry in usable if entry.get('epochs') != 0]
+  return [
+    entry for entry in usable if not entry.get('config', {}).get('init_from')
+  ]
 
 
 def _one_seed(usable: Sequence[Entry]) -> list[str]:

@@ -68,12 +68,25 @@ def lines_of(cells: Sequence[sweeps.Cell]) -> list[Line]:
     color = cell['kind']
     if color == 'protected':
       color = f'defense-{defenses.index(cell["defense"]) % NUM_COLORS}'
-    panel = f'Student {cell["model"]}' if student else 'Teachers'
     name = words.line_name(cell)
-    line = {'panel': panel, 'name': name, 'color': color, 'points': {}}
-    points = lines.setdefault((panel, name), line)['points']
-    points[cell['x']] = cell['accuracy']
+    for panel in _panels_of(cell, cells) if student else ['Teachers']:
+      line = {'panel': panel, 'name': name, 'color': color, 'points': {}}
+      points = lines.setdefault((panel, name), line)['points']
+      points[cell['x']] = cell['accuracy']
   return list(lines.values())
+
+
+def _panels_of(cell: sweeps.Cell, cells: Sequence[sweeps.Cell]) -> list[str]:
+  """Of a student: one for each attack, where there are several."""
+  robbers = [c for c in cells if c['role'] == 'student' and c['defense']]
+  panel = f'Student {cell["model"]}'
+  if len({c.get('attack') for c in robbers}) < 2:
+    return [panel]
+  mine = [cell] if cell['defense'] else robbers
+  attacks = dict.fromkeys(
+    c.get('attack') for c in mine if c['model'] == cell['model']
+  )
+  return [f'{panel} by {attack}' for attack in attacks] or [panel]
 
 
 def panels(

@@ -41,6 +41,7 @@ def collect(entries: Sequence[Entry], value_fn: ValueFn) -> list[Cell]:
       entry['role'],
       entry['model'],
       entries_lib.kind_of(entry, by_id),
+      entry['method'] if entry['role'] == 'student' else None,
       owner['method'] if owner else None,
       value_fn(entry, by_id),
     ].append(entry)
@@ -52,7 +53,7 @@ def collect(entries: Sequence[Entry], value_fn: ValueFn) -> list[Cell]:
   for key, group in sorted(groups.items(), key=_order):
     student = key[0] == 'student'
     found = dict(
-      zip(('role', 'model', 'kind', 'defense', 'x'), key, strict=True)
+      zip(('role', 'model', 'kind', 'attack', 'defense', 'x'), key, strict=True)
     )
     found['accuracy'] = stats.accuracy(group)
     found['difference'] = compare(group, 'control' if student else 'normal')
@@ -63,11 +64,14 @@ def collect(entries: Sequence[Entry], value_fn: ValueFn) -> list[Cell]:
 
 def _order(item: tuple[tuple[Any, ...], Any]) -> Any:
   """Teachers, then students; what learns alone first; rising values."""
-  role, model, kind, defense, x = item[0]
+  role, model, kind, attack, defense, x = item[0]
   return (
     role != 'teacher',
     entries_lib.natural(model),
     _KINDS.index(kind),
+    # The control before others who ask nobody.
+    attack != entries_lib.CONTROL,
+    entries_lib.natural(attack),
     entries_lib.natural(defense),
     (x is not None, isinstance(x, str), entries_lib.natural(x)),
     x if isinstance(x, float | int) else 0,
