@@ -18,7 +18,10 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['undistillable*']),
-  package_data={'undistillable': ['py.typed', '*.html', '*.css']},
+  package_data={
+    'undistillable': ['py.typed'],
+    'undistillable.report': ['*.html', '*.css'],
+  },
   # Nothing below a floor is tested. Where no other reason is given, it is the
   # version in Colab's TPU and GPU runtimes (August 2026; .ci/colab.txt): with
   # a higher one pip would replace what is there.

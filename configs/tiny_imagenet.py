@@ -11,159 +11,62 @@ smoke (with a ResNeXt-29 teacher, some minutes on two cores).
 """
 
 import ml_collections
-from ml_collections import config_dict
+
+from undistillable import config as config_lib
 
 
 def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
-  if preset not in PRESETS:
-    raise ValueError(f'unknown preset {preset!r}; known: {", ".join(PRESETS)}')
-  config = ml_collections.ConfigDict()
-
-  # What is learned.
-  config.dataset = 'tiny_imagenet'  # A name of data.DATASETS.
-  config.data_dir = config_dict.placeholder(str)  # None: tfds' default folder.
-  config.normalization = 'tiny_imagenet'  # Whose channel means and deviations.
-  config.val_fraction = 0.02  # Share of the training set held out.
-  config.limit = config_dict.placeholder(int)  # Examples a split; None: all.
-
-  # Who takes part; names of models.MODELS.
-  config.teacher = ml_collections.ConfigDict()
-  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
-  # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
-  config.teacher.init_from = config_dict.placeholder(str)
-  config.adversary = ml_collections.ConfigDict()
-  # None: the normal teacher is the adversary ("self-undermining").
-  config.adversary.model = config_dict.placeholder(str)
-  config.adversary.init_from = config_dict.placeholder(str)  # As above.
+  config = config_lib.base()
+  config.dataset = config.normalization = 'tiny_imagenet'
   config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
-  config.seeds = (0, 1, 2)  # Each trains all networks anew.
-
-  # How the owner protects the teacher.
-  config.defense = ml_collections.ConfigDict()
-  config.defense.name = 'nasty'  # A name of defenses.DEFENSES.
-  config.defense.omega = 0.01  # The released code agrees.
-  config.defense.temperature = 20.0  # tau_A
-  config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
-
-  # How the thief learns.
-  config.attack = ml_collections.ConfigDict()
-  config.attack.name = 'kd'  # A name of attacks.ATTACKS.
-  config.attack.temperature = 20.0  # tau_S
-  config.attack.alpha = 0.9  # Weight of the teacher against the labels.
-  config.fraction = 1.0  # Share of the training set that the thief has.
-
-  # How every network is trained.
-  config.recipe = ml_collections.ConfigDict()
-  config.recipe.epochs = 200  # Passes over the training set.
-  config.recipe.batch_size = 128  # Over all devices.
-  config.recipe.augment = 'rotate_flip'  # A name of augment.AUGMENTATIONS.
-  config.recipe.optimizer = 'sgd'  # A name of optimizers.OPTIMIZERS.
-  config.recipe.learning_rate = 0.1  # The highest one.
-  config.recipe.momentum = 0.9  # Of SGD; beta_1 of Adam.
-  config.recipe.weight_decay = 5e-4  # Of every parameter, as in PyTorch.
-  config.recipe.schedule = 'step'  # A name of optimizers.SCHEDULES.
-  config.recipe.milestones = (60, 120, 160)  # Epochs, for the schedule 'step'.
-  config.recipe.gamma = 0.2  # Factor at each milestone.
-  config.recipe.warmup_epochs = 0  # Linear rise from 0.
-  config.recipe.evaluate_every_epochs = 5  # On the held-out part.
-  # The article's way: the best epoch on the test set is shown beside the last.
-  config.recipe.best_on_test = False
-  config.recipe.checkpoint_every_epochs = 1  # What a crash can cost at most.
-
-  # What is changed for single models: config.recipes.cnn = {'epochs': 100}.
-  config.recipes = ml_collections.ConfigDict()
-
-  # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
-  config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
-  config.eval_batch_size = 256  # Over all devices; bounds the memory only.
-  # At most so many networks of the same seed and frozen parents in one step.
-  config.together = 4
-  config.progress = True  # A progress bar.
-
-  # What the experiments of the article vary, one at a time.
-  config.grid = ml_collections.ConfigDict()
-  config.grid.teachers = ('resnet18', 'resnet50', 'resnext29')  # Of its table.
-  config.grid.students = ('mobilenetv2', 'shufflenetv2')  # Of the others.
-  config.grid.stronger_students = ('resnet34', 'resnet50')  # Than the teacher.
-  # Besides the teacher's own kind.
+  config.nasty.omega = 0.01  # The released code agrees.
+  config.nasty.temperature = config.kd.temperature = 20.0
+  config.stingy.ratio = 0.1
+  config.reverse_sigmoid.beta = 0.008
+  config.averager.temperature = config.skeptical.temperature = 20.0
+  config.dkd.beta = 8.0
+  config.dafl.one_hot_weight = 0.5
+  config.dafl.entropy_weight = 20.0
+  config.dafl.activation_weight = 0.1
+  for name in ('deep_inversion', 'adaptive_inversion'):
+    config[name].num_images = 100_000
+  config.recipe.epochs = 200
+  config.recipe.augment = 'rotate_flip'
+  config.recipe.milestones = (60, 120, 160)
+  config.recipe.gamma = 0.2
+  config_lib.change_recipe(config, 'dafl', gamma=0.1)
+  config.grid.teachers = ('resnet18', 'resnet50', 'resnext29')
+  config.grid.students = ('mobilenetv2', 'shufflenetv2')
   config.grid.adversaries = ('cnn', 'shufflenetv2', 'resnet50')
-  config.grid.omegas = (0.0, 0.001, 0.005, 0.01, 0.05, 0.1)  # 0: no defense.
-  config.grid.temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 20.0)  # tau_S
-  config.grid.alphas = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # Weights of the teacher.
-  config.grid.fractions = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # Of the thief's data.
-
-  # Theft without data; see experiments/data_free.py.
-  config.data_free = ml_collections.ConfigDict()
-  config.data_free.teacher = 'resnet34'  # Normal, and protected.
-  config.data_free.student = 'resnet18'  # Of both.
-  # Names of attacks.ATTACKS; adaptive_inversion is a third.
-  config.data_free.thefts = ('dafl', 'deep_inversion')
-  config.dafl = ml_collections.ConfigDict()
-  config.dafl.preset = 'cifar100'  # A name of attacks.dafl.PRESETS.
-  config.dafl.settings = ml_collections.ConfigDict()  # What differs from it.
-  config.dafl.settings.generator_learning_rate = 0.02  # Of Adam.
-  config.dafl.settings.student_steps = 1  # For each of the generator.
-  config.dafl.recipe = ml_collections.ConfigDict()  # What differs from recipe.
-  config.dafl.recipe.epochs = 2_000  # Of steps_per_epoch each.
-  config.dafl.recipe.steps_per_epoch = 120  # There is no data to count by.
-  config.dafl.recipe.batch_size = 1_024  # Over all devices.
-  config.dafl.recipe.schedule = 'step'  # As released.
-  config.dafl.recipe.milestones = (800, 1_600)  # Epochs.
-  config.dafl.recipe.gamma = 0.1  # Factor at each milestone.
-  config.deep_inversion = ml_collections.ConfigDict()
-  config.deep_inversion.preset = 'cifar10'  # Likewise.
-  config.deep_inversion.settings = ml_collections.ConfigDict()
-  config.deep_inversion.settings.num_images = 100_000  # To make up.
-  config.deep_inversion.recipe = ml_collections.ConfigDict()  # Of the images.
-  config.deep_inversion.recipe.epochs = 2_000  # Updates of each image.
-  config.deep_inversion.recipe.batch_size = 256  # Over all devices.
-  config.deep_inversion.recipe.optimizer = 'adam'  # Of the images.
-  config.deep_inversion.recipe.learning_rate = 0.05  # The highest one.
-  config.deep_inversion.recipe.weight_decay = 0.0  # None.
-  config.deep_inversion.recipe.schedule = 'cosine'  # Of theirs.
-  # Here an epoch is one update of each image, and all of them are saved.
-  config.deep_inversion.recipe.checkpoint_every_epochs = 20
-  config.deep_inversion.temperature = 20.0  # Of the student.
-  config.deep_inversion.alpha = 0.9  # Weight of the teacher.
-  config.deep_inversion.student_recipe = ml_collections.ConfigDict()
-  config.deep_inversion.student_recipe.schedule = 'cosine'  # Of theirs.
-
-  return PRESETS[preset](config)
+  config.grid.omegas = (0.0, 0.001, 0.005, 0.01, 0.05, 0.1)
+  return config_lib.preset(config, preset, PRESETS)
 
 
-def _article(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _article(config: ml_collections.ConfigDict) -> None:
   """The settings that the article prints."""
   config.recipe.evaluate_every_epochs = 1
   config.recipe.best_on_test = True
-  return config
 
 
-def _released(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _released(config: ml_collections.ConfigDict) -> None:
   """The settings of the released code, where they differ from the article's."""
-  config = _article(config)
+  _article(config)
   config.students = ('mobilenetv2', 'shufflenetv2')  # No teacher-self.
   config.seeds = (0,)  # One run.
   # It picks the best epoch on the test set, which is shown beside the last.
   # In the official val/ folder its loader sees one class; this one reads all.
   config.val_fraction = 0.0
-  return config
 
 
-def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Everything once, in a minute or so; the numbers mean nothing."""
+def _smoke(config: ml_collections.ConfigDict) -> None:
+  """Everything once, in some minutes; the numbers mean nothing."""
+  config_lib.smoke(config)
   config.teacher.model = 'resnext29'  # The heaviest of the grid.
   config.limit = 16
   config.val_fraction = 0.0
   config.students = ('mobilenetv2',)
-  config.seeds = (0,)
-  config.recipe.epochs = 1
-  config.recipe.batch_size = 4
-  config.recipe.milestones = ()
-  config.recipes = ml_collections.ConfigDict()
-  config.max_accuracy_drop = 100.0
-  config.eval_batch_size = 4
-  return config
+  config.recipe.batch_size = config.eval_batch_size = 4
 
 
 PRESETS = {'article': _article, 'released': _released, 'smoke': _smoke}

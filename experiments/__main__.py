@@ -12,7 +12,7 @@ from ml_collections import config_flags
 import experiments
 from experiments import estimate, experiment as experiment_lib
 from undistillable import errors, runs as runs_lib
-from undistillable.analysis import settings
+from undistillable.report import conduct
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', 'configs/digits.py', 'A file of configs/.'
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
       planned = experiment.plan_fn(_CONFIG.value)
       new = [run for run in planned if run not in seen]
       seen |= dict.fromkeys(new)
-      time = settings.duration(estimate.seconds(new, speed, together))
+      time = conduct.duration(estimate.seconds(new, speed, together))
       counts = str(len(planned)), str(len(new))
       rows.append((name, *counts, time, experiment.title))
   except errors.InputError as error:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     cells = [row[0].ljust(widths[0])]
     cells += [c.rjust(w) for c, w in zip(row[1:4], widths[1:4], strict=True)]
     print('  '.join([*cells, row[4]]))
-  total = settings.duration(estimate.seconds(seen, speed, together))
+  total = conduct.duration(estimate.seconds(seen, speed, together))
   print(f'\nAll: {len(seen)} networks, about {total} on this machine.')
   print('Run one with python -m experiments.<name> --config=... --workdir=...')
 

@@ -8,7 +8,7 @@ from undistillable import runs as runs_lib
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """The weight of the teacher varies."""
-  return sweep.runs(config, 'attack.alpha', config.grid.alphas)
+  return sweep.runs(config, 'kd.alpha', config.grid.alphas)
 
 
 EXPERIMENT = experiment.Experiment(

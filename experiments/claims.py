@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import evidence
+from undistillable.report import summary
 
 READING = (
   'A claim holds if it is true by more than one standard error: over the '
@@ -147,6 +148,25 @@ CLAIMS = (
 )
 
 
+# Of the article: what else a config names has no part in its claims.
+_METHODS = ('none', 'nasty', 'scratch', 'kd', 'dafl', 'deep_inversion')
+
+
+def _of_article(results: Mapping[str, Any]) -> dict[str, Any]:
+  """The results of the article's defense and attacks alone."""
+  owners = {
+    run['id']: run['method'] in _METHODS
+    for run in results['runs']
+    if run['role'] == 'teacher'
+  }
+  runs = [
+    run
+    for run in results['runs']
+    if run['method'] in _METHODS and owners.get(run['teacher'], True)
+  ]
+  return {**results, 'runs': runs, 'summary': summary.summarize(runs)}
+
+
 def judge(
   results: Mapping[str, Mapping[str, Any]], experiment: str | None = None
 ) -> list[Verdict]:
@@ -167,6 +187,7 @@ def judge(
 
 
 def _verdict(claim: Claim, results: Mapping[str, Any] | None) -> Verdict:
+  results = results and _of_article(results)
   found = claim.judge(results) if results else None
   if results is None or found is None:
     return Verdict(claim.number, claim.text, 'not run', '', 0)

@@ -1,32 +1,40 @@
 """Theft without data: what DAFL and DeepInversion take from either teacher."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from experiments import experiment, teachers, thefts
+from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import main_figures, picture, summary
+from undistillable.report import accuracy, curves, draw, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """Both teachers of every seed, robbed with data and without."""
-  planned = thefts.main_job(config)
-  for pair in list(teachers.pairs(planned)):
-    for teacher in pair:
-      for name in config.data_free.thefts:
-        planned += thefts.THEFTS[name](config, pair[1].seed, teacher)
-  return plan.in_order(planned)
+  attacks = ('kd', *config.grid.data_free_attacks)
+  return experiment.plan_all([robbed(config, attacks)])
+
+
+def robbed(
+  config: ml_collections.ConfigDict, attacks: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """The main job of the teacher and student that are robbed without data."""
+  changes = {
+    'teacher.model': config.grid.data_free_teacher,
+    'students': (config.grid.data_free_student,),
+    'attacks': tuple(attacks),
+  }
+  return plan.vary(config, changes)
 
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   shown = summary.summarize(results['runs'])
-  metrics = main_figures.read_metrics(workdir, results['runs'])
-  return [main_figures.accuracy(shown), main_figures.curves(shown, metrics)]
+  metrics = curves.read(workdir, results['runs'])
+  return [accuracy.figure(shown), curves.figure(shown, metrics)]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -1,6 +1,5 @@
 """t-SNE of features and logits, and how far the classes are apart."""
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,38 +7,42 @@ from typing import Any
 import numpy as np
 
 from experiments import experiment, teachers
-from undistillable import runs as runs_lib, stores
-from undistillable.analysis import embedding_figure, embeddings, picture
+from undistillable import runs as runs_lib, store as store_lib
+from undistillable.report import draw, embeddings
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'<teacher>_<features | logits>': {seed: `embeddings.separation`}}.
 
   The picture is of the first pair alone, and kept in embedding.npz.
   """
-  chosen = embeddings.choose(store.task.test['label'])
-  labels = store.task.test['label'][chosen]
+  task = store.task(runs[0].judged_on)
+  chosen = embeddings.choose(task.test['label'])
+  labels = task.test['label'][chosen]
   found: dict[str, Any] = {}
   arrays: dict[str, Any] = {}
   for pair in teachers.pairs(runs):
     for name, run in zip(teachers.NAMES, pair, strict=True):
-      for kind in ('features', 'logits'):
-        vectors = teachers.answers(run, store, features=kind == 'features')
+      vectors_of = {
+        'features': teachers.features(run, store),
+        'logits': store.answers(run, task.test),
+      }
+      for kind, vectors in vectors_of.items():
         numbers = embeddings.separation(vectors[chosen], labels)
         found.setdefault(f'{name}_{kind}', {})[str(run.seed)] = numbers
         if f'{name}_{kind}' not in arrays:
           projected = embeddings.project(vectors[chosen])
           arrays[f'{name}_{kind}'] = projected
-  arrays |= {'label': labels, 'class_names': np.array(store.task.class_names)}
+  arrays |= {'label': labels, 'class_names': np.array(task.class_names)}
   np.savez(folder / 'embedding.npz', **arrays)
   return found
 
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   with np.load(folder / 'embedding.npz') as found:
     arrays = dict(found)
   # The numbers below the picture are those of the seed that it shows.
@@ -47,15 +50,7 @@ def _figures(
     name: next(iter(by_seed.values()))
     for name, by_seed in results['measurements'].items()
   }
-  return [
-    picture.Figure(
-      'Where the test images lie',
-      'embedding',
-      functools.partial(embedding_figure.embedding, arrays, separation=shown),
-      embedding_figure.alt_text(arrays, separation=shown),
-      embedding_figure.caption(arrays),
-    )
-  ]
+  return [embeddings.figure(arrays, shown)]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import data, groups, programs, runs as runs_lib
+from undistillable import data, execute, programs, runs as runs_lib
 from undistillable.models import __main__ as sizes, layers
 
 # Beside what is counted; seen on two cores.
@@ -35,14 +35,16 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
   Args:
     runs: that are to be trained.
     speed: see `measured_speed`.
-    together: see `groups.split`.
+    together: see `execute.groups`.
   """
   missing = [run for run in runs if not run.init_from]
   total = _SECS_PER_RUN * len(missing)
   compiled = set()
-  for group in groups.split(missing, together):
+  for group in execute.groups(missing, together):
     first = group[0]
     compiled.add(tuple(programs.anonymous(run) for run in group))
+    if _trains_nothing(first):
+      continue
     secs = sum(_secs_per_image(run, speed) for run in group)
     secs += _FORWARD * sum(
       _secs_per_image(parent, speed) for parent in first.parents.values()
@@ -53,6 +55,11 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
   return total + _SECS_PER_PROGRAM * sum(map(len, compiled))
 
 
+def _trains_nothing(run: runs_lib.Run) -> bool:
+  """Whether a run only serves another network."""
+  return programs.build(run, run.recipe['batch_size']).method is None
+
+
 def num_steps(run: runs_lib.Run) -> int:
   """Steps of a training, found without loading its data."""
   return run.recipe['epochs'] * (_num_examples(run) // run.recipe['batch_size'])
@@ -60,13 +67,9 @@ def num_steps(run: runs_lib.Run) -> int:
 
 def _num_examples(run: runs_lib.Run) -> int:
   """How many a run sees in an epoch."""
-  if 'images' in run.parents:
-    return sum(map(_num_examples, run.parents['images'].chain))
-  if run.role == 'images':
-    return run.settings['num_images']
-  if run.data_free:
-    return run.recipe['steps_per_epoch'] * run.recipe['batch_size']
-  settings = run.dataset
+  if run.num_made is not None:
+    return run.num_made
+  settings = run.learns_from
   examples = data.get_source(settings['name']).num_examples['train']
   examples = min(examples, settings['limit'] or examples)
   return int(examples * (1 - settings['val_fraction']) * settings['fraction'])
@@ -106,7 +109,7 @@ def _secs(layer: nn.Module, images: jax.Array) -> float:
 
 def _secs_per_image(run: runs_lib.Run, speed: Speed) -> float:
   """Of a training step."""
-  return _secs_of(run.model, run.dataset['name'], speed)
+  return _secs_of(run.model, run.judged_on['name'], speed)
 
 
 @functools.cache

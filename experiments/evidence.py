@@ -6,9 +6,9 @@ than one standard error of the mean over seeds, seed by seed.
 """
 
 from experiments import measure, varied
-from undistillable.analysis import records, stats, sweeps
-from undistillable.analysis.table import plus_minus
 from undistillable.models import __main__ as sizes
+from undistillable.report import entries, stats, summary, sweeps
+from undistillable.report.words import plus_minus
 
 Results = measure.Results
 Found = measure.Found
@@ -23,9 +23,9 @@ _DATA_FREE_LOSS = 5.0  # Points.
 def teacher_cost(results: Results) -> Found:
   """Claim 1: every nasty teacher stays within 2 points."""
   costs = {
-    teacher['name']: teacher['cost']
-    for teacher in results['summary']['teachers']
-    if teacher['protected'] and teacher['cost']
+    row['name']: stats.negative(row['difference'])
+    for row in summary.teachers(results['summary'])
+    if row['difference']
   }
   if not costs:
     return None
@@ -35,7 +35,7 @@ def teacher_cost(results: Results) -> Found:
 
 def normal_gain(results: Results) -> Found:
   """Claim 2: some student of a normal teacher beats the one alone."""
-  gains = _differences(results, protected=False)
+  gains = _differences(results, 'normal')
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
@@ -44,7 +44,7 @@ def normal_gain(results: Results) -> Found:
 
 def nasty_loss(results: Results) -> Found:
   """Claim 3: every student of a nasty teacher loses."""
-  return measure.all_lose(_differences(results, protected=True))
+  return measure.all_lose(_differences(results, 'protected'))
 
 
 def weaker_lose_more(results: Results) -> Found:
@@ -52,36 +52,34 @@ def weaker_lose_more(results: Results) -> Found:
 
   Weak is who is less accurate alone, or smaller where that is level.
   """
-  students = [
-    (student, attack['difference'])
-    for student in results['summary']['students']
-    for attack in student['attacks']
-    if attack['protected'] and attack['difference'] and student['control']
-  ]
-  if len({student['model'] for student, _ in students}) < 2:
+  alone = {
+    row['name']: row['accuracy']
+    for row in results['summary']['rows']
+    if row['method'] == entries.CONTROL
+  }
+  thefts = [row for row in _thefts(results) if row['name'] in alone]
+  if len({row['model'] for row in thefts}) < 2:
     return None
-  ordered = sorted(students, key=lambda one: one[0]['control']['mean'])
-  weak, strong = ordered[0], ordered[-1]
-  level = measure.paired(strong[0]['control'], weak[0]['control'])
+  thefts.sort(key=lambda row: alone[row['name']]['mean'])
+  weak, strong = thefts[0], thefts[-1]
+  level = measure.paired(alone[strong['name']], alone[weak['name']])
   if stats.verdict(level) != 'gain':
-    ordered.sort(key=lambda one: sizes.size(one[0]['model']).parameters)
-    weak, strong = ordered[0], ordered[-1]
-  more = measure.paired(weak[1], strong[1])
-  ends = {student['model']: lost for student, lost in (weak, strong)}
+    thefts.sort(key=lambda row: sizes.size(row['model']).parameters)
+    weak, strong = thefts[0], thefts[-1]
+  more = measure.paired(weak['difference'], strong['difference'])
+  ends = {row['model']: row['difference'] for row in (weak, strong)}
   text = measure.listed('Against training alone:', ends, sign='+')
   return stats.verdict(more) == 'loss', text
 
 
 def self_loss(results: Results) -> Found:
   """Claim 5: a student of its own teacher's architecture loses."""
-  own = {t['name'] for t in results['summary']['teachers'] if t['protected']}
+  owners = summary.teachers(results['summary'])
+  models = {row['name']: row['model'] for row in owners}
   found = {
-    student['model']: attack['difference']
-    for student in results['summary']['students']
-    for attack in student['attacks']
-    if attack['teacher'] in own
-    and attack['difference']
-    and _model_of(results, attack['teacher']) == student['model']
+    row['model']: row['difference']
+    for row in _thefts(results)
+    if models[row['teacher']] == row['model']
   }
   return measure.all_lose(found)
 
@@ -103,7 +101,7 @@ def peaks(results: Results) -> Found:
 
 def separation(results: Results) -> Found:
   """Claim 7: features as before, logits not."""
-  found: dict[tuple[str, str], tuple[records.Stat, records.Stat]] = {}
+  found: dict[tuple[str, str], tuple[stats.Stat, stats.Stat]] = {}
   for kind in ('features', 'logits'):
     for key in ('neighbor_accuracy', 'silhouette'):
       normal = measure.measured(results, f'normal_{kind}', key)
@@ -137,7 +135,7 @@ def adversaries(results: Results) -> Found:
   own = {
     cell['model']
     for cell in cells
-    if cell['role'] == 'teacher' and cell['source'] == 'protected'
+    if cell['role'] == 'teacher' and cell['kind'] == 'protected'
   }
   others = [cell for cell in cells if cell['x'] not in {None, *own}]
   found = {
@@ -159,7 +157,7 @@ def adversaries(results: Results) -> Found:
 def omega(results: Results) -> Found:
   """Claim 9: at the largest omega both have lost."""
   cells = sweeps.collect(results['runs'], varied.omega)
-  protected = [c for c in cells if c['source'] == 'protected']
+  protected = [c for c in cells if c['kind'] == 'protected']
   teachers = [c for c in protected if c['role'] == 'teacher']
   if len(teachers) < 2 or not teachers[-1]['difference']:
     return None
@@ -215,10 +213,9 @@ def fraction(results: Results) -> Found:
 def data_free(results: Results) -> Found:
   """Claim 13: more than 5 points below the student of the normal teacher."""
   effects = {
-    student['model']: attack['effect']
-    for student in results['summary']['students']
-    for attack in student['attacks']
-    if attack['protected'] and attack['effect'] and attack['method'] == 'dafl'
+    row['model']: row['effect']
+    for row in results['summary']['rows']
+    if row['effect'] and row['method'] == 'dafl'
   }
   if not effects:
     return None
@@ -244,22 +241,22 @@ def inversion(results: Results) -> Found:
   )
 
 
-def _differences(
-  results: Results, *, protected: bool
-) -> dict[str, records.Stat]:
+def _thefts(results: Results, kind: str = 'protected') -> list[summary.Row]:
+  """Students of teachers of a kind that are compared with themselves alone."""
+  return [
+    row
+    for row in results['summary']['rows']
+    if row['teacher'] and row['kind'] == kind and row['difference']
+  ]
+
+
+def _differences(results: Results, kind: str) -> dict[str, stats.Stat]:
   """{student and teacher: difference to the student alone}."""
-  many = len({t['model'] for t in results['summary']['teachers']}) > 1
+  owners = summary.teachers(results['summary'])
+  many = len({row['model'] for row in owners}) > 1
   return {
-    f'{student["model"]} from {attack["teacher"]}'
-    if many
-    else student['model']: attack['difference']
-    for student in results['summary']['students']
-    for attack in student['attacks']
-    if attack['protected'] == protected and attack['difference']
+    f'{row["model"]} from {row["teacher"]}' if many else row['model']: row[
+      'difference'
+    ]
+    for row in _thefts(results, kind)
   }
-
-
-def _model_of(results: Results, teacher: str) -> str:
-  return next(
-    t['model'] for t in results['summary']['teachers'] if t['name'] == teacher
-  )

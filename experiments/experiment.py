@@ -8,8 +8,14 @@ from typing import Any
 import ml_collections
 
 from experiments import claims
-from undistillable import plan, report, runs as runs_lib, study
-from undistillable.analysis import blocks, picture, summary as summary_lib
+from undistillable import plan, runs as runs_lib, study
+from undistillable.report import (
+  answer as answer_lib,
+  document,
+  draw,
+  summary as summary_lib,
+  write as write_lib,
+)
 
 
 def _nothing(*_: object) -> dict[str, Any]:
@@ -30,7 +36,7 @@ class Experiment(typing.NamedTuple):
   name: str
   title: str
   plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
-  figures_fn: Callable[..., list[picture.Figure]]
+  figures_fn: Callable[..., list[draw.Figure]]
   measure_fn: Callable[..., Mapping[str, Any]] = _nothing
 
 
@@ -52,7 +58,7 @@ def as_study(experiment: Experiment) -> study.Study:
   def write(
     results: Mapping[str, Any], workdir: Any, *, folder: Any, command: str
   ) -> None:
-    report.write(
+    write_lib.write(
       results,
       workdir,
       folder=folder,
@@ -79,28 +85,28 @@ def main(experiment: Experiment) -> None:
 
 def _answer(
   experiment: Experiment, results: Mapping[str, Any]
-) -> report.Answer:
+) -> answer_lib.Answer:
   """What became of the claims that the experiment tests."""
   verdicts = claims.judge({experiment.name: results}, experiment.name)
   where = results['runs'][0]['dataset']
   title = f'{experiment.title} ({where})'
   summary = summary_lib.summarize(results['runs'])
   if not verdicts:
-    return report.Answer(
+    return answer_lib.Answer(
       title, summary['headline'], summary['sentence'], 'open'
     )
   holds = [verdict for verdict in verdicts if verdict.status == 'holds']
   sentence = summary['sentence']
   if len(verdicts) == 1:
     sentence = f'{verdicts[0].text} {verdicts[0].evidence}'
-  return report.Answer(
+  return answer_lib.Answer(
     title,
     _headline(verdicts, holds),
     sentence,
     'good' if len(holds) == len(verdicts) else 'open',
     [
-      blocks.Heading('Claims of the article'),
-      blocks.Table(
+      document.Heading('Claims of the article'),
+      document.Table(
         ('No.', 'Claim', 'Here', 'Measured'),
         [(str(v.number), v.text, v.status, v.evidence) for v in verdicts],
         claims.READING,

@@ -1,6 +1,5 @@
 """Images from the weights of a normal and of a nasty teacher, side by side."""
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import experiment, teachers, thefts
-from undistillable import evaluate, plan, runs as runs_lib, stores
-from undistillable.analysis import images_figure, picture
+from experiments import data_free, experiment, teachers
+from undistillable import evaluate, plan, runs as runs_lib, store as store_lib
+from undistillable.report import draw, images
 
 _MAX_CLASSES = 10
 _IMAGES_PER_CLASS = 5
@@ -18,18 +17,13 @@ _IMAGES_PER_CLASS = 5
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """Both teachers of every seed, their images, and a student alone to judge."""
-  main = thefts.main_job(config)
-  planned = [run for run in main if run.method != 'kd']
-  for pair in teachers.pairs(main):
-    seed = pair[1].seed
-    planned += [
-      thefts.deep_inversion(config, seed, teacher)[0] for teacher in pair
-    ]
-  return plan.in_order(planned)
+  config = data_free.robbed(config, ('deep_inversion',))
+  planned = experiment.plan_all([config])
+  return plan.in_order(run for run in planned if 'images' not in run.parents)
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: what is said of the images}}.
 
@@ -43,15 +37,8 @@ def _measure(
     if run.role != 'images' or run.seed not in judges:
       continue
     name = teachers.NAMES[run.parents['teacher'].method != 'none']
-    arrays, judge = store.images(run), judges[run.seed]
-    parts = store.program(judge)
-    logits = evaluate.predict(
-      parts.apply_fn,
-      store.variables(judge),
-      arrays,
-      parts.prepare_test,
-      batch_size=store.eval_batch_size,
-    )
+    arrays = store.images(run)
+    logits = store.answers(judges[run.seed], arrays)
     result = store.result(run) or {}
     found[name][str(run.seed)] = {
       'judge_accuracy': evaluate.scores(logits, arrays['label'])['accuracy'],
@@ -80,19 +67,10 @@ def _by_class(labels: np.ndarray) -> np.ndarray:
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   with np.load(folder / 'images.npz') as found:
     arrays = dict(found)
-  numbers = results['measurements']
-  return [
-    picture.Figure(
-      'Images made up from the weights',
-      'images',
-      functools.partial(images_figure.images, arrays, numbers),
-      images_figure.alt_text(arrays, numbers),
-      images_figure.CAPTION,
-    )
-  ]
+  return [images.figure(arrays, results['measurements'])]
 
 
 EXPERIMENT = experiment.Experiment(

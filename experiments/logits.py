@@ -3,53 +3,45 @@
 Of a few images in full, and counted over the whole test set.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import experiment, teachers
-from undistillable import runs as runs_lib, stores
-from undistillable.analysis import (
-  main_figures,
+from undistillable import runs as runs_lib, store as store_lib
+from undistillable.report import (
+  draw,
+  logits,
   peaks,
-  peaks_figure,
-  picture,
   responses,
+  summary as summary_lib,
 )
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: `peaks.statistics`}}."""
   responses.write(runs, store, folder)
   found: dict[str, Any] = {name: {} for name in teachers.NAMES}
   for pair in teachers.pairs(runs):
     for name, run in zip(teachers.NAMES, pair, strict=True):
+      test = store.task(run.judged_on).test
       found[name][str(run.seed)] = peaks.statistics(
-        teachers.answers(run, store),
-        store.task.test['label'],
+        store.answers(run, test),
+        test['label'],
         # The temperature that the protected teacher was trained against.
-        pair[1].settings['temperature'],
+        pair[1].settings.get('temperature', 1.0),
       )
   return found
 
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
+) -> list[draw.Figure]:
   found = {k: list(v.values()) for k, v in results['measurements'].items()}
-  return [
-    main_figures.logits(main_figures.read_responses(folder)),
-    picture.Figure(
-      'How many peaks',
-      'peaks',
-      functools.partial(peaks_figure.peaks, found),
-      peaks_figure.alt_text(found),
-      peaks_figure.caption(),
-    ),
-  ]
+  summary = summary_lib.summarize(results['runs'])
+  return [logits.figure(summary, responses.read(folder)), peaks.figure(found)]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -11,8 +11,8 @@ from typing import Any
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib, stores
-from undistillable.analysis import main_figures, picture, responses, summary
+from undistillable import plan, runs as runs_lib, store as store_lib
+from undistillable.report import draw, responses, summary, write
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -30,7 +30,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """Nothing more; the answers to a few images are kept for the figure."""
   responses.write(runs, store, folder)
@@ -39,8 +39,8 @@ def _measure(
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
-  return main_figures.make(
+) -> list[draw.Figure]:
+  return write.main_figures(
     summary.summarize(results['runs']), results['runs'], workdir, folder
   )
 

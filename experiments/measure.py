@@ -6,8 +6,8 @@ from typing import Any
 
 import scipy.stats
 
-from undistillable.analysis import records, runs as runs_lib, stats, sweeps
-from undistillable.analysis.table import plus_minus
+from undistillable.report import entries, stats, sweeps
+from undistillable.report.words import plus_minus
 
 Results = Mapping[str, Any]  # The content of a results.json.
 Found = tuple[bool, str] | None  # Whether a claim holds, and the numbers.
@@ -21,7 +21,7 @@ def attacked(results: Results, value_fn: sweeps.ValueFn) -> list[sweeps.Cell]:
     cell
     for cell in sweeps.collect(results['runs'], value_fn)
     if cell['role'] == 'student'
-    and cell['source'] == 'protected'
+    and cell['kind'] == 'protected'
     and cell['difference']
   ]
 
@@ -31,7 +31,7 @@ def trends(
 ) -> dict[str, tuple[bool, list[sweeps.Cell]]]:
   """{student: (whether its difference falls as x rises, its cells)}."""
   found = {}
-  ordered = sorted(cells, key=lambda c: (runs_lib.natural(c['model']), c['x']))
+  ordered = sorted(cells, key=lambda c: (entries.natural(c['model']), c['x']))
   for model, group in itertools.groupby(ordered, key=lambda c: c['model']):
     line = [cell for cell in group if cell['difference']]
     if len(line) > 1:
@@ -61,27 +61,27 @@ def told(
   return f'Students against training alone, at {name} {xs}: {"; ".join(parts)}.'
 
 
-def all_lose(found: Mapping[str, records.Stat]) -> Found:
+def all_lose(found: Mapping[str, stats.Stat]) -> Found:
   if not found:
     return None
   holds = all(stats.verdict(one) == 'loss' for one in found.values())
   return holds, listed('Against training alone:', found, sign='+')
 
 
-def listed(verb: str, found: Mapping[str, records.Stat], sign: str = '') -> str:
+def listed(verb: str, found: Mapping[str, stats.Stat], sign: str = '') -> str:
   told = [f'{name} {plus_minus(one, sign)}' for name, one in found.items()]
   text = f'{verb} {"; ".join(told)}.'
   return text[0].upper() + text[1:]
 
 
-def at_most(found: records.Stat, limit: float) -> bool:
+def at_most(found: stats.Stat, limit: float) -> bool:
   """Whether a mean is below a limit by more than its standard error."""
   return found['mean'] + stats.standard_error(found) <= limit
 
 
 def measured(
   results: Results, name: str, key: str, number_key: str | None = None
-) -> records.Stat | None:
+) -> stats.Stat | None:
   """A number of the measurements, over seeds.
 
   Args:
@@ -101,7 +101,7 @@ def measured(
   return stats.stat(values, stats.mean_error(errors))
 
 
-def paired(one: records.Stat, other: records.Stat) -> records.Stat:
+def paired(one: stats.Stat, other: stats.Stat) -> stats.Stat:
   """one - other, over the seeds that both have."""
   a, b = one['by_seed'], other['by_seed']
   found = stats.stat(

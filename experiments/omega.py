@@ -6,21 +6,21 @@ import ml_collections
 
 from experiments import experiment, sweep, varied
 from undistillable import runs as runs_lib
-from undistillable.analysis import records, sweeps
+from undistillable.report import stats, sweeps
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """One protected teacher for each omega; at 0 it is the normal one."""
   omegas = [omega for omega in config.grid.omegas if omega > 0]
-  return sweep.runs(config, 'defense.omega', omegas)
+  return sweep.runs(config, 'nasty.omega', omegas)
 
 
-def _collect(runs: Sequence[records.Run]) -> list[sweeps.Cell]:
+def _collect(entries: Sequence[stats.Entry]) -> list[sweeps.Cell]:
   """The cells by omega; at 0 stand the normal teacher and its students."""
-  cells = sweeps.collect(runs, varied.omega)
-  at_zero = {'source': 'protected', 'x': 0.0}
-  zero = [cell | at_zero for cell in cells if cell['source'] == 'normal']
-  protected = {c['model'] for c in cells if c['source'] == 'protected'}
+  cells = sweeps.collect(entries, varied.omega)
+  at_zero = {'kind': 'protected', 'defense': 'nasty', 'x': 0.0}
+  zero = [cell | at_zero for cell in cells if cell['kind'] == 'normal']
+  protected = {c['model'] for c in cells if c['kind'] == 'protected'}
   return cells + [cell for cell in zero if cell['model'] in protected]
 
 

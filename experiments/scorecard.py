@@ -16,7 +16,7 @@ from absl import app, flags
 import experiments
 from experiments import claims
 from undistillable import errors, writers
-from undistillable.analysis import markdown
+from undistillable.report import document
 
 _WORKDIRS = flags.DEFINE_multi_string(
   'workdir', None, 'Of the experiments; give one for each data set.'
@@ -56,7 +56,7 @@ def _card(results: Mapping[str, Mapping[str, Any]]) -> str:
     for status in ('holds', 'fails', 'not run')
   ]
   head = f'**{", ".join(datasets)}**: {", ".join(counts)}.'
-  table = markdown.table(
+  table = document.markdown_table(
     ('No.', 'Claim', 'Here', 'Measured', 'Seeds'),
     [
       (str(v.number), v.text, v.status, v.evidence, str(v.seeds or ''))

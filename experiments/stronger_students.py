@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import main_figures, picture, summary
+from undistillable.report import accuracy, draw, summary
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -19,9 +19,8 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[picture.Figure]:
-  shown = summary.summarize(results['runs'])
-  return [main_figures.accuracy(shown)]
+) -> list[draw.Figure]:
+  return [accuracy.figure(summary.summarize(results['runs']))]
 
 
 EXPERIMENT = experiment.Experiment(

@@ -9,7 +9,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.analysis import picture, records, sweep_figure, sweeps
+from undistillable.report import draw, stats, sweep, sweeps
 
 
 def runs(
@@ -30,13 +30,13 @@ def runs(
 
 def collect(
   value_fn: sweeps.ValueFn,
-) -> Callable[[Sequence[records.Run]], list[sweeps.Cell]]:
+) -> Callable[[Sequence[stats.Entry]], list[sweeps.Cell]]:
   """`sweeps.collect` by this value."""
   return functools.partial(sweeps.collect, value_fn=value_fn)
 
 
 def figure(
-  collect_fn: Callable[[Sequence[records.Run]], list[sweeps.Cell]],
+  collect_fn: Callable[[Sequence[stats.Entry]], list[sweeps.Cell]],
   x_label: str,
   heading: str,
   *,
@@ -46,7 +46,7 @@ def figure(
   """`figures_fn` of an experiment: accuracy against the value, as lines.
 
   Args:
-    collect_fn: `runs -> cells`, as `collect` makes one.
+    collect_fn: `entries -> cells`, as `collect` makes one.
     x_label: what is varied.
     heading: of the figure.
     teachers: whether they have a panel too.
@@ -55,21 +55,10 @@ def figure(
 
   def figures(
     results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-  ) -> list[picture.Figure]:
+  ) -> list[draw.Figure]:
     cells = collect_fn(results['runs'])
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
-    series = sweeps.series(cells)
-    return [
-      picture.Figure(
-        heading,
-        'sweep',
-        functools.partial(
-          sweep_figure.sweep, series, x_label=x_label, log_x=log_x
-        ),
-        sweep_figure.alt_text(series, x_label),
-        sweep_figure.caption(series),
-      )
-    ]
+    return [sweep.figure(cells, heading, x_label, log_x=log_x)]
 
   return figures

@@ -11,7 +11,7 @@ from undistillable import (
   method,
   plan,
   runs as runs_lib,
-  stores,
+  store as store_lib,
 )
 
 NAMES = ('normal', 'nasty')
@@ -26,38 +26,28 @@ def plan_teachers(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 def pairs(
   runs: Sequence[runs_lib.Run],
 ) -> Iterator[tuple[runs_lib.Run, runs_lib.Run]]:
-  """(normal, protected) teachers of one architecture and seed, finished."""
-  normal = {(r.model, r.seed): r for r in runs if r.method == 'none'}
-  # Weights from a file are one network for all seeds.
-  given = {r.model: r for r in normal.values() if r.init_from}
-  for run in runs:
-    if 'adversary' in run.parents:
-      found = normal.get((run.model, run.seed), given.get(run.model))
-      if found:
-        yield found, run
+  """(normal, protected) teachers of the first defense, by seed; finished."""
+  protected = [
+    run
+    for run in runs
+    if run.role == 'teacher' and 'normal' in run.compared_with
+  ]
+  for run in protected:
+    twin = run.compared_with['normal']
+    if run.method == protected[0].method and twin in runs:
+      yield twin, run
 
 
-def answers(
-  run: runs_lib.Run, store: stores.Store, *, features: bool = False
-) -> np.ndarray:
-  """What a teacher makes of every test image.
-
-  Args:
-    run: a finished run.
-    store: of its workdir.
-    features: whether what its last layer reads is wanted instead of logits.
+def features(run: runs_lib.Run, store: store_lib.Store) -> np.ndarray:
+  """What the last layer of a finished network reads of every test image.
 
   Returns:
-    float32[N, K], or float32[N, F].
+    float32[N, F].
   """
-  parts = store.program(run)
-  apply_fn = parts.apply_fn
-  if features:
-    apply_fn = method.features_fn(run.network(store.task.num_classes))
   return evaluate.predict(
-    apply_fn,
+    method.features_fn(run.network()),
     store.variables(run),
-    store.task.test,
-    parts.prepare_test,
+    store.task(run.judged_on).test,
+    store.program(run).prepare_test,
     batch_size=store.eval_batch_size,
   )

@@ -8,7 +8,7 @@ from undistillable import runs as runs_lib
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """The thief's temperature varies, the owner's does not."""
-  return sweep.runs(config, 'attack.temperature', config.grid.temperatures)
+  return sweep.runs(config, 'kd.temperature', config.grid.temperatures)
 
 
 EXPERIMENT = experiment.Experiment(

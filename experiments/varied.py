@@ -1,31 +1,41 @@
-"""What each ablation varies: (run, its teacher) -> the value, or None."""
+"""What each ablation varies: (an entry, all by id) -> the value, or None."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from undistillable.analysis import records, sweeps
+from undistillable.report import sweeps
+from undistillable.report.stats import Entry
+
+_ById = Mapping[str, Entry]
 
 
-def adversary(run: records.Run, teacher: records.Run | None) -> str | None:
+def adversary(entry: Entry, by_id: _ById) -> str | None:
   """The network that undermined a teacher, or that of a student."""
-  parents = (teacher or run)['config']['parents']
-  # An id is role-model-hash.
-  return parents['adversary'].split('-')[1] if 'adversary' in parents else None
+  undermined = _owner(entry, by_id)['parents'].get('adversary')
+  return by_id[undermined]['model'] if undermined else None
 
 
-def omega(run: records.Run, teacher: records.Run | None) -> float | None:
+def omega(entry: Entry, by_id: _ById) -> float | None:
   """The omega of a protected teacher, or of that of a student."""
-  return (teacher or run)['config']['settings'].get('omega')
+  return _owner(entry, by_id)['config']['settings'].get('omega')
 
 
-def share(run: records.Run, teacher: records.Run | None) -> float:
-  """What part of the training set a run has seen; a control's too."""
-  return run['config']['dataset']['fraction']
+def share(entry: Entry, by_id: _ById) -> float | None:
+  """What part of the training set a network has seen; a control's too."""
+  config = entry['config']
+  # The first edition, of which some results are recorded, called it dataset.
+  return config.get('learns_from', config.get('dataset', {})).get('fraction')
 
 
 def setting(name: str) -> sweeps.ValueFn:
   """A setting of the attack; a control does not depend on it."""
 
-  def value(run: records.Run, teacher: records.Run | None) -> Any:
-    return run['config']['settings'][name] if teacher else None
+  def value(entry: Entry, by_id: _ById) -> Any:
+    return entry['config']['settings'][name] if entry['teacher'] else None
 
   return value
+
+
+def _owner(entry: Entry, by_id: _ById) -> Entry:
+  """The teacher that it is or learned from; a student alone itself."""
+  return by_id.get(entry['teacher'], entry)

@@ -4,28 +4,17 @@ import fabricated
 import pytest
 
 from experiments import claims, evidence
-from undistillable.analysis import summary
+from undistillable.report import summary
 
 
 def _results(*args, **kwargs):
-  runs = fabricated.make_study(*args, **kwargs)
-  return _of(runs)
+  return _of(fabricated.make_study(*args, **kwargs))
 
 
-def _of(runs, **measurements):
-  for run in runs:
-    config = run['config']
-    config['settings'] = config.pop('method', {})
-    config['parents'] = dict(
-      zip(
-        ['adversary' if run['role'] == 'teacher' else 'teacher'],
-        run['parents'],
-        strict=False,
-      )
-    )
+def _of(entries, **measurements):
   return {
-    'runs': runs,
-    'summary': summary.summarize(runs),
+    'runs': entries,
+    'summary': summary.summarize(entries),
     'measurements': measurements,
   }
 
@@ -58,12 +47,10 @@ def test_every_student_must_lose():
   runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('a', 'b'))
   assert evidence.nasty_loss(_of(runs))[0]
   for run in runs:
-    protected = run['parents'] and 'nasty' in run['parents'][0]
+    protected = 'nasty' in (run['teacher'] or '')
     if run['model'] == 'b' and protected:
       run['test_accuracy'] = 95.0
-  assert not evidence.nasty_loss(
-    {'runs': runs, 'summary': summary.summarize(runs)}
-  )[0]
+  assert not evidence.nasty_loss(_of(runs))[0]
 
 
 def _two_students(weak_loss, strong_loss):
@@ -71,7 +58,7 @@ def _two_students(weak_loss, strong_loss):
   for run in runs:
     if run['model'] == 'mlp':
       run['test_accuracy'] += 5.0  # The stronger one.
-    if run['parents'] and 'nasty' in run['parents'][0]:
+    if 'nasty' in (run['teacher'] or ''):
       loss = weak_loss if run['model'] == 'cnn8' else strong_loss
       alone = ALONE[run['seed']] + 5.0 * (run['model'] == 'mlp')
       run['test_accuracy'] = alone - loss
@@ -87,7 +74,7 @@ def test_the_weaker_student_must_lose_more():
 def test_of_students_level_alone_the_smaller_is_the_weaker():
   runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('cnn8', 'mlp'))
   for run in runs:
-    nasty = run['parents'] and 'nasty' in run['parents'][0]
+    nasty = 'nasty' in (run['teacher'] or '')
     if run['model'] == 'cnn8' and nasty:
       run['test_accuracy'] -= 9.0
   assert evidence.weaker_lose_more(_of(runs))[0]
@@ -138,25 +125,19 @@ def test_features_alike_and_logits_changed():
 
 def _sweep(losses, key='alpha', normal=1.0):
   """A student of a nasty teacher loses `losses` at the values 0.1, 0.2, ..."""
-  runs = []
+  entries = []
   for seed in (0, 1):
-    make = fabricated.make_run
+    make = fabricated.make_entry
     first = make('teacher', 'big', 'none', seed, 95.0)
-    nasty = make('teacher', 'big', 'nasty', seed, 94.0, [first['id']])
-    runs += [first, nasty, make('student', 'cnn8', 'scratch', seed, 90.0)]
+    nasty = make('teacher', 'big', 'nasty', seed, 94.0, first)
+    alone = make('student', 'cnn8', 'scratch', seed, 90.0)
+    entries += [first, nasty | {'normal': first['id']}, alone]
     for index, loss in enumerate(losses, start=1):
       for teacher, value in ((first, 90 + normal), (nasty, 90 - loss - seed)):
-        run = make(
-          'student',
-          'cnn8',
-          'kd',
-          seed,
-          value,
-          [teacher['id']],
-          **{key: index / 10},
-        )
-        runs.append(run)
-  return _of(runs)
+        setting = {key: index / 10}
+        thief = make('student', 'cnn8', 'kd', seed, value, teacher, **setting)
+        entries.append(thief | {'control': alone['id']})
+  return _of(entries)
 
 
 @pytest.mark.parametrize(
@@ -186,19 +167,20 @@ def test_the_larger_the_temperature_the_more_is_lost(losses, holds):
 
 def test_only_adversaries_of_another_kind_count():
   def found(loss):
-    runs = []
+    entries = []
     for seed in (0, 1):
-      make = fabricated.make_run
+      make = fabricated.make_entry
       # An adversary that comes before the teacher by its name.
       small = make('teacher', 'a', 'none', seed, 80.0)
       big = make('teacher', 'b', 'none', seed, 95.0)
-      runs += [small, big, make('student', 's', 'scratch', seed, 90.0)]
+      alone = make('student', 's', 'scratch', seed, 90.0)
+      entries += [small, big, alone]
       for adversary, lost in ((small, loss), (big, -5.0)):
-        nasty = make('teacher', 'b', 'nasty', seed, 94.0, [adversary['id']])
-        accuracy = 90.0 - lost - seed
-        runs.append(nasty)
-        runs.append(make('student', 's', 'kd', seed, accuracy, [nasty['id']]))
-    return evidence.adversaries(_of(runs))
+        nasty = make('teacher', 'b', 'nasty', seed, 94.0, adversary)
+        thief = make('student', 's', 'kd', seed, 90.0 - lost - seed, nasty)
+        entries.append(nasty | {'normal': big['id']})
+        entries.append(thief | {'control': alone['id']})
+    return evidence.adversaries(_of(entries))
 
   assert found(20.0)[0]
   assert not found(-20.0)[0]

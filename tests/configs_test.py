@@ -42,11 +42,11 @@ def test_the_article_is_the_default(
   name, omega, temperature, epochs, milestones, gamma
 ):
   config = _config(name, 'article')
-  assert config.defense.omega == omega
-  assert config.defense.temperature == temperature
-  assert config.attack.temperature == temperature
-  assert config.attack.alpha == 0.9
-  recipe = plan.recipe(config, 'resnet18')
+  assert config.nasty.omega == omega
+  assert config.nasty.temperature == temperature
+  assert config.kd.temperature == temperature
+  assert config.kd.alpha == 0.9
+  recipe = plan.recipe_of(config, 'resnet18')
   assert recipe['epochs'] == epochs
   assert recipe['milestones'] == milestones
   assert recipe['gamma'] == gamma
@@ -56,7 +56,7 @@ def test_the_article_is_the_default(
 
 
 def test_the_small_network_learns_with_adam():
-  recipe = plan.recipe(_config('cifar10', 'article'), 'cnn')
+  recipe = plan.recipe_of(_config('cifar10', 'article'), 'cnn')
   assert (recipe['optimizer'], recipe['learning_rate']) == ('adam', 1e-3)
   assert (recipe['epochs'], recipe['schedule']) == (100, 'constant')
   assert recipe['weight_decay'] == 0.0
@@ -65,7 +65,7 @@ def test_the_small_network_learns_with_adam():
 @pytest.mark.parametrize(
   ('name', 'changed'),
   [
-    ('cifar10', {'defense.omega': 0.04}),
+    ('cifar10', {'nasty.omega': 0.04}),
     ('cifar100', {'normalization': 'cifar10'}),
     ('tiny_imagenet', {}),
   ],

@@ -16,8 +16,9 @@ SHARED = pathlib.Path(__file__).parents[2] / 'shared'
 MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
 # A worker takes files one by one.
 LONGEST = (
-  'models',
   'experiments',
+  'models',
+  'attacks',
   'study',
   'registry',
   'train',

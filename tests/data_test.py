@@ -158,7 +158,8 @@ def test_an_unknown_name_lists_the_known_ones(fn):
   with pytest.raises(ValueError) as error:
     fn('cifar11')
   assert str(error.value) == (
-    "unknown dataset 'cifar11'; known: cifar10, cifar100, digits, tiny_imagenet"
+    "unknown dataset 'cifar11'; known: cifar10, cifar100, digits, patches, "
+    'tiny_imagenet'
   )
 
 

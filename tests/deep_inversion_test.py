@@ -11,7 +11,7 @@ import optax
 import pytest
 import registry_test
 
-from undistillable import attacks, losses, models, parallel, train
+from undistillable import attacks, losses, models, oracle, parallel, train
 from undistillable.attacks import inversion_losses
 from undistillable.models import layers
 
@@ -77,11 +77,11 @@ def _deep(optimizer=None, model=None, **settings):
   method = attacks.deep_inversion.make(
     model,
     optimizer or optax.sgd(0.5),
-    teacher=model,
-    **{**SETTINGS, **settings},
+    attacks.deep_inversion.Settings(**{**SETTINGS, **settings}),
+    {'teacher': model},
   )
   return types.SimpleNamespace(
-    state=jax.jit(method.init)(jax.random.key(0), _batch()),
+    state=jax.jit(method.init)(jax.random.key(0), _batch(), {}),
     step=jax.jit(method.step),
     frozen={'teacher': _variables(model)},
     method=method,
@@ -292,7 +292,9 @@ def test_jitter_and_flip_follow_the_step_and_the_seed():
 
 def test_a_seed_gives_the_same_images_again():
   init = jax.jit(_deep().method.init)
-  first, again, other = (init(jax.random.key(k), _batch()) for k in (0, 0, 1))
+  first, again, other = (
+    init(jax.random.key(k), _batch(), {}) for k in (0, 0, 1)
+  )
   np.testing.assert_array_equal(first.image, again.image)
   assert first.seed == again.seed
   assert first.seed != other.seed
@@ -348,13 +350,13 @@ def _adaptive(competition, **settings):
   method = attacks.adaptive_inversion.make(
     model,
     optax.sgd(0.5),
-    teacher=model,
-    student=Flat(),
-    competition=competition,
-    **{**SETTINGS, 'l2': 0.0, **settings},
+    attacks.adaptive_inversion.Settings(
+      **{**SETTINGS, 'l2': 0.0, **settings}, competition=competition
+    ),
+    {'teacher': model, 'student': Flat()},
   )
   return types.SimpleNamespace(
-    state=jax.jit(method.init)(jax.random.key(0), _batch()),
+    state=jax.jit(method.init)(jax.random.key(0), _batch(), {}),
     step=jax.jit(method.step),
     frozen={'teacher': _variables(model), 'student': _variables(Flat(), 4)},
   )
@@ -404,30 +406,42 @@ def test_impossible_settings_are_named(settings, message):
     _deep(**settings)
 
 
-def test_a_teacher_that_only_answers_is_refused():
-  with pytest.raises(ValueError, match='pass its module'):
-    attacks.deep_inversion.make(
-      Tiny(), optax.sgd(0.1), teacher=lambda variables, x: x, **SETTINGS
-    )
-
-
 @pytest.mark.parametrize(
   'attack', [attacks.deep_inversion, attacks.adaptive_inversion]
 )
-def test_every_preset_fits(attack):
+def test_a_teacher_that_only_answers_is_refused(attack):
+  closed = oracle.Oracle(lambda variables, images: images)
+  parents = {**dict.fromkeys(attack.PARENTS, Flat()), 'teacher': closed}
+  with pytest.raises(ValueError, match='reads the weights'):
+    attack.make(Tiny(), optax.sgd(0.1), attack.Settings(**SETTINGS), parents)
+
+
+@pytest.mark.parametrize(
+  ('attack', 'own'),
+  [
+    (attacks.deep_inversion, {}),
+    (attacks.adaptive_inversion, {'competition': 1.0}),
+  ],
+)
+def test_the_defaults_are_those_of_the_article(attack, own):
+  """Of the command for CIFAR-10, with the range and the teacher of a test."""
+  settings = attack.Settings(num_images=6, low=LOW, high=HIGH)
+  assert settings.weights == {
+    'cross_entropy': 1.0,
+    'total_variation': 2.5e-5,
+    'l2': 0.0,
+    'batch_norm': 10.0,
+    **own,
+  }
+  assert (settings.jitter, settings.flip) == (2, False)
   parents = dict.fromkeys(attack.PARENTS, Tiny())
-  for preset in attack.PRESETS.values():
-    method = attack.make(
-      Tiny(),
-      optax.sgd(0.1),
-      **parents,
-      **{**preset, 'num_images': 6, 'low': LOW, 'high': HIGH},
-    )
-    frozen = dict.fromkeys(parents, _variables(Tiny()))
-    state = jax.jit(method.init)(jax.random.key(0), _batch())
-    step = jax.jit(method.step)
-    _, metrics = step(state, frozen, _batch(), jax.random.key(1))
-    assert np.isfinite(metrics['loss'])
+  parents['teacher'] = oracle.as_oracle(Tiny())  # Which is open.
+  method = attack.make(Tiny(), optax.sgd(0.1), settings, parents)
+  frozen = dict.fromkeys(parents, _variables(Tiny()))
+  state = jax.jit(method.init)(jax.random.key(0), _batch(), {})
+  step = jax.jit(method.step)
+  _, metrics = step(state, frozen, _batch(), jax.random.key(1))
+  assert np.isfinite(metrics['loss'])
 
 
 def test_an_epoch_of_the_loop_moves_every_image():

@@ -1,10 +1,12 @@
 """Choice, projection and separation of embeddings, and their figure."""
 
+import re
+
 import numpy as np
 import pytest
 from matplotlib import colors
 
-from undistillable.analysis import embedding_figure, embeddings, style
+from undistillable.report import document, draw, embeddings
 
 PANELS = ('normal_features', 'nasty_features', 'normal_logits', 'nasty_logits')
 
@@ -155,23 +157,24 @@ SEPARATION = {
 }
 
 
+def _dots(arrays):
+  """The points of each panel, and the legend."""
+  *panels, legend = embeddings.figure(arrays, {}).draw()
+  return [panel.axes[0].collections[0] for panel in panels], legend
+
+
 def test_every_point_is_drawn_once_in_the_colour_of_its_class():
   arrays = _arrays()
-  figure = embedding_figure.embedding(arrays)
-  shown = {
-    handle.get_text(): colors.to_hex(line.get_color())
-    for handle, line in zip(
-      figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True
-    )
-  }
-  assert len(set(shown.values())) == 10
-  expected_colors = np.array(list(shown.values()))[arrays['label']]
-  for axes, key in zip(figure.axes, PANELS, strict=True):
-    (dots,) = axes.collections
+  dots, legend = _dots(arrays)
+  lines = legend.legends[0].get_lines()
+  shown = [colors.to_hex(line.get_color()) for line in lines]
+  assert len(set(shown)) == 10
+  expected_colors = np.array(shown)[arrays['label']]
+  for found, key in zip(dots, PANELS, strict=True):
     drawn = {
       (*point, colors.to_hex(color))
       for point, color in zip(
-        dots.get_offsets().tolist(), dots.get_facecolors(), strict=True
+        found.get_offsets().tolist(), found.get_facecolors(), strict=True
       )
     }
     expected = {
@@ -184,8 +187,8 @@ def test_every_point_is_drawn_once_in_the_colour_of_its_class():
 
 
 def test_no_class_is_drawn_over_all_others():
-  (dots,) = embedding_figure.embedding(_arrays()).axes[0].collections
-  drawn = [colors.to_hex(color) for color in dots.get_facecolors()]
+  dots, _ = _dots(_arrays())
+  drawn = [colors.to_hex(color) for color in dots[0].get_facecolors()]
   assert len(set(drawn[-20:])) > 4
 
 
@@ -197,72 +200,52 @@ def test_class_colours_are_seen_on_light_and_dark_ground():
     )
     return linear @ [0.2126, 0.7152, 0.0722]
 
-  (dots,) = embedding_figure.embedding(_arrays()).axes[0].collections
-  for color in {colors.to_hex(color) for color in dots.get_facecolors()}:
-    for theme in (style.LIGHT, style.DARK):
-      pair = sorted([luminance(color), luminance(theme.surface)])
+  sheet = document.resource('report.css')
+  grounds = re.findall(r'--ground: (#[0-9a-f]{6});', sheet)
+  assert len(grounds) == 2
+  for color in embeddings.CLASS_COLORS:
+    for ground in grounds:
+      pair = sorted([luminance(color), luminance(ground)])
       assert (pair[1] + 0.05) / (pair[0] + 0.05) > 3
 
 
 def test_many_classes_share_colours_and_the_figure_says_so():
-  arrays = _arrays(num_classes=100, each=2)
-  figure = embedding_figure.embedding(arrays)
-  (text,) = figure.legends[0].get_texts()
-  assert text.get_text() == '100 classes share 10 colours'
-  assert '100 classes share 10 colours' in embedding_figure.caption(arrays)
-  assert 'share' not in embedding_figure.caption(_arrays())
+  shown = embeddings.figure(_arrays(num_classes=100, each=2), {})
+  assert len(shown.draw()) == 4  # No legend.
+  assert '100 classes share 10 colours' in shown.caption
+  assert 'share' not in embeddings.figure(_arrays(), {}).caption
 
 
-@pytest.mark.parametrize('narrow', [False, True])
-def test_panels_have_the_numbers_and_no_units(narrow):
-  figure = embedding_figure.embedding(
-    _arrays(), separation=SEPARATION, narrow=narrow
-  )
-  for axes, key in zip(figure.axes, PANELS, strict=True):
+def test_panels_have_the_numbers_and_no_units():
+  *panels, _ = embeddings.figure(_arrays(), SEPARATION).draw()
+  for panel, key in zip(panels, PANELS, strict=True):
+    (axes,) = panel.axes
     numbers = SEPARATION[key]
     text = axes.get_xlabel().replace('−', '-')
     assert f'silhouette {numbers["silhouette"]:.2f}' in text
     assert f'{numbers["neighbor_accuracy"]:.1f}%' in text
     assert not axes.get_xticks().size and not axes.get_yticks().size
-  heads = [axes.get_title(loc='left') for axes in figure.axes]
-  assert heads == [
-    'Normal: features',
-    'Nasty: features',
-    'Normal: logits',
-    'Nasty: logits',
-  ]
-  style.png(figure, style.LIGHT, dpi=50)  # Lays it out.
-  boxes = [axes.get_tightbbox() for axes in figure.axes]
-  boxes.append(figure.legends[0].get_window_extent())
-  for i, box in enumerate(boxes):
-    assert box.x0 > -1 and box.x1 < figure.bbox.x1 + 1
-    assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
 
 def test_alternative_text_has_the_numbers():
-  text = embedding_figure.alt_text(_arrays(), separation=SEPARATION)
+  text = embeddings.figure(_arrays(), SEPARATION).alt
   assert '200 test images of 10 classes' in text
   assert (
     'Nasty: logits: silhouette −0.20, neighbours of one class 96.0%' in text
   )
-  assert 'silhouette' not in embedding_figure.alt_text(_arrays())
+  assert 'silhouette' not in embeddings.figure(_arrays(), {}).alt
 
 
-def test_the_same_arrays_are_the_same_file():
-  files = [
-    style.svg(embedding_figure.embedding(_arrays()), style.LIGHT)
-    for _ in range(2)
-  ]
-  assert files[0] == files[1]
-  dark = embedding_figure.embedding(_arrays(), theme=style.DARK)
-  assert style.darken(files[0]) == style.svg(dark, style.DARK)
-  assert files[0].count('<use') < 20  # Points are pixels, not shapes.
+def test_points_are_pixels_not_shapes():
+  panel, *_ = embeddings.figure(_arrays(), {}).draw()
+  text = draw.svg(panel, 'a-')
+  assert text.count('<use') < 20 and text.count('<image') == 1
 
 
 def test_arrays_that_do_not_fit_are_named():
   arrays = _arrays() | {'nasty_logits': np.zeros((3, 2))}
   with pytest.raises(ValueError, match=r'nasty_logits must be \(200, 2\)'):
-    embedding_figure.embedding(arrays)
+    embeddings.figure(arrays, {})
   arrays = _arrays() | {'class_names': ['a', 'b']}
   with pytest.raises(ValueError, match='labels 0 to 9, but 2 class names'):
-    embedding_figure.embedding(arrays)
+    embeddings.figure(arrays, {})

@@ -1,6 +1,5 @@
 """Every experiment runs, shares what others need, and survives a divergence."""
 
-import dataclasses
 import importlib.util
 import pathlib
 import shutil
@@ -22,13 +21,11 @@ from undistillable import (
   errors,
   execute,
   plan,
-  runs as runs_lib,
-  stores,
+  store as store_lib,
   study,
-  tasks,
   writers,
 )
-from undistillable.analysis import picture
+from undistillable.report import draw
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -60,16 +57,19 @@ def _small(data_dir, **changes):
     'grid.temperatures': (1.0, 8.0),
     'grid.alphas': (0.5, 0.9),
     'grid.fractions': (0.5, 1.0),
-    'data_free.teacher': 'cnn8',
-    'data_free.student': 'mlp',
-    'data_free.thefts': ('dafl', 'adaptive_inversion'),
-    'dafl.recipe.epochs': 1,
-    'dafl.recipe.steps_per_epoch': 2,
-    'dafl.recipe.batch_size': 32,
-    'deep_inversion.settings.num_images': 64,
-    'deep_inversion.recipe.epochs': 2,
-    'deep_inversion.recipe.batch_size': 32,
-    'deep_inversion.student_recipe.epochs': 1,
+    'grid.data_free_teacher': 'cnn8',
+    'grid.data_free_student': 'mlp',
+    'grid.data_free_attacks': ('dafl', 'adaptive_inversion'),
+    'recipes.dafl.epochs': 1,
+    'recipes.dafl.steps_per_epoch': 2,
+    'recipes.dafl.batch_size': 32,
+    'deep_inversion.num_images': 64,
+    'adaptive_inversion.num_images': 64,
+    'recipes.deep_inversion.epochs': 2,
+    'recipes.deep_inversion.batch_size': 32,
+    'recipes.adaptive_inversion.epochs': 2,
+    'recipes.adaptive_inversion.batch_size': 32,
+    'recipes.made_up.epochs': 1,
   }
   return plan.vary(_config(), small | changes)
 
@@ -137,23 +137,24 @@ def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
 def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
   """Whatever the owner's images are, what is stolen is the same."""
   planned = experiment_lib.load('data_free').plan_fn(config)
-  thefts = [run for run in planned if run.data_free or 'images' in run.parents]
+  thefts = [run for run in planned if run.num_made]
   assert {run.role for run in thefts} == {'images', 'student'}
   shutil.copytree(workdir / 'runs', tmp_path / 'runs')
   for run in thefts:
     shutil.rmtree(tmp_path / 'runs' / run.id)
-  load = tasks.load
+  load = store_lib.load_task
 
   def without_data(*args):
     task = load(*args)
     blank = {key: np.zeros_like(value) for key, value in task.train.items()}
-    return dataclasses.replace(task, train=blank, val=blank)
+    return task._replace(train=blank, val=blank)
 
-  monkeypatch.setattr(tasks, 'load', without_data)
-  store = stores.Store(tmp_path, planned[0].dataset, config.data_dir)
+  monkeypatch.setattr(store_lib, 'load_task', without_data)
+  store = store_lib.Store(tmp_path, config.data_dir)
+  trained = store_lib.Store(workdir, config.data_dir)
   for run in thefts:
     (found,) = execute.run_group([run], store)
-    before = runs_lib.result(run, workdir)
+    before = trained.result(run)
     for key in found.keys() - {'environment', 'seconds'}:
       assert found[key] == before[key], (run.label, key)
     if run.role == 'images':
@@ -165,7 +166,7 @@ def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
 
 
 def test_an_experiment_of_another_config_keeps_its_runs_apart(workdir):
-  other = _small('elsewhere', **{'attack.alpha': 0.3})
+  other = _small('elsewhere', **{'kd.alpha': 0.3})
   with pytest.raises(errors.InputError, match='holds the runs of another conf'):
     _run('main_table', other, workdir)
 
@@ -201,7 +202,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
 
   monkeypatch.setattr(execute, 'run_group', never)
   # They were drawn above.
-  monkeypatch.setattr(picture, 'render', lambda shown, folder: [])
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
   assert _run('omega', config, tmp_path / 'work')['runs'] == results['runs']
 
 
@@ -218,7 +219,7 @@ def test_it_plans_on_every_data_set(name, dataset):
 
 
 def test_adaptive_images_come_before_the_student_that_learns_from_them():
-  changes = {'data_free.thefts': ('adaptive_inversion',)}
+  changes = {'grid.data_free_attacks': ('adaptive_inversion',)}
   config = plan.vary(_config(), changes)
   planned = experiment_lib.load('data_free').plan_fn(config)
   for index, run in enumerate(planned):
@@ -232,19 +233,19 @@ def test_an_ablation_varies_what_it_is_named_after():
   assert found == set(config.grid.temperatures)
   owners = [run for run in planned if run.method == 'nasty']
   assert {run.settings['temperature'] for run in owners} == {
-    config.defense.temperature
+    config.nasty.temperature
   }
   planned = experiment_lib.load('fraction').plan_fn(config)
-  assert {r.dataset['fraction'] for r in planned if r.role == 'teacher'} == {
-    1.0
-  }
-  found = {r.dataset['fraction'] for r in planned if r.role == 'student'}
+  assert {
+    r.learns_from['fraction'] for r in planned if r.role == 'teacher'
+  } == {1.0}
+  found = {r.learns_from['fraction'] for r in planned if r.role == 'student'}
   assert found == set(config.grid.fractions)
 
 
 def test_the_estimate_counts_the_steps_that_are_taken(tmp_path):
   for run in plan.make(_small(tmp_path, fraction=0.5)):
-    store = stores.Store(tmp_path, run.dataset, str(tmp_path))
+    store = store_lib.Store(tmp_path, str(tmp_path))
     assert estimate.num_steps(run) == store.num_steps(run)
 
 

@@ -1,16 +1,26 @@
-"""Runs of studies that never were, for the tests of their reports."""
+"""Entries of studies that never were, for the tests of their reports."""
 
 
-def make_run(role, model, method, seed, accuracy, parents=(), **config):
-  """One finished run as a study writes it; `config` are its settings."""
-  name = '-'.join([role, model, method, str(seed), *parents])
+def make_entry(role, model, method, seed, accuracy, parent=None, **config):
+  """One finished network as a study writes it; `config` are its settings.
+
+  `parent` is the entry of its teacher, or of the adversary of a teacher.
+  """
+  name = '-'.join([role, model, method, str(seed)])
+  name += f'-{parent["id"]}' if parent else ''
   name += ''.join(f'-{value}' for value in config.values())
+  parents = {}
+  if parent:
+    parents['adversary' if role == 'teacher' else 'teacher'] = parent['id']
   return {
     'id': name,
     'role': role,
     'model': model,
     'method': method,
-    'parents': list(parents),
+    'parents': parents,
+    'teacher': parents.get('teacher'),
+    'control': None,
+    'normal': None,
     'dataset': 'digits',
     'seed': seed,
     'test_accuracy': accuracy,
@@ -18,29 +28,42 @@ def make_run(role, model, method, seed, accuracy, parents=(), **config):
     'val_accuracy': None,
     'epochs': 3,
     'seconds': 12.0,
-    'config': {'seed': seed, 'method': {'name': method, **config}},
+    'config': {'seed': seed, 'settings': {'name': method, **config}},
     'status': 'finished',
   }
 
 
-def make_study(alone, normal, protected, cost=(0.2, 0.4), models=('cnn',)):
-  """Runs of one teacher pair; accuracies by seed, the same for each model."""
-  runs = []
+def make_study(
+  alone,
+  normal,
+  protected,
+  cost=(0.2, 0.4),
+  models=('cnn',),
+  attacks=('kd',),
+  defenses=('nasty',),
+):
+  """Entries of teachers and students; accuracies by seed, all models alike."""
+  entries = []
   for seed, _ in enumerate(alone):
-    first = make_run('teacher', 'resnet8', 'none', seed, 99.0 - seed)
-    second = make_run(
-      'teacher',
-      'resnet8',
-      'nasty',
-      seed,
-      99.0 - seed - cost[seed % 2],
-      [first['id']],
-    )
-    runs += [first, second]
+    first = make_entry('teacher', 'resnet8', 'none', seed, 99.0 - seed)
+    owners = [first]
+    for defense in defenses:
+      accuracy = 99.0 - seed - cost[seed % 2]
+      owners.append(
+        make_entry('teacher', 'resnet8', defense, seed, accuracy, first)
+        | {'normal': first['id']}
+      )
+    entries += owners
     for model in models:
-      runs += [
-        make_run('student', model, 'scratch', seed, alone[seed]),
-        make_run('student', model, 'kd', seed, normal[seed], [first['id']]),
-        make_run('student', model, 'kd', seed, protected[seed], [second['id']]),
-      ]
-  return runs
+      control = make_entry('student', model, 'scratch', seed, alone[seed])
+      entries.append(control)
+      for attack in attacks:
+        twin = None
+        for owner in owners:
+          accuracy = protected[seed] if twin else normal[seed]
+          student = make_entry('student', model, attack, seed, accuracy, owner)
+          student['control'] = control['id']
+          student['normal'] = twin and twin['id']
+          twin = twin or student
+          entries.append(student)
+  return entries

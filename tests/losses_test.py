@@ -14,6 +14,21 @@ from undistillable import losses
 Y = jnp.array([2, 0])
 Z = jnp.array([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0]])
 W = jnp.array([[0.0, 1.0, 0.5], [-1.0, 0.0, 3.0]])
+# (first, second, temperature), of the labels above.
+TEMPERED = {
+  'distillation': lambda first, second, tau: losses.distillation(
+    first, second, Y, temperature=tau, alpha=0.9
+  ),
+  'js': lambda first, second, tau: losses.jensen_shannon(
+    first, second, temperature=tau
+  ),
+  'kl': lambda first, second, tau: losses.kl_divergence(
+    first, second, temperature=tau
+  ),
+  'self_undermining': lambda first, second, tau: losses.self_undermining(
+    first, second, Y, temperature=tau, omega=0.04
+  ),
+}
 
 
 def _cases(shared):
@@ -139,7 +154,8 @@ def test_no_gradient_reaches_the_frozen_network(name):
 @pytest.mark.parametrize('gap', [1e2, 1e4])
 @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize(
-  'name', ['ce', 'js', 'kl', 'distillation', 'self_undermining']
+  'name',
+  ['ce', 'js', 'kl', 'distillation', 'label_smoothing', 'self_undermining'],
 )
 def test_finite_in_value_and_gradient_at_large_gaps(name, dtype, gap):
   first = jnp.array([[gap, 0.0, -gap], [0.0, gap, 0.0]], dtype)
@@ -152,6 +168,62 @@ def test_finite_in_value_and_gradient_at_large_gaps(name, dtype, gap):
   for argnum in (0, 1):
     grad = jax.grad(lambda *z: loss_fn(*z).sum(), argnum)(first, second)
     assert jnp.isfinite(grad).all()
+
+
+# What a teacher that suppresses its second class answers, and its student.
+SUPPRESSED = jnp.array([[0.0, -jnp.inf, jnp.log(3.0)], [1.0, -jnp.inf, 0.0]])
+
+
+def test_a_suppressed_class_takes_no_part():
+  """By hand, of the classes that are left: 1/4 and 3/4 against 1/3 each."""
+  p, q = SUPPRESSED[:1], jnp.zeros((1, 3))
+  kl = 0.25 * np.log(3 / 4) + 0.75 * np.log(9 / 4)
+  np.testing.assert_allclose(losses.kl_divergence(p, q), [kl], rtol=1e-6)
+  m = np.array([0.25 + 1 / 3, 1 / 3, 0.75 + 1 / 3]) / 2
+  q_terms = np.log(1 / 3 / m).sum() / 3
+  p_terms = 0.25 * np.log(0.25 / m[0]) + 0.75 * np.log(0.75 / m[2])
+  js = (p_terms + q_terms) / 2
+  np.testing.assert_allclose(losses.jensen_shannon(p, q), [js], rtol=1e-5)
+  # Both suppress it: they agree on a class that neither has.
+  assert losses.kl_divergence(p, p) == losses.jensen_shannon(p, p) == 0
+
+
+@pytest.mark.parametrize('temperature', [1.0, 20.0, 1000.0, 1e6])
+def test_a_suppressed_class_has_a_probability_of_exactly_0(temperature):
+  log_p = losses.log_scores(SUPPRESSED, temperature)
+  assert jnp.isfinite(log_p).all()
+  assert (jnp.exp(log_p)[:, 1] == 0).all()
+  np.testing.assert_allclose(jnp.exp(log_p).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 20.0, 1000.0])
+@pytest.mark.parametrize('name', ['ce', *TEMPERED])
+def test_suppressed_classes_leave_everything_finite(name, temperature):
+  def loss_fn(*logits):
+    if name == 'ce':
+      return losses.cross_entropy(logits[0], Y)
+    return TEMPERED[name](*logits, temperature)
+
+  other = jnp.roll(SUPPRESSED, -1, axis=1)  # With it a label.
+  for pair in (
+    (SUPPRESSED, Z),
+    (Z, SUPPRESSED),
+    (SUPPRESSED, SUPPRESSED),
+    (SUPPRESSED, other),
+    (other, SUPPRESSED),
+  ):
+    values = loss_fn(*pair)
+    grads = jax.grad(lambda *z: loss_fn(*z).sum(), (0, 1))(*pair)
+    assert np.isfinite([values, *(grad.sum(-1) for grad in grads)]).all()
+    # A logit of minus infinity stays where it is.
+    for grad, logits in zip(grads, pair, strict=True):
+      assert (grad[jnp.isinf(logits)] == 0).all()
+
+
+def test_what_is_no_number_stays_none():
+  found = losses.finite(jnp.array([jnp.nan, -jnp.inf, 2.0], jnp.bfloat16))
+  assert found.dtype == jnp.float32
+  np.testing.assert_array_equal(found, [np.nan, losses.WITHHELD, 2.0])
 
 
 def test_any_leading_shape():
@@ -181,6 +253,8 @@ def test_any_leading_shape():
       lambda: losses.self_undermining(Z, W, Y, temperature=-4.0, omega=1.0),
       'temperature=-4.0',
     ),
+    (lambda: losses.label_smoothing(Z, Y, epsilon=1.5), 'epsilon=1.5'),
+    (lambda: losses.label_smoothing(Z, Y[:1], epsilon=0.1), 'labels of shape'),
     (lambda: losses.cross_entropy(Z, Y[:1]), 'labels of shape'),
     (lambda: losses.cross_entropy(Z, Z[:, 0]), 'integers'),
   ],
@@ -198,6 +272,8 @@ def test_a_weight_that_would_be_broadcast_is_refused(shape):
     losses.distillation(Z, W, Y, temperature=4.0, alpha=weight)
   with pytest.raises(AssertionError, match='shape'):
     losses.self_undermining(Z, W, Y, temperature=4.0, omega=weight)
+  with pytest.raises(AssertionError, match='shape'):
+    losses.label_smoothing(Z, Y, epsilon=weight)
 
 
 def test_hyper_parameters_may_be_traced():
@@ -230,7 +306,20 @@ LOSS_FNS = {
   'distillation': lambda first, second, y=Y: losses.distillation(
     first, second, y, temperature=4.0, alpha=0.9
   ),
+  'label_smoothing': lambda first, second, y=Y: losses.label_smoothing(
+    first, y, epsilon=0.1
+  ),
   'self_undermining': lambda first, second, y=Y: losses.self_undermining(
     first, second, y, temperature=4.0, omega=0.04
   ),
 }
+
+
+def test_decoupled_distillation_of_a_certain_answer_is_that_of_the_label():
+  """Where all classes but the label are withheld, the others say nothing."""
+  teacher = jnp.array([[0.0] + 9 * [-jnp.inf]])
+  student, labels = jnp.zeros((1, 10)), jnp.array([0])
+  loss = losses.decoupled_distillation(
+    student, teacher, labels, temperature=4.0, alpha=0.0, beta=1.0
+  )
+  assert float(loss[0]) == pytest.approx(0.0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Methods: the released training trajectories, what is frozen, two devices."""
+"""Methods: the released trajectories, what is frozen, what a loss sees."""
 
 import functools
 import json
@@ -13,6 +13,7 @@ import pytest
 
 from undistillable import (
   attacks,
+  checkpoints,
   defenses,
   interop,
   losses,
@@ -45,23 +46,14 @@ def _method(case, model, optimizer):
   other = models.get_model('resnetc20', 10)
   if case['kind'] == 'cross_entropy':
     return defenses.none.make(model, optimizer), None
+  temperature = case['temperature']
   if case['kind'] == 'kd':
-    kd = attacks.kd.make(
-      model,
-      optimizer,
-      teacher=other,
-      temperature=case['temperature'],
-      alpha=case['alpha'],
-    )
-    return kd, 'teacher'
-  nasty = defenses.nasty.make(
-    model,
-    optimizer,
-    adversary=other,
-    temperature=case['temperature'],
-    omega=case['omega'],
-  )
-  return nasty, 'adversary'
+    settings = attacks.kd.Settings(temperature, case['alpha'])
+    parents = {'teacher': other}
+    return attacks.kd.make(model, optimizer, settings, parents), 'teacher'
+  settings = defenses.nasty.Settings(case['omega'], temperature)
+  parents = {'adversary': other}
+  return defenses.nasty.make(model, optimizer, settings, parents), 'adversary'
 
 
 @pytest.mark.usefixtures('full_compilation')
@@ -81,7 +73,7 @@ def test_training_follows_the_released_trajectory(shared, name):
   method, frozen_role = _method(case, model, optimizer)
   variables = _variables(shared, network, 0)
   init = functools.partial(method.init, jax.random.key(0))
-  state = jax.eval_shape(init, {'image': jnp.ones((1, 32, 32, 3))}).replace(
+  state = jax.eval_shape(init, {'image': jnp.ones((1, 32, 32, 3))}, {}).replace(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],
@@ -116,9 +108,9 @@ def _tiny(name):
   """A method of each registry on a network that compiles in no time."""
   model = models.get_model('cnn8', 10)
   optimizer = optax.sgd(0.05, momentum=0.9)
-  registry = {**defenses.DEFENSES, **attacks.ATTACKS}
-  parents = dict.fromkeys(registry[name].PARENTS, model)
-  return registry[name].make(model, optimizer, **parents, **SETTINGS[name])
+  module = {**defenses.DEFENSES, **attacks.ATTACKS}[name]
+  parents = dict.fromkeys(module.PARENTS, model)
+  return module.make(model, optimizer, module.Settings(), parents)
 
 
 def _batch(size=16):
@@ -131,7 +123,8 @@ def _batch(size=16):
 
 @functools.cache
 def _start(method, seed=0):
-  return jax.jit(method.init)(jax.random.key(seed), _batch())
+  """The state before the first step; frozen networks have no say in it."""
+  return jax.jit(method.init)(jax.random.key(seed), _batch(), {})
 
 
 def _frozen(method):
@@ -165,19 +158,6 @@ def test_the_frozen_network_matters(name):
   assert losses[0] != losses[1]
 
 
-def test_what_an_owner_serves_is_what_a_client_sees():
-  model = models.get_model('cnn8', 10)
-  init = jax.jit(functools.partial(model.init, train=False))
-  variables = init(jax.random.key(0), _batch()['image'])
-  honest = jax.jit(method_lib.frozen_fn(model))
-  double = method_lib.frozen_fn(model, serve=lambda logits: 2.0 * logits)
-  served = jax.jit(double)
-  images = _batch()['image']
-  np.testing.assert_allclose(
-    served(variables, images), 2.0 * honest(variables, images), rtol=1e-6
-  )
-
-
 def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
   """A user's module knows no axis_name; its statistics are averaged."""
 
@@ -202,38 +182,275 @@ def test_a_network_with_a_batch_norm_of_its_own_stays_one_on_two_devices():
     np.testing.assert_array_equal(leaf[0], leaf[1])
 
 
-def _ce(logits, frozen, batch):
-  del frozen
-  return losses.cross_entropy(logits, batch['label']), {}
+def _ce(seen):
+  return losses.cross_entropy(seen.logits, seen.batch['label']), {}
 
 
-class _Flat(nn.Module):
+class _Tiny(nn.Module):
+  """A layer with a name, a BatchNorm, dropout, and a last layer."""
+
   @nn.compact
   def __call__(self, images, train):
-    del train
-    return nn.Dense(10)(images.reshape(len(images), -1))
+    x = nn.Dense(4, name='first')(images.reshape(len(images), -1))
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.Dense(10)(x)
+
+
+def _supervised(loss_fn=_ce, **options):
+  return method_lib.supervised(_Tiny(), optax.sgd(0.1), loss_fn, **options)
+
+
+def _step(method, state=None, frozen=None, batch=None):
+  """The state and the metrics after one step on one device."""
+  state = state or _start(method)
+  return jax.jit(method.step)(
+    state, frozen or {}, batch or _batch(), jax.random.key(1)
+  )
+
+
+def _split_step(method, state, batch=None):
+  """As of `_step`, on two devices."""
+  step = jax.pmap(
+    functools.partial(method.step, axis_name='batch'),
+    axis_name='batch',
+    in_axes=(None, None, 0, None),
+    out_axes=None,
+  )
+  halves = jax.tree.map(
+    lambda x: x.reshape(2, -1, *x.shape[1:]), batch or _batch()
+  )
+  return step(state, {}, halves, jax.random.key(1))
+
+
+def _equal(one, other):
+  return all(
+    jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), one, other))
+  )
 
 
 @pytest.mark.parametrize(
   'loss_fn',
   [
-    lambda *args: (_ce(*args)[0].mean(), {}),
-    lambda *args: (_ce(*args)[0], {'margin': args[0]}),
+    lambda seen: (_ce(seen)[0].mean(), {}),
+    lambda seen: (_ce(seen)[0], {'margin': seen.logits}),
   ],
 )
 def test_other_than_one_number_an_example_is_refused(loss_fn):
-  method = method_lib.supervised(_Flat(), optax.sgd(0.1), loss_fn)
-  state = method.init(jax.random.key(0), _batch())
+  method = _supervised(loss_fn)
+  state = jax.eval_shape(method.init, jax.random.key(0), _batch(), {})
   with pytest.raises(AssertionError, match='shape'):
-    jax.jit(method.step)(state, {}, _batch(), jax.random.key(0))
+    jax.eval_shape(method.step, state, {}, _batch(), jax.random.key(0))
 
 
-SETTINGS = {
-  'kd': {'temperature': 4.0, 'alpha': 0.9},
-  'nasty': {'temperature': 4.0, 'omega': 0.04},
-  'none': {},
-  'scratch': {},
-}
+# The answers of frozen networks.
+
+
+def _heard(seen):
+  """A loss that is what it hears, but for the gradient."""
+  heard = seen.answers['other'][:, 0]
+  return heard + 0 * seen.logits[:, 0], {'heard': heard}
+
+
+def test_answers_that_are_handed_in_are_not_asked_for():
+  def refuse(variables, images):
+    raise AssertionError('asked')
+
+  method = _supervised(_heard, answer_fns={'other': refuse})
+  answers = jnp.arange(160.0).reshape(16, 10)
+  batch = {**_batch(), 'answers': {'other': answers}}
+  _, metrics = _step(method, batch=batch)  # Nor is frozen['other'] read.
+  assert metrics['heard'] == answers[:, 0].mean()
+  with pytest.raises(AssertionError, match='asked'):
+    _step(method, frozen={'other': {}})
+
+
+@pytest.mark.parametrize('handed_in', [False, True])
+def test_no_gradient_leads_through_an_answer(handed_in):
+  """Whatever the network that gives it, which here stops none."""
+
+  def ask(variables, images):
+    return images.reshape(16, -1) @ variables
+
+  method = _supervised(_heard, answer_fns={'other': ask})
+  weight = jnp.ones((64, 10))
+
+  def loss(weight):
+    batch, frozen = _batch(), {'other': weight}
+    if handed_in:
+      batch['answers'] = {'other': ask(weight, batch['image'])}
+      frozen = {}
+    return _step(method, frozen=frozen, batch=batch)[1]['loss']
+
+  value, grad = jax.value_and_grad(loss)(weight)
+  assert value != 0
+  assert not grad.any()
+
+
+# What else a loss may see.
+
+
+def _first_layer(values):
+  """What it makes of the images."""
+  (features,) = values['first']['__call__']
+  return features
+
+
+def test_a_loss_sees_the_values_of_an_inner_layer():
+  def loss_fn(seen):
+    loss, _ = _ce(seen)
+    return loss, {'size': jnp.abs(seen.features).sum(-1)}
+
+  method = _supervised(loss_fn, features_fn=_first_layer)
+  start = _start(method)
+  state, metrics = _step(method, start)
+  layer = start.params['first']
+  images = _batch()['image'].reshape(16, -1)
+  features = images @ layer['kernel'] + layer['bias'][None]
+  expected = jnp.abs(features).sum(-1).mean()
+  np.testing.assert_allclose(metrics['size'], expected, rtol=1e-5)
+  # To look on changes nothing.
+  plain, _ = _step(_supervised(), start)
+  assert _equal(state.batch_stats, plain.batch_stats)
+  assert set(state.variables) == {'params', 'batch_stats'}
+
+
+def test_without_asking_a_loss_sees_no_inner_values():
+  def loss_fn(seen):
+    assert seen.features == seen.extra == ()
+    return _ce(seen)
+
+  _step(_supervised(loss_fn))
+
+
+def test_a_loss_knows_how_many_steps_were_taken():
+  def loss_fn(seen):
+    loss, _ = _ce(seen)
+    return loss, {'step': jnp.full(loss.shape, seen.step)}
+
+  method = _supervised(loss_fn)
+  step, state, found = jax.jit(method.step), _start(method), []
+  for _ in range(3):
+    state, metrics = step(state, {}, _batch(), jax.random.key(0))
+    found.append(int(metrics['step']))
+  assert found == [0, 1, 2]
+
+
+def test_a_total_is_of_all_devices_and_has_no_gradient():
+  def loss_fn(seen):
+    loss, _ = _ce(seen)
+    total = seen.total(seen.logits.sum())
+    labels = jnp.full(loss.shape, seen.total(seen.batch['label'].sum()))
+    return loss + total, {'labels': labels}
+
+  model = models.get_model('mlp', 10)
+  method, plain = (
+    method_lib.supervised(model, optax.sgd(0.1), fn) for fn in (loss_fn, _ce)
+  )
+  start = _start(method)
+  one, metrics = _step(method, start)
+  two, both = _split_step(method, start)
+  assert metrics['labels'] == both['labels'] == _batch()['label'].sum()
+  np.testing.assert_allclose(both['loss'], metrics['loss'], rtol=1e-4)
+  without, ce = _step(plain, start)
+  assert abs(ce['loss'] - metrics['loss']) > 0.1
+  for state in (one, two):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+      state.params,
+      without.params,
+    )
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_a_network_may_learn_as_it_is_evaluated(train):
+  method = _supervised(train=train)
+  start = _start(method)
+  state, metrics = _step(method, start)
+  assert _equal(start.batch_stats, state.batch_stats) == (not train)
+  assert not _equal(start.params, state.params)
+  batch = _batch()
+  logits = method_lib.frozen_fn(_Tiny())(start.variables, batch['image'])
+  evaluated = losses.cross_entropy(logits, batch['label']).mean()
+  same = abs(metrics['loss'] - evaluated) < 1e-5
+  assert same == (not train)  # Neither BatchNorm nor dropout knows better.
+
+
+# A second group of parameters.
+
+
+def _with_a_projection(seen_at_init=None):
+  """A network whose first layer, projected, is drawn to frozen answers."""
+
+  def init(rng, seen):
+    if seen_at_init is not None:
+      seen_at_init.append(seen)
+    shape = seen.features.shape[-1], seen.answers['other'].shape[-1]
+    return {'kernel': jax.random.normal(rng, shape)}
+
+  def loss_fn(seen):
+    found = seen.features @ seen.extra['kernel']
+    distance = jnp.square(found - seen.answers['other']).sum(-1)
+    return _ce(seen)[0] + distance, {'distance': distance}
+
+  return _supervised(
+    loss_fn,
+    answer_fns={'other': lambda variables, images: images.reshape(16, -1)},
+    features_fn=_first_layer,
+    extra=method_lib.Extra(init, optax.sgd(1e-4)),
+  )
+
+
+def test_a_second_group_of_parameters_learns_and_is_not_published():
+  shown = []
+  method = _with_a_projection(shown)
+  frozen = {'other': {}}
+  start = method.init(jax.random.key(0), _batch(), frozen)
+  (seen,) = shown
+  assert seen.logits.shape == (16, 10)
+  assert seen.features.shape == (16, 4)
+  assert seen.answers['other'].shape == (16, 64)
+  state, metrics = _step(method, start, frozen)
+  images = _batch()['image'].reshape(16, -1)
+
+  def distance(kernel):
+    return jnp.square(seen.features @ kernel - images).sum(-1).mean()
+
+  value, grad = jax.value_and_grad(distance)(start.extra['kernel'])
+  np.testing.assert_allclose(metrics['distance'], value, rtol=1e-4)
+  np.testing.assert_allclose(
+    state.extra['kernel'], start.extra['kernel'] - 1e-4 * grad, rtol=1e-4
+  )
+  assert not _equal(start.params, state.params)
+  # It draws on the network, too, and is no part of it.
+  plain, _ = _step(_supervised(), start.replace(extra=(), extra_opt_state=()))
+  assert not _equal(plain.params['first'], state.params['first'])
+  for published in (start.variables, state.variables):
+    assert jax.tree.structure(published) == jax.tree.structure(plain.variables)
+
+
+def test_a_second_group_of_parameters_is_in_the_checkpoint(tmp_path):
+  method = _with_a_projection()
+  init = functools.partial(method.init, jax.random.key(0), _batch())
+  start = init({'other': {}})
+  state = start.replace(extra=jax.tree.map(lambda x: x + 1, start.extra))
+  with checkpoints.Checkpoints(tmp_path) as written:
+    written.save(1, state)
+    _, again = written.restore(jax.eval_shape(init, {'other': {}}))
+  jax.tree.map(np.testing.assert_array_equal, again, state)
+  assert jax.tree.leaves(again.extra)
+
+
+def test_two_devices_draw_on_a_second_group_alike():
+  method = _with_a_projection()
+  images = _batch()['image'].reshape(16, -1)
+  batch = {**_batch(), 'answers': {'other': images}}
+  start = method.init(jax.random.key(0), batch, {})
+  one, _ = _step(method, start, batch=batch)
+  two, _ = _split_step(method, start, batch)
+  np.testing.assert_allclose(
+    two.extra['kernel'], one.extra['kernel'], rtol=1e-4, atol=1e-5
+  )
 
 
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])

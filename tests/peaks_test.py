@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from undistillable.analysis import logit_figure, peaks, peaks_figure, style
+from undistillable.report import draw, peaks
 
 # Mean 3, so half the height of the top is 6 and 6.5: one and two peaks.
 LOGITS = np.array([[9.0, 1.0, 1.0, 1.0], [10.0, 7.0, 0.0, -5.0]])
@@ -31,13 +31,6 @@ def test_peaks_do_not_depend_on_offset_or_scale():
 @pytest.mark.parametrize('num_classes', [1, 3, 10, 100])
 def test_equal_logits_are_all_peaks(value, num_classes):
   assert peaks.count([[value] * num_classes]) == num_classes
-
-
-def test_the_figure_of_the_logits_counts_alike():
-  logits = np.random.default_rng(1).normal(size=(40, 10))
-  stats = peaks.statistics(logits, np.zeros(40, int), 1.0)
-  assert logit_figure.num_peaks(logits) == stats['mean_peaks']
-  assert stats['mean_peaks'] == pytest.approx(np.mean(peaks.count(logits)))
 
 
 def test_statistics_by_hand():
@@ -107,8 +100,13 @@ def _by_name():
   return {'normal': normal, 'nasty': nasty}
 
 
+def _axes(by_name):
+  bars, _ = peaks.figure(by_name).draw()
+  return bars.axes[0]
+
+
 def test_bars_are_means_and_circles_seeds():
-  axes = peaks_figure.peaks(_by_name()).axes[0]
+  axes = _axes(_by_name())
   normal, nasty = axes.containers
   heights = [[bar.get_height() for bar in bars] for bars in (normal, nasty)]
   np.testing.assert_allclose(heights[0], [80, 20, 0, 0, 0])
@@ -116,30 +114,28 @@ def test_bars_are_means_and_circles_seeds():
   np.testing.assert_allclose(
     axes.lines[1].get_ydata(), [10, 20, 30, 20, 20, 10, 40, 30, 20, 0]
   )
-  theme = style.LIGHT
   drawn = [colors.to_hex(bars[0].get_facecolor()) for bars in (normal, nasty)]
-  assert drawn == [theme.normal, theme.protected[0]]
+  assert drawn == [draw.COLORS['normal'], draw.COLORS['defense-0']]
 
 
 def test_bars_of_both_teachers_do_not_overlap():
-  axes = peaks_figure.peaks(_by_name()).axes[0]
-  for normal, nasty in zip(*axes.containers, strict=True):
+  for normal, nasty in zip(*_axes(_by_name()).containers, strict=True):
     assert normal.get_x() + normal.get_width() < nasty.get_x()
 
 
 def test_one_seed_has_no_circles():
   by_name = {name: found[:1] for name, found in _by_name().items()}
-  assert not peaks_figure.peaks(by_name, narrow=True).axes[0].lines
+  assert not _axes(by_name).lines
 
 
 def test_words_have_the_numbers():
-  assert peaks_figure.title(_by_name()).endswith('normal 1.2, nasty 3.0')
-  text = peaks_figure.alt_text(_by_name())
-  assert 'normal teacher, 1.2 on average: 1: 80.0%, 2: 20.0%' in text
-  assert '4: 20.0%, 5 or more: 10.0%.' in text
-  assert 'half as far above the mean' in peaks_figure.caption()
+  shown = peaks.figure(_by_name())
+  assert shown.title.endswith('normal 1.2, nasty 3.0')
+  assert 'normal teacher, 1.2 on average: 1: 80.0%, 2: 20.0%' in shown.alt
+  assert '4: 20.0%, 5 or more: 10.0%.' in shown.alt
+  assert 'half as far above the mean' in shown.caption
 
 
 def test_nothing_to_show_is_no_figure():
-  assert peaks_figure.peaks({}) is None
-  assert peaks_figure.peaks({'normal': []}) is None
+  assert peaks.figure({}).draw is None
+  assert peaks.figure({'normal': []}).draw is None

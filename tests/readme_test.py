@@ -1,7 +1,11 @@
 """What the README shows runs as it stands there."""
 
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -42,16 +46,55 @@ def test_the_loss_enters_a_training_loop_of_ones_own():
   assert losses[-1] < losses[0]
 
 
-def test_ones_own_model_is_protected_in_ten_lines(
+def test_ones_own_model_is_protected_in_a_dozen_lines(
   capsys, monkeypatch, tmp_path
 ):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   block = _block('defenses.nasty.make')
   lines = [line for line in block.splitlines() if line and 'import' not in line]
-  assert len(lines) <= 10
+  assert len(lines) <= 12
   exec(block.replace('epochs=20', 'epochs=2'), {})
   printed = re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)
   assert float(printed.group(1)) > 50
+
+
+def test_ones_own_defense_is_twenty_lines(tmp_path):
+  block = _block('class Settings')
+  code = [line for line in block.splitlines() if line.strip()]
+  assert len(code) <= 22
+  (tmp_path / 'my_package').mkdir()
+  (tmp_path / 'my_package' / 'flatter.py').write_text(block)
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'undistillable.main',
+      '--config=configs/digits.py',
+      f'--workdir={tmp_path}/work',
+      f'--config.data_dir={tmp_path}/data',
+      '--config.defenses=("my_package.flatter",)',
+      '--config.flatter.weight=0.3',
+      '--config.teacher.model=cnn8',
+      '--config.students=("cnn8",)',
+      '--config.seeds=(0,)',
+      '--config.recipe.epochs=1',
+      '--config.limit=200',
+      '--config.max_accuracy_drop=100.0',
+    ],
+    cwd=README.parent,
+    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'kd from flatter cnn8' in done.stdout
+  (teacher,) = [
+    run
+    for run in json.loads((tmp_path / 'work/results.json').read_text())['runs']
+    if run['method'] == 'flatter'
+  ]
+  assert teacher['config']['settings'] == {'weight': 0.3}
 
 
 def test_its_table_of_networks_is_what_the_command_prints():

@@ -1,13 +1,17 @@
 """Every registered method, model and data set does what all of them must.
 
-One step: finite; the loss falls on a fixed batch; two devices equal one; the
-state comes back from a checkpoint. A new entry is tested without a new test,
-but for its settings below. Of models that are one program once shrunk, one is
-run; two devices are run for every method and three models, and of every model
-each BatchNorm is seen to pool over them.
+One step: finite; the loss falls on a fixed batch; two devices equal one, and
+answers that are handed in those that are asked for; the state comes back from a
+checkpoint; what is served are scores. A new entry is tested without a new test,
+with its own defaults but for those below. Of models that are one program once
+shrunk, one is run; two devices are run for every method and three models, and
+of every model each BatchNorm is seen to pool over them. And what a user's own
+module must have.
 """
 
 import functools
+import inspect
+import sys
 
 import jax
 import numpy as np
@@ -19,12 +23,25 @@ from undistillable import (
   checkpoints,
   data,
   defenses,
+  errors,
+  losses,
+  method as method_lib,
   models,
+  oracle,
   parallel,
+  registry,
+  serving,
 )
 from undistillable.data import batches
 
-METHODS = {**defenses.DEFENSES, **attacks.ATTACKS}
+METHODS = {
+  (kind, name): module
+  for kind, known in (
+    ('attack', attacks.ATTACKS),
+    ('defense', defenses.DEFENSES),
+  )
+  for name, module in known.items()
+}
 INVERSION = {
   'num_images': 8,
   'low': (-2.0, -2.0, -2.0),
@@ -33,19 +50,17 @@ INVERSION = {
   'l2': 1e-3,
   'batch_norm': 1.0,
   'jitter': 0,  # Or one step's loss would be another's.
-  'flip': False,
 }
-SETTINGS = {
-  'adaptive_inversion': {**INVERSION, 'competition': 1.0},
+# Where the defaults are too large for eight images.
+EXCEPTIONS = {
+  'adaptive_inversion': INVERSION,
   'dafl': {
-    **attacks.dafl.PRESETS['digits'],
     'latent_dim': 10,
     'generator_width': 8,
     'generator_learning_rate': 1e-4,  # Or the images change too much.
   },
   'deep_inversion': INVERSION,
-  'kd': {'temperature': 4.0, 'alpha': 0.9},
-  'nasty': {'temperature': 4.0, 'omega': 0.01},
+  'dfme': {'latent_dim': 10, 'generator_width': 8},
 }
 # The same code with fewer blocks, where a full one takes minutes to compile.
 DENSENET = {'block_sizes': (1, 1, 1, 1), 'growth': 8}
@@ -73,6 +88,7 @@ RNG = jax.random.key(1)
 # Whose batches are split over two devices as well.
 SPLIT = ('densenet201', 'resnet34', 'shufflenetv2')
 BATCH_SIZE = 8
+CNN = models.get_model('cnn8', 10)
 
 
 def shrunk(name):
@@ -92,7 +108,7 @@ def test_model(name, tmp_path):
   if name in SPLIT:
     _check_two_devices(method, start, one(start, {}, _batch(), RNG))
   _check_learning(one, start, {}, _batch())
-  _check_checkpoint(method, start, tmp_path)
+  _check_checkpoint(start, tmp_path)
 
 
 @pytest.mark.parametrize('name', DISTINCT)
@@ -108,19 +124,93 @@ def test_every_batch_norm_of_a_model_pools_over_the_devices(name):
   assert bool(statistics) == (name != 'mlp')
 
 
-@pytest.mark.parametrize('name', METHODS)
-def test_method(name, tmp_path):
-  model = models.get_model('cnn8', 10)
-  parents = dict.fromkeys(METHODS[name].PARENTS, model)
-  settings = SETTINGS.get(name, {})
-  method = METHODS[name].make(model, optax.sgd(0.01), **parents, **settings)
-  init = jax.jit(functools.partial(model.init, train=False))
-  frozen = dict.fromkeys(parents, init(jax.random.key(9), _batch()['image']))
-  start = _start(method)
-  one = jax.jit(method.step)(start, frozen, _batch(), RNG)
-  step, halves = _check_two_devices(method, start, one, frozen)
-  two = _check_learning(step, start, frozen, halves)
-  _check_checkpoint(method, two, tmp_path)
+@pytest.mark.parametrize(('kind', 'name'), METHODS)
+def test_method(kind, name, tmp_path):
+  module = METHODS[kind, name]
+  method = module.make(
+    CNN, optax.sgd(0.01), _settings(kind, name), _parents(kind, name)
+  )
+  if method is None:  # Nothing is trained, so there is something to serve.
+    assert hasattr(module, 'serve')
+    return
+  frozen = dict.fromkeys(module.PARENTS, _variables(9))
+  batch = _batch()
+  answers = {
+    role: jax.jit(ask)(frozen[role], batch['image'])
+    for role, ask in method.answer_fns.items()
+  }
+  start = _start(method, frozen)
+  one = jax.jit(method.step)(start, frozen, batch, RNG)
+  unasked = {k: v for k, v in frozen.items() if k not in answers}
+  step, halves = _check_two_devices(
+    method, start, one, unasked, {**batch, 'answers': answers}
+  )
+  two = _check_learning(step, start, unasked, halves)
+  _check_checkpoint(two, tmp_path)
+
+
+def _check_serving(name, module):
+  """Scores: finite, of some class, without a gradient, and none trained on."""
+  parents = dict.fromkeys(module.PARENTS, CNN)
+  settings = _settings('defense', name)
+  served = serving.answer_fn(CNN, module.serve, settings, parents)
+  images = _batch()['image']
+  known = {role: _variables(seed) for seed, role in enumerate(parents)}
+  variables = {**_variables(9), serving.PARENTS: known}
+
+  def total(images, variables):
+    scores = served(variables, images)
+    return scores.sum(), scores
+
+  grad, scores = jax.jit(jax.grad(total, has_aux=True))(images, variables)
+  assert not grad.any()
+  assert scores.shape == (BATCH_SIZE, 10)
+  assert scores.dtype == np.float32
+  assert np.isfinite(scores).all()
+  for temperature in (1.0, 20.0, 1000.0):
+    probabilities = jax.nn.softmax(scores / temperature)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-4)
+  assert (scores.max(-1) > 0.5 * losses.WITHHELD).all()
+
+
+@pytest.mark.parametrize(('kind', 'name'), METHODS)
+def test_what_a_method_serves_are_scores(kind, name):
+  module = METHODS[kind, name]
+  if hasattr(module, 'serve'):
+    assert kind == 'defense'
+    _check_serving(name, module)
+
+
+def test_a_defense_whose_scores_are_none_is_found_out():
+  """Or nobody would know whether those above are checked at all."""
+
+  class Module:
+    PARENTS = ()
+
+    @staticmethod
+    def serve(query, settings):
+      return query.logits + np.nan
+
+  with pytest.raises(AssertionError):
+    _check_serving('none', Module)
+
+
+@pytest.mark.parametrize(('kind', 'name'), METHODS)
+def test_what_a_method_declares_can_be_read(kind, name):
+  module = METHODS[kind, name]
+  settings = inspect.signature(module.Settings).parameters.values()
+  assert all(setting.default is not setting.empty for setting in settings)
+  assert registry.settings(module, registry.defaults(module)) == (
+    module.Settings()
+  )
+  assert registry.find(name, {name: module}, kind) is module
+  if kind == 'attack':
+    assert getattr(module, 'ACCESS', 'scores') in (
+      'labels',
+      'scores',
+      'weights',
+    )
+    assert getattr(module, 'DATA', 'own') in ('own', 'foreign', 'none')
 
 
 @pytest.mark.parametrize('name', data.DATASETS)
@@ -135,7 +225,7 @@ def test_dataset(name, tmp_path, request):
     prepare = batches.prepare_fn(loaded.mean, loaded.std)
     first = {name: array[:BATCH_SIZE] for name, array in split.items()}
     batch = prepare(first, np.arange(BATCH_SIZE), jax.random.key(0))
-    _, metrics = step(init(jax.random.key(0), batch), {}, batch, RNG)
+    _, metrics = step(init(jax.random.key(0), batch, {}), {}, batch, RNG)
     assert np.isfinite(metrics['loss'])
 
 
@@ -160,11 +250,37 @@ def _batch():
   }
 
 
-def _start(method):
-  return jax.jit(method.init)(jax.random.key(0), _batch())
+def _start(method, frozen=None):
+  return jax.jit(method.init)(jax.random.key(0), _batch(), frozen or {})
 
 
-def _check_two_devices(method, start, one_result, frozen=None):
+@functools.cache
+def _variables(seed):
+  """Of the network that is every parent."""
+  init = jax.jit(functools.partial(CNN.init, train=False))
+  return init(jax.random.key(seed), _batch()['image'])
+
+
+def _settings(kind, name):
+  """Its defaults, but for what is listed."""
+  return METHODS[kind, name].Settings(**EXCEPTIONS.get(name, {}))
+
+
+def _parents(kind, name):
+  """Modules; whom an attack robs gives away what the attack says it reads."""
+  module = METHODS[kind, name]
+  parents = dict.fromkeys(module.PARENTS, CNN)
+  if kind == 'attack' and 'teacher' in parents:
+    access = getattr(module, 'ACCESS', 'scores')
+    parents['teacher'] = oracle.Oracle(
+      method_lib.frozen_fn(CNN),
+      CNN if access == 'weights' else None,
+      labels_only=access == 'labels',
+    )
+  return parents
+
+
+def _check_two_devices(method, start, one_result, frozen=None, batch=None):
   """One step on two equals one on one; returns the step and its batch."""
   step = jax.pmap(
     functools.partial(method.step, axis_name=parallel.AXIS),
@@ -172,7 +288,9 @@ def _check_two_devices(method, start, one_result, frozen=None):
     in_axes=(None, None, 0, None),
     out_axes=None,
   )
-  halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), _batch())
+  halves = jax.tree.map(
+    lambda x: x.reshape(2, -1, *x.shape[1:]), batch or _batch()
+  )
   one, metrics = one_result
   two, two_metrics = step(start, frozen or {}, halves, RNG)
   for key, value in metrics.items():
@@ -193,11 +311,10 @@ def _check_learning(step, state, frozen, batch):
   return state
 
 
-def _check_checkpoint(method, state, tmp_path):
-  with checkpoints.Checkpoints(tmp_path / 'checkpoints') as written:
+def _check_checkpoint(state, tmp_path):
+  with checkpoints.Checkpoints(tmp_path) as written:
     written.save(1, state)
-  template = jax.eval_shape(method.init, jax.random.key(0), _batch())
-  again = checkpoints.load(tmp_path / 'checkpoints', template)
+    _, again = written.restore(jax.eval_shape(lambda: state))
   jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
@@ -215,3 +332,96 @@ def _assert_same_update(before, one, two):
 
   error = np.linalg.norm(update(one) - update(two))
   assert error <= 0.02 * np.linalg.norm(update(one))
+
+
+# What is found by name.
+
+KNOWN = {'nasty': defenses.nasty, 'none': defenses.none}
+OWN = """
+import dataclasses
+
+from undistillable import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  weight: float = 1.0
+
+  def __post_init__(self):
+    losses.check_positive('weight', self.weight)
+
+
+def make(model, optimizer, settings, parents):
+  return None
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+  """A package of a user with a defense, and what is not one."""
+  package = tmp_path / 'somebodys_package'
+  package.mkdir()
+  for name, text in (
+    ('__init__', ''),
+    ('my_defense', OWN),
+    ('no_make', OWN.replace('def make', 'def build')),
+    ('no_settings', OWN.replace('class Settings', 'class Options')),
+    ('broken', 'import nobody_has_this'),
+  ):
+    (package / f'{name}.py').write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield package.name
+  for name in [n for n in sys.modules if n.startswith(package.name)]:
+    del sys.modules[name]
+
+
+def test_a_method_is_found_by_its_name_or_that_of_its_module(own):
+  assert registry.find('nasty', KNOWN, 'defense') is defenses.nasty
+  assert defenses.get('nasty') is defenses.nasty
+  assert attacks.get('kd') is attacks.kd
+  name = f'{own}.my_defense'
+  module = registry.find(name, KNOWN, 'defense')
+  assert module.__name__ == name
+  assert registry.short(name) == 'my_defense'
+  assert registry.short('nasty') == 'nasty'
+  assert registry.defaults(module) == {'weight': 1.0}
+  assert registry.settings(module, {'weight': 2.0}) == module.Settings(2.0)
+
+
+def _error(call, *args):
+  """What a user is told: one sentence."""
+  with pytest.raises(errors.InputError) as error:
+    call(*args)
+  message = str(error.value)
+  assert '\n' not in message
+  assert '. ' not in message
+  return message
+
+
+def test_what_is_no_method_is_named(own):
+  def find(name):
+    return _error(registry.find, name, KNOWN, 'defense')
+
+  assert find('nasy') == (
+    "unknown defense 'nasy'; known: nasty, none, or a module of your own as "
+    'package.module'
+  )
+  for name, reason in (
+    ('broken', "cannot be imported (No module named 'nobody_has_this')"),
+    ('absent', f"cannot be imported (No module named '{own}.absent')"),
+    ('no_make', 'has no make; see "Extend it" in the README'),
+    ('no_settings', 'has no Settings; see "Extend it" in the README'),
+  ):
+    assert find(f'{own}.{name}') == f"the defense '{own}.{name}' {reason}"
+
+
+def test_settings_that_do_not_fit_are_named(own):
+  found = _error(registry.settings, defenses.nasty, {'omga': 1.0})
+  assert found == "nasty has no setting 'omga'; known: omega, temperature"
+  found = _error(registry.settings, defenses.nasty, {'omega': -1.0})
+  assert found == 'nasty: omega=-1.0; expected a number >= 0'
+  module = registry.find(f'{own}.my_defense', KNOWN, 'defense')
+  found = _error(registry.settings, module, {'weight': 0.0})
+  assert found == 'my_defense: weight=0.0; expected a positive number'
+  # As long as nothing is asked of it, nothing is wrong.
+  assert registry.settings(module, {}) == module.Settings()

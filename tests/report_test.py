@@ -8,8 +8,7 @@ import fabricated
 import numpy as np
 import pytest
 
-from undistillable import report
-from undistillable.analysis import main_figures, picture, style
+from undistillable.report import answer as answer_lib, curves, draw, write
 
 _VOID = {'br', 'hr', 'img', 'link', 'meta', 'source'}
 
@@ -44,13 +43,13 @@ def _study(workdir, model='cnn'):
   runs = fabricated.make_study(
     (90.0, 92.0), (91.0, 94.0), (70.0, 74.0), models=(model,)
   )
-  for number, run in enumerate(runs):
-    run['id'] = f'run-{number}'
-  for student in runs:
-    if student['parents']:
-      number = 5 * student['seed']
-      number += student['method'] == 'kd' and student['test_accuracy'] < 80
-      student['parents'] = [f'run-{number}']
+  # Names of folders, which that of a model must not break.
+  names = {run['id']: f'run-{number}' for number, run in enumerate(runs)}
+  for run in runs:
+    run['id'] = names[run['id']]
+    run['parents'] = {k: names[v] for k, v in run['parents'].items()}
+    for key in ('teacher', 'control', 'normal'):
+      run[key] = names.get(run[key])
   for run in runs:
     path = workdir / 'runs' / run['id'] / 'metrics.jsonl'
     path.parent.mkdir(parents=True)
@@ -62,8 +61,8 @@ def _study(workdir, model='cnn'):
     workdir / 'responses.npz',
     image=np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1),
     label=np.array([0, 2]),
-    normal_logits=np.eye(3)[[0, 2]],
-    protected_logits=np.array([[3.0, 2, 0], [0, 2, 3.0]]),
+    ids=np.array(['run-0', 'run-1']),
+    logits=np.array([np.eye(3)[[0, 2]], [[3.0, 2, 0], [0, 2, 3.0]]]),
     class_names=np.array(['cat', 'dog', 'owl']),
   )
   return {'runs': runs, 'environment': {'python': '3.11', 'device': 'TPU <v4>'}}
@@ -74,7 +73,7 @@ def written(tmp_path_factory):
   """(workdir, page) of a whole study whose names try to break out."""
   workdir = tmp_path_factory.mktemp('study')
   results = _study(workdir, model='<script>alert("1")</script>')
-  report.write(results, workdir, command='python -m x --a="<b>" && echo $b')
+  write.write(results, workdir, command='python -m x --a="<b>" && echo $b')
   return workdir, (workdir / 'report.html').read_text(encoding='utf-8')
 
 
@@ -99,19 +98,22 @@ def test_page_is_self_contained(written):
   for tag, attrs in page.tags:
     assert tag not in ('script', 'link', 'iframe', 'object')
     assert not any(name.startswith('on') for name in attrs)
-    for name in {'src', 'srcset', 'data', 'poster'} & attrs.keys():
-      assert attrs[name].startswith('data:image/svg+xml;base64,')
-    if 'href' in attrs:
-      assert tag == 'a' and attrs['href'].startswith('https://arxiv.org/')
+    assert not {'src', 'srcset', 'data', 'poster'} & attrs.keys()
+    if tag == 'a':
+      assert attrs['href'].startswith('https://arxiv.org/')
+    elif 'xlink:href' in attrs:
+      assert attrs['xlink:href'].startswith(('#', 'data:image/png;base64,'))
+    else:
+      assert 'href' not in attrs
   sheet = re.search(r'<style>(.*?)</style>', text, re.S)[1]
   assert 'url(' not in sheet and '@import' not in sheet
 
 
 def test_page_is_accessible(written):
   page = Page(written[1])
-  images = page.find('img')
-  assert len(images) == 12  # three figures, light and dark, wide and narrow
-  assert all(len(attrs['alt']) > 20 for attrs in images)
+  images = [a for a in page.find('div') if a.get('role') == 'img']
+  assert len(images) == len(page.find('figure')) == 3
+  assert all(len(attrs['aria-label']) > 20 for attrs in images)
   assert page.find('html')[0]['lang'] == 'en'
   levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r'h\d', tag)]
   assert levels[0] == 1 and levels.count(1) == 1
@@ -152,15 +154,22 @@ def test_answer_comes_first_and_everything_is_there(written):
   assert markdown.count('](figures/') == 3
 
 
-def test_style_sheet_has_the_colours_of_the_figures(written):
+def test_every_colour_has_a_light_and_a_dark_value(written):
   themes = re.findall(r':root \{(.*?)\}', written[1], re.S)
-  assert len(themes) == 2
-  for theme, sheet in zip((style.LIGHT, style.DARK), themes, strict=True):
-    assert f'--control: {theme.control};' in sheet
-    assert f'--normal: {theme.normal};' in sheet
-    assert f'--ground: {theme.surface};' in sheet
-    for number, color in enumerate(theme.protected):
-      assert f'--defense-{number}: {color};' in sheet
+  light, dark = (set(re.findall(r'--([\w-]+): #', theme)) for theme in themes)
+  assert light == dark == set(draw.COLORS)
+  used = set(re.findall(r'var\(--([\w-]+)\)', written[1]))
+  assert used <= {*light, 'font'}
+
+
+def test_a_thief_that_lost_nothing_stands_out(tmp_path):
+  runs = fabricated.make_study((90.0,), (91.0,), (91.0,))
+  write.write({'runs': runs}, tmp_path)
+  page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  strong = [a for a in page.find('td') if 'strong' in a.get('class', '')]
+  assert len(strong) == 1 and 'Bold: this thief lost nothing' in page.text
+  markdown = (tmp_path / 'report.md').read_text(encoding='utf-8')
+  assert '| 91.0 | **+1.0** | 1 |' in markdown.replace('\\', '')
 
 
 def test_template_is_filled(written):
@@ -169,9 +178,9 @@ def test_template_is_filled(written):
 
 def test_missing_parts_are_left_out_and_named(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
-  report.write({'runs': runs}, tmp_path)
+  write.write({'runs': runs}, tmp_path)
   page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
-  assert len(page.find('img')) == 4
+  assert len(page.find('figure')) == 1
   assert 'no responses.npz' in page.text
   assert 'No metrics by epoch' in page.text
   assert '(one seed only)' in page.text
@@ -179,17 +188,17 @@ def test_missing_parts_are_left_out_and_named(tmp_path):
 
 def test_teachers_without_students(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,), models=())
-  report.write({'runs': runs, 'environment': None}, tmp_path)
+  write.write({'runs': runs, 'environment': None}, tmp_path)
   page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
   assert 'no student has been distilled' in page.text.lower()
 
 
 def test_a_study_may_have_another_question_and_folder(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
-  answer = report.Answer('A & B', 'Open', 'Nothing is known.', 'open')
+  answer = answer_lib.Answer('A & B', 'Open', 'Nothing is known.', 'open')
   folder = tmp_path / 'study'
-  missing = picture.Figure('Where', 'map', None, '', 'There is no map.')
-  report.write(
+  missing = draw.Figure('Where', 'map', None, '', '', 'There is no map.')
+  write.write(
     {'runs': runs}, tmp_path, folder=folder, answer=answer, figures=[missing]
   )
   page = Page((folder / 'report.html').read_text(encoding='utf-8'))
@@ -200,10 +209,10 @@ def test_a_study_may_have_another_question_and_folder(tmp_path):
 
 
 def test_no_runs_at_all(tmp_path):
-  report.write({'runs': [], 'environment': {}}, str(tmp_path))
+  write.write({'runs': [], 'environment': {}}, str(tmp_path))
   page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
   assert 'No run has finished' in page.text
-  assert not page.find('img')
+  assert not page.find('svg')
 
 
 def test_torn_last_line_is_skipped_and_a_broken_one_is_not(tmp_path):
@@ -211,21 +220,21 @@ def test_torn_last_line_is_skipped_and_a_broken_one_is_not(tmp_path):
   path.parent.mkdir(parents=True)
   path.write_text('{"epoch": 1}\n{"epo', encoding='utf-8')
   runs = [{'id': 'a'}, {'id': 'b'}]
-  assert main_figures.read_metrics(tmp_path, runs) == {'a': [{'epoch': 1}]}
+  assert curves.read(tmp_path, runs) == {'a': [{'epoch': 1}]}
   path.write_text('{"epo\n{"epoch": 2}\n', encoding='utf-8')
   with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1: not JSON'):
-    main_figures.read_metrics(tmp_path, runs)
+    curves.read(tmp_path, runs)
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
-  report.write({'runs': []}, tmp_path)
+  write.write({'runs': []}, tmp_path)
   before = (tmp_path / 'report.html').read_bytes()
 
   def fail(*_):
     raise OSError('disk full')
 
-  monkeypatch.setattr(report.os, 'replace', fail)
+  monkeypatch.setattr(draw.os, 'replace', fail)
   with pytest.raises(OSError, match='disk full'):
-    report.write({'runs': []}, tmp_path, command='new')
+    write.write({'runs': []}, tmp_path, command='new')
   assert (tmp_path / 'report.html').read_bytes() == before
   assert {p.name for p in tmp_path.iterdir()} == {'report.html', 'report.md'}

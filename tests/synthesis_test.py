@@ -5,7 +5,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from undistillable import data, models, synthesis
+from undistillable import data, models
+from undistillable.attacks import synthesis
 from undistillable.data import augment
 
 MEAN, STD = (0.3, 0.5, 0.9), (0.2, 0.3, 0.05)

@@ -1,4 +1,4 @@
-"""Training: resumed equals uninterrupted, looped equals stepped, two = one."""
+"""Training: resumed, looped, on two devices, beside others: it is the same."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ from undistillable import (
   checkpoints,
   defenses,
   errors,
-  evaluate,
   method as method_lib,
   models,
+  oracle,
   parallel,
   train,
   trainee,
@@ -29,6 +29,7 @@ from undistillable.data import batches
 
 MODEL = models.get_model('cnn8', 10)
 TEACHER = models.get_model('cnn16', 10)
+ORACLE = oracle.as_oracle(TEACHER)
 METHOD = defenses.none.make(MODEL, optax.sgd(0.05, momentum=0.9))
 PLAIN = batches.prepare_fn((0.5,), (0.25,))
 SHIFTED = batches.prepare_fn((0.5,), (0.25,), augment='pad_crop')
@@ -58,6 +59,12 @@ def _assert_close(one, other):
     one,
     other,
   )
+
+
+def _restored(folder, template):
+  """The state in the checkpoint of a training."""
+  with checkpoints.Checkpoints(folder / 'checkpoints') as written:
+    return written.restore(template)[1]
 
 
 def _metrics(folder):
@@ -218,6 +225,9 @@ def test_every_example_comes_once_an_epoch_in_a_new_order():
   assert (orders[0] != orders[1]).any()
 
 
+# Frozen networks, of which the loop asks what the steps hear.
+
+
 @functools.cache
 def _students():
   """Three that hear the same teacher, and its variables."""
@@ -229,16 +239,166 @@ def _students():
   students = [
     trainee.Trainee(
       attacks.kd.make(
-        models.get_model(name, 10), optimizer, teacher=TEACHER, **settings
+        models.get_model(name, 10),
+        optimizer,
+        attacks.kd.Settings(temperature, alpha),
+        {'teacher': ORACLE},
       )
     )
-    for name, settings in (
-      ('cnn4', {'temperature': 4.0, 'alpha': 0.9}),
-      ('cnn8', {'temperature': 4.0, 'alpha': 0.9}),
-      ('cnn4', {'temperature': 1.0, 'alpha': 0.1}),
+    for name, temperature, alpha in (
+      ('cnn4', 4.0, 0.9),
+      ('cnn8', 4.0, 0.9),
+      ('cnn4', 1.0, 0.1),
     )
   ]
   return students, {'teacher': variables}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """How many images each call of `parallel.answers` asks about."""
+  counts, answers = [], parallel.answers
+
+  def spy(answer_fn, prepare, variables, arrays, order, *args):
+    counts.append(order.size)
+    return answers(answer_fn, prepare, variables, arrays, order, *args)
+
+  monkeypatch.setattr(parallel, 'answers', spy)
+  return counts
+
+
+def _witness(plain):
+  """A method that compares what it hears with what there is to see.
+
+  Its teacher answers with the pixels themselves, and the label of an example is
+  its place in `plain`, float[N, H, W, C], the images without augmentation.
+  """
+
+  def loss_fn(seen):
+    loss = jnp.square(seen.logits).mean(-1)
+    heard = seen.answers['teacher']
+
+    def distance(images):
+      return jnp.abs(heard - images.reshape(heard.shape)).max(-1)
+
+    return loss, {
+      'from_view': distance(seen.batch['image']),
+      'from_plain': distance(plain[seen.batch['label']]),
+    }
+
+  return method_lib.supervised(
+    models.get_model('mlp', 10),
+    optax.sgd(0.1),
+    loss_fn,
+    answer_fns={
+      'teacher': lambda scale, images: scale * images.reshape(len(images), -1)
+    },
+  )
+
+
+@pytest.mark.parametrize(
+  ('ask_with', 'expected'),
+  [(None, [40, 40, 40]), (PLAIN, [48, 48])],  # Once in each process.
+)
+def test_a_teacher_is_asked_about_what_it_should_be(
+  ask_with, expected, asked, tmp_path
+):
+  """Each view that the student sees, drawn as it is drawn; or the plain image.
+
+  Three examples are left over in each epoch; and the training is resumed.
+  """
+  arrays = {**_arrays(43), 'label': np.arange(43, dtype=np.int32)}
+  everything = np.arange(43)
+  plain = PLAIN(arrays, everything, jax.random.key(0))['image']
+  fit = functools.partial(
+    train.fit,
+    _witness(plain),
+    arrays,
+    batches.prepare_fn((0.5,), (0.25,), augment='pad_crop_flip'),
+    batch_size=8,
+    frozen={'teacher': jnp.ones(())},
+    ask_with=ask_with,
+    folder=tmp_path,
+  )
+  fit(epochs=1)
+  fit(epochs=3)
+  assert asked == expected
+  same, other = 'train_from_view', 'train_from_plain'
+  if ask_with:
+    same, other = other, same
+  lines = _metrics(tmp_path)
+  assert len(lines) == 3
+  for line in lines:
+    assert line[same] < 1e-5
+    assert line[other] > 1.0
+
+
+def test_answers_lie_where_their_examples_do():
+  """And zeros where nobody asks, whatever the number of devices."""
+  arrays = _arrays(43)
+  order = np.random.default_rng(0).permutation(43)[:40].astype(np.int32)
+
+  def answer(scale, images):
+    return scale * images.reshape(len(images), -1)
+
+  one, two = (
+    parallel.answers(
+      answer,
+      PLAIN,
+      np.float32(2.0),
+      arrays,
+      order.reshape(5, devices, -1),
+      0,
+      jax.random.key(0),
+    )
+    for devices in (1, 2)
+  )
+  np.testing.assert_array_equal(one, two)
+  images = PLAIN(arrays, np.arange(43), jax.random.key(0))['image']
+  expected = 2 * np.array(images).reshape(43, -1)
+  expected[np.setdiff1d(np.arange(43), order)] = 0
+  np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_becomes_what_it_would_if_its_steps_asked():
+  (student, *_), frozen = _students()
+  asking = dataclasses.replace(student.method, answer_fns={})
+  fit = functools.partial(
+    train.fit, arrays=_arrays(), prepare=SHIFTED, epochs=2, batch_size=8
+  )
+  handed_in, inside = (
+    fit(method, frozen=frozen) for method in (student.method, asking)
+  )
+  _assert_close(handed_in, inside)
+  teacher = frozen['teacher']
+  weights = jax.tree.map(lambda x: -x, teacher['params'])
+  other = {'teacher': {**teacher, 'params': weights}}
+  with pytest.raises(AssertionError):  # What it hears does matter.
+    _assert_close(fit(student.method, frozen=other), inside)
+
+
+def test_a_network_may_start_from_the_weights_of_another():
+  def init(rng, batch, frozen):
+    state = METHOD.init(rng, batch, frozen)
+    return state.replace(params=frozen['normal']['params'])
+
+  normal = _fit(PLAIN, epochs=1).variables
+  still = defenses.none.make(MODEL, optax.sgd(0.0))
+  method = dataclasses.replace(still, init=init)
+  state = train.fit(
+    method,
+    _arrays(),
+    PLAIN,
+    epochs=1,
+    batch_size=8,
+    seed=4,
+    frozen={'normal': normal},
+  )
+  # A state without momentum: none of `METHOD`'s is wanted.
+  _assert_equal(state.params, normal['params'])
+
+
+# Networks side by side.
 
 
 def _fit_together(trainees, frozen, **kwargs):
@@ -248,7 +408,7 @@ def _fit_together(trainees, frozen, **kwargs):
   )
 
 
-def test_each_becomes_what_it_would_alone(tmp_path):
+def test_each_becomes_bit_for_bit_what_it_would_alone(tmp_path):
   students, frozen = _students()
   alone, beside = (
     [
@@ -257,63 +417,49 @@ def test_each_becomes_what_it_would_alone(tmp_path):
     ]
     for name in ('alone', 'beside')
   )
-  for one in alone:
-    _fit_together([one], frozen)
+  expected = [_fit_together([one], frozen)[0] for one in alone]
   counts = []
   states = _fit_together(beside, frozen, on_step=lambda n, *_: counts.append(n))
   assert sum(counts) == 3 * 3 * 5
+  _assert_equal(states, expected)
   for one, other, state in zip(alone, beside, states, strict=True):
-    expected, found = (
-      checkpoints.load(t.folder / 'checkpoints', state) for t in (one, other)
-    )
-    _assert_equal(found, state)
-    _assert_close(found, expected)
-    lines, others = map(_metrics, (one.folder, other.folder))
-    assert len(lines) == len(others) == 3
-    for line, other_line in zip(lines, others, strict=True):
-      assert line == pytest.approx(other_line, rel=1e-3)
+    _assert_equal(_restored(other.folder, state), state)
+    lines = _metrics(one.folder)
+    assert lines == _metrics(other.folder)
+    assert len(lines) == 3
 
 
-def test_a_shared_teacher_answers_once():
+@pytest.mark.parametrize(
+  ('ask_with', 'expected'), [(None, [40] * 3), (PLAIN, [40])]
+)
+def test_a_shared_teacher_is_asked_once_for_all(ask_with, expected, asked):
   students, frozen = _students()
-  arrays = _arrays()
-  batch = SHIFTED(arrays, np.arange(8), jax.random.key(0))
-
-  def flops(methods):
-    method = method_lib.together(tuple(methods))
-    state = jax.eval_shape(method.init, jax.random.key(0), batch)
-    compiled = jax.jit(method.step).lower(
-      state, frozen, batch, jax.random.key(0)
-    )
-    return compiled.compile().cost_analysis()['flops']
-
-  apart = sum(flops([one.method]) for one in students)
-  together = flops([one.method for one in students])
-  teacher_fn = method_lib.frozen_fn(TEACHER)
-  teacher = (
-    jax.jit(teacher_fn)
-    .lower(frozen['teacher'], batch['image'])
-    .compile()
-    .cost_analysis()['flops']
-  )
-  assert teacher > 0.1 * together
-  assert apart - together == pytest.approx(2 * teacher, rel=0.02)
+  alone = trainee.Trainee(METHOD)  # Who asks nobody.
+  states = _fit_together([*students, alone], frozen, ask_with=ask_with)
+  assert asked == expected
+  assert [int(state.step) for state in states] == [15] * 4
 
 
 def test_one_that_diverges_leaves_the_others_as_they_are():
   students, frozen = _students()
-  model = models.get_model('cnn8', 10)
   explosive = trainee.Trainee(
-    attacks.scratch.make(model, optax.sgd(1e30)), label='it', remedy='lower x'
+    attacks.kd.make(
+      models.get_model('cnn8', 10),
+      optax.sgd(1e30),
+      attacks.kd.Settings(),
+      {'teacher': ORACLE},
+    ),
+    label='it',
+    remedy='lower x',
   )
   unread = dataclasses.replace(
     students[1], evaluate_fn=lambda _: {'nll': float('inf')}, label='that'
   )
-  expected = _fit_together(students, frozen)
+  expected = _fit_together([students[0], students[2]], frozen)
   first, second, third, fourth = _fit_together(
     [students[0], explosive, unread, students[2]], frozen
   )
-  _assert_close([first, fourth], [expected[0], expected[2]])
+  _assert_equal([first, fourth], expected)
   for error, text in ((second, 'it: the loss'), (third, 'that: its answers')):
     assert isinstance(error, errors.DivergedError)
     assert str(error).startswith(text)
@@ -333,7 +479,10 @@ def test_networks_that_got_unequally_far_are_resumed_together(tmp_path):
     students, frozen, on_step=lambda n, *_: counts.append(n)
   )
   assert sum(counts) == (1 + 2 + 3) * 5
-  _assert_close(resumed, whole)
+  _assert_equal(resumed, whole)
+
+
+# What goes wrong, and what is written.
 
 
 def test_a_non_finite_loss_stops_with_the_step_and_the_remedy(tmp_path):
@@ -362,59 +511,22 @@ def test_a_batch_that_does_not_fit_is_refused(batch_size):
     _fit(batch_size=batch_size)
 
 
-def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
-  _fit(folder=tmp_path)
-  other = defenses.none.make(models.get_model('cnn16', 10), optax.sgd(0.1))
-  template = train.abstract_state(other, _arrays(), PLAIN)
-  with pytest.raises(errors.InputError, match='another architecture.*delete'):
-    checkpoints.load(tmp_path / 'checkpoints', template)
-
-
-def test_a_checkpoint_with_as_many_numbers_elsewhere_is_refused(tmp_path):
-  template = {'a': np.zeros((2, 3), np.float32), 'b': np.zeros(4, np.float32)}
-  others = (
-    {'a': np.zeros(4, np.float32), 'b': np.zeros((2, 3), np.float32)},
-    {'a': np.zeros((3, 2), np.float32), 'b': np.zeros(4, np.float32)},
-    {'a': np.zeros((2, 3), np.float32), 'c': np.zeros(4, np.float32)},
-    {'a': np.zeros((2, 3), np.int32), 'b': np.zeros(4, np.float32)},
-  )
-  for number, other in enumerate(others):
-    with checkpoints.Checkpoints(tmp_path / str(number)) as written:
-      written.save(1, other)
-    with pytest.raises(errors.InputError, match='another architecture'):
-      checkpoints.load(tmp_path / str(number), template)
-
-
-def test_every_dtype_comes_back_from_a_checkpoint(tmp_path):
-  state = {
-    'step': jnp.asarray(7, jnp.int32),
-    'weights': [jnp.arange(6.0).reshape(2, 3), jnp.ones((), jnp.float32)],
-    'half': jnp.asarray([0.1, 3.0], jnp.bfloat16),
-    'empty': jnp.zeros((0, 3)),
-    'none': None,
-    'mask': jnp.asarray([True, False]),
-  }
-  with checkpoints.Checkpoints(tmp_path) as written:
-    written.save(3, state)
-  again = checkpoints.load(tmp_path, jax.eval_shape(lambda: state))
-  chex.assert_trees_all_equal(again, state)
-  chex.assert_trees_all_equal_shapes_and_dtypes(again, state)
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_a_checkpoint_of_another_network_or_optimizer_is_named(tmp_path):
   _fit(folder=tmp_path, epochs=1)
-  template = train.abstract_state(METHOD, _arrays(), PLAIN)
-  # Not the arrays: Orbax's threads then complain after the test has ended.
-  (metadata,) = tmp_path.rglob('_METADATA')
-  metadata.write_bytes(metadata.read_bytes()[:100])
-  with pytest.raises(errors.InputError, match='it is damaged.*delete'):
-    checkpoints.load(tmp_path / 'checkpoints', template)
+  for name, optimizer in (
+    ('cnn16', optax.sgd(0.05, momentum=0.9)),
+    ('cnn8', optax.sgd(0.05)),
+  ):
+    other = defenses.none.make(models.get_model(name, 10), optimizer)
+    with pytest.raises(errors.InputError, match='another architecture.*delete'):
+      train.fit(
+        other, _arrays(), PLAIN, epochs=2, batch_size=8, folder=tmp_path
+      )
 
 
 def test_a_checkpoint_holds_the_state_it_was_given(tmp_path, caplog):
   state = _fit(folder=tmp_path)
-  template = train.abstract_state(METHOD, _arrays(), PLAIN)
-  _assert_equal(checkpoints.load(tmp_path / 'checkpoints', template), state)
+  _assert_equal(_restored(tmp_path, state), state)
   warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
   assert not warnings  # Orbax tells users what they cannot mend.
 
@@ -422,56 +534,28 @@ def test_a_checkpoint_holds_the_state_it_was_given(tmp_path, caplog):
 def test_a_training_is_compiled_once():
   """Whatever the number of epochs and seeds, and of steps in a loop."""
   chex.clear_trace_counter()
+  (student, *_), frozen = _students()
+  answer_fns = {
+    role: chex.assert_max_traces(ask, n=1)
+    for role, ask in student.method.answer_fns.items()
+  }
   # Steps are traced for the program, and before for the shapes of the metrics
   # and for the convolutions that are in them.
   method = method_lib.Method(
-    chex.assert_max_traces(METHOD.init, n=1),
-    chex.assert_max_traces(METHOD.step, n=3),
+    chex.assert_max_traces(student.method.init, n=1),
+    chex.assert_max_traces(student.method.step, n=3),
+    answer_fns,
   )
   for seed in (3, 4):
-    train.fit(method, _arrays(), PLAIN, epochs=2, batch_size=8, seed=seed)
-
-
-def test_a_prediction_is_compiled_once():
-  """Whatever the number of batches, a shorter one among them, and networks."""
-  chex.clear_trace_counter()
-  apply_fn = chex.assert_max_traces(method_lib.frozen_fn(MODEL), n=1)
-  for seed, number in ((0, 37), (1, 9)):
-    arrays = _arrays(number)
-    key = jax.random.key(seed)
-    state = train.initial_state(METHOD, arrays, PLAIN, key)
-    evaluate.predict(apply_fn, state.variables, arrays, PLAIN, batch_size=16)
-
-
-@pytest.mark.parametrize('batch_size', [3, 16, 512])
-def test_prediction_covers_every_example(batch_size):
-  arrays = _arrays(37)
-  state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(0))
-  logits = evaluate.predict(
-    method_lib.frozen_fn(MODEL),
-    state.variables,
-    arrays,
-    PLAIN,
-    batch_size=batch_size,
-  )
-  images = (arrays['image'] / np.float32(255) - 0.5) / np.float32(0.25)
-  apply = jax.jit(functools.partial(MODEL.apply, train=False))
-  expected = apply(state.variables, jnp.asarray(images))
-  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_scores_by_hand():
-  logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
-  scores = evaluate.scores(logits, np.array([0, 1]))
-  assert scores['accuracy'] == 50.0
-  np.testing.assert_allclose(scores['nll'], -np.log(0.5 * 0.1) / 2)
-
-
-def test_fidelity_by_hand():
-  p, q = np.log([[0.75, 0.25]]), np.log([[0.25, 0.75]])
-  found = evaluate.fidelity(q, p)
-  assert found['agreement'] == 0.0
-  np.testing.assert_allclose(found['kl'], 0.5 * np.log(3))
+    train.fit(
+      method,
+      _arrays(),
+      PLAIN,
+      epochs=2,
+      batch_size=8,
+      seed=seed,
+      frozen=frozen,
+    )
 
 
 def test_what_stands_in_for_data_reads_none():

@@ -83,18 +83,42 @@ class Checkpoints:
     return epoch, parallel.replicate(state)
 
 
-def load(folder: pathlib.Path, template: Any) -> Any:
-  """The latest state of a finished run; see `Checkpoints.restore`."""
-  # A manager would create the folder of a run that is not there.
-  if folder.is_dir():
-    with Checkpoints(folder) as checkpoints:
-      _, state = checkpoints.restore(template)
-    if state is not None:
-      return state
-  raise errors.InputError(
-    f'no checkpoint in {folder}; delete {folder.parent} to train that network '
-    'again'
-  )
+def save_variables(folder: pathlib.Path, variables: Any) -> None:
+  """Leaves a finished network as others expect it: an Orbax PyTree.
+
+  Args:
+    folder: of the run; the variables are in its folder 'variables'.
+    variables: nested dicts of arrays, {'params': ..., 'batch_stats': ...}.
+
+  Example:
+    ocp.StandardCheckpointer().restore(folder / 'variables')
+  """
+  arrays = jax.tree.map(np.asarray, jax.device_get(variables))
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save((folder / 'variables').absolute(), arrays, force=True)
+
+
+def load_variables(folder: pathlib.Path) -> Any:
+  """The variables of a finished run, on every device.
+
+  Args:
+    folder: of the run.
+
+  Raises:
+    errors.InputError: there are none, or they are damaged.
+  """
+  place = (folder / 'variables').absolute()
+  advice = f'delete {folder} to train that network again'
+  if not place.is_dir():
+    raise errors.InputError(f'there is no {place}; {advice}')
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      variables = checkpointer.restore(place)
+  except Exception as error:  # Orbax has no type of its own for damage.
+    raise errors.InputError(
+      f'{place} cannot be restored, it is damaged; {advice}'
+    ) from error
+  return parallel.replicate(jax.tree.map(np.asarray, variables))
 
 
 def _layout(tree: Any) -> list[list[Any]]:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.special
 
-from undistillable import method, parallel
+from undistillable import losses, method, parallel
 from undistillable.state import PyTree
+
+_FLOOR = 1e-4  # Of a probability that is withheld.
 
 
 def predict(
@@ -53,9 +55,14 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     labels: int[N].
 
   Returns:
-    accuracy in percent, and nll: the mean cross entropy in nats.
+    accuracy in percent, and nll: the mean cross entropy in nats. Where some
+    classes are withheld, it is that of `(1 - K f) p + f` with f = 1e-4: one
+    withheld truth would decide it otherwise.
   """
-  log_p = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  log_p = _log_scores(logits)
+  if losses.is_withheld(log_p).any():
+    num_classes = log_p.shape[-1]
+    log_p = np.log((1 - num_classes * _FLOOR) * np.exp(log_p) + _FLOOR)
   return {
     'accuracy': 100.0 * float(np.mean(logits.argmax(-1) == labels)),
     'nll': float(-np.mean(log_p[np.arange(len(labels)), labels])),
@@ -77,10 +84,15 @@ def fidelity(
 
   Source: Stanton et al. (2021), arXiv:2106.05945, section 3.
   """
-  log_p = scipy.special.log_softmax(np.float64(teacher_logits), axis=-1)
-  log_q = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  log_p, log_q = _log_scores(teacher_logits), _log_scores(logits)
   same = logits.argmax(-1) == teacher_logits.argmax(-1)
   return {
     'agreement': 100.0 * float(np.mean(same)),
     'kl': float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))),
   }
+
+
+def _log_scores(logits: np.ndarray) -> np.ndarray:
+  """float64[N, K]; a class that is withheld has a finite one, too."""
+  finite = np.maximum(np.float64(logits), losses.WITHHELD)
+  return scipy.special.log_softmax(finite, axis=-1)

@@ -1,7 +1,8 @@
 """Trains runs, and writes down what they came to."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,26 +11,53 @@ from undistillable import (
   checkpoints,
   environment,
   errors,
+  evaluate,
   interop,
-  judging,
+  models,
+  oracle,
   parallel,
-  runs,
-  stores,
+  runs as runs_lib,
+  store as store_lib,
   train,
   trainee,
   writers,
 )
 
+Run = runs_lib.Run
+
+
+def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:
+  """Which runs are trained side by side: those that hear the same answers.
+
+  Args:
+    runs: in an order in which they can be trained one by one.
+    most: runs of a group; all of them are in the device's memory at once.
+
+  Returns:
+    Each run in one group, with whatever it depends on in an earlier one; in
+    the order of the first of each.
+  """
+  found: list[list[Run]] = []
+  open_groups: dict[Hashable, list[Run]] = {}
+  for run in runs:
+    key = run.answers_key
+    group = open_groups.get(key)
+    if group is None or len(group) == most:
+      group = open_groups[key] = []
+      found.append(group)
+    group.append(run)
+  return found
+
 
 def run_group(
-  group: Sequence[runs.Run],
-  store: stores.Store,
+  group: Sequence[Run],
+  store: store_lib.Store,
   on_step: train.OnStepFn | None = None,
 ) -> list[dict[str, Any]]:
   """Trains runs, or goes on where they stopped, and evaluates them.
 
   Args:
-    group: of `groups.split`; their parents are finished.
+    group: of `groups`; their parents are finished.
     store: of their workdir.
     on_step: see `train.fit_together`.
 
@@ -37,64 +65,215 @@ def run_group(
     What is written to each result.json; of a run whose loss or whose answers
     are not finite, that it diverged.
   """
-  folders = [runs.claim(run, store.workdir) for run in group]
-  first = group[0]
+  folders = [store.claim(run) for run in group]
+  first, program = group[0], store.program(group[0])
+  outcomes: list[Any]
   if first.init_from:
-    states = [_take_weights(first, first.init_from, store, folders[0])]
+    outcomes = [_weights_of_file(first, first.init_from, store)]
+  elif program.method is None:
+    outcomes = [None]
   else:
     states = train.fit_together(
       [
-        trainee.Trainee(
-          store.program(run).method,
-          judging.watch(run, store, folder),
-          folder,
-          f'{run.label} ({run.id})',
-          judging.remedy(run),
-        )
+        _trainee(run, store, folder)
         for run, folder in zip(group, folders, strict=True)
       ],
       store.examples(first),
-      store.program(first).prepare,
+      program.prepare,
       epochs=first.recipe['epochs'],
       batch_size=first.recipe['batch_size'],
-      frozen=_frozen(first, store),
+      frozen=store.frozen(first),
       seed=first.seed,
       stream=first.method,
+      ask_with=program.prepare_test if first.asks_once else None,
       evaluate_every_epochs=first.recipe['evaluate_every_epochs'],
       checkpoint_every_epochs=first.recipe['checkpoint_every_epochs'],
       on_step=on_step,
     )
+    outcomes = [
+      state if isinstance(state, Exception) else state.variables
+      for state in states
+    ]
   return [
-    _conclude(run, store, folder, state)
-    for run, folder, state in zip(group, folders, states, strict=True)
+    _conclude(run, store, folder, outcome)
+    for run, folder, outcome in zip(group, folders, outcomes, strict=True)
   ]
 
 
-def _frozen(run: runs.Run, store: stores.Store) -> dict[str, Any]:
-  """The variables that the method of a run reads, by role."""
-  return {k: store.variables(parent) for k, parent in run.parents.items()}
+def remedy(run: Run) -> str:
+  """What to change when the training of a run comes to nothing."""
+  if run.init_from:
+    return f'they come from the weights in {run.init_from}'
+  rate = f'the learning rate (now {run.recipe["learning_rate"]})'
+  if hasattr(run.module, 'remedy'):
+    return f'{run.module.remedy(run.method_settings)}, or {rate}'
+  if hasattr(run.module, 'serve'):
+    return f'change the settings of {run.shown_method}'
+  return f'lower {rate}'
+
+
+def skipped(run: Run, reason: str) -> dict[str, Any]:
+  """Stands for the result of a run that was not tried; nothing is written."""
+  return _describe(run, 'skipped') | {'reason': reason}
+
+
+def _trainee(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> trainee.Trainee:
+  """A run as the training loop takes it."""
+  return trainee.Trainee(
+    store.program(run).trained(),
+    _watch(run, store, folder),
+    folder,
+    f'{run.label} ({run.id})',
+    remedy(run),
+  )
+
+
+def _watch(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> trainee.EvaluateFn | None:
+  """Looks at a run in training; None where there is nothing to look at.
+
+  Whoever has no data of the owner has none held out either. The test set
+  serves the article's way of counting only: nothing is chosen by it.
+  """
+  if hasattr(run.module, 'watch'):
+    return run.module.watch(run, folder)
+  if not run.has_owners_data:
+    return None
+  task = store.task(run.judged_on)
+  parts = {'val': task.val} if len(task.val['label']) else {}
+  if run.recipe['best_on_test']:
+    parts['test'] = task.test
+  prepare = store.program(run).prepare_test
+
+  def watch(variables: Any) -> dict[str, float]:
+    known = {**store.extras(run), **variables}
+    found: dict[str, float] = {}
+    for name, part in parts.items():
+      logits = store.answers(run, part, prepare, known)
+      scores = evaluate.scores(logits, part['label'])
+      found |= {f'{name}_{key}': value for key, value in scores.items()}
+    return found
+
+  return watch if parts else None
 
 
 def _conclude(
-  run: runs.Run, store: stores.Store, folder: pathlib.Path, state: Any
+  run: Run, store: store_lib.Store, folder: pathlib.Path, outcome: Any
 ) -> dict[str, Any]:
   """Judges what a training came to, and writes it."""
   try:
-    if isinstance(state, errors.DivergedError):
-      raise state
-    numbers = judging.judge(run, store, state.variables)
+    if isinstance(outcome, errors.DivergedError):
+      raise outcome
+    if outcome is not None:
+      _publish(run, folder, outcome)
+    judge = getattr(run.module, 'judge', _judge)
+    numbers = judge(run, store, store.variables(run))
   except errors.DivergedError as error:
-    return _diverged(run, folder, str(error))
-  return _finish(run, folder, numbers | judging.warning(run, folder))
+    content = _describe(run, 'diverged') | {'reason': str(error)}
+    content['environment'] = environment.describe()
+  else:
+    epochs = writers.read_metrics(folder)
+    last = epochs[-1] if epochs else _held_out(run, store, folder)
+    content = {
+      **_describe(run, 'finished'),
+      **numbers,
+      **_warning(run, epochs),
+      'queries': num_queries(run, store),
+      'val_accuracy': last.get('val_accuracy'),
+      'best_test_accuracy': max(
+        (
+          epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch
+        ),
+        default=None,
+      ),
+      'epochs': epochs[-1]['epoch'] if epochs else 0,
+      'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
+      'environment': environment.describe(),
+    }
+  writers.write_json(folder / 'result.json', content)
+  # What it takes to go on is of no use any more.
+  shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
+  return content
 
 
-def _take_weights(
-  run: runs.Run, path: str, store: stores.Store, folder: pathlib.Path
-) -> Any:
-  """The state of a network whose weights come from a file, checkpointed."""
-  parts = store.program(run)
+def _held_out(
+  run: Run, store: store_lib.Store, folder: pathlib.Path
+) -> dict[str, Any]:
+  """How a network that is not trained here does on the held-out part."""
+  watch = _watch(run, store, folder)
+  return watch(store.variables(run)) if watch else {}
+
+
+def _judge(run: Run, store: store_lib.Store, variables: Any) -> dict[str, Any]:
+  """How a network does on the test set, and how like its teacher."""
+  test = store.task(run.judged_on).test
+  logits = store.answers(run, test, variables=variables)
+  scores = evaluate.scores(logits, test['label'])
+  trainee.check_finite(scores, f'{run.label} ({run.id})', remedy(run))
+  if 'teacher' in run.parents:
+    reference = store.answers(run.parents['teacher'], test)
+    scores |= {
+      f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
+    }
+  scores['examples'] = len(test['label'])
+  return {f'test_{k}': v for k, v in scores.items()}
+
+
+def _warning(run: Run, epochs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """What a method has to say of its last epoch, as of a generator's."""
+  warn = getattr(run.module, 'warning', None)
+  if warn is None or not epochs:
+    return {}
+  metrics = {k.removeprefix('train_'): v for k, v in epochs[-1].items()}
+  text = warn(metrics, run.method_settings)
+  return {'warning': text} if text else {}
+
+
+def num_queries(run: Run, store: store_lib.Store) -> int | None:
+  """How many images a run asks its teacher about; None where it has none."""
+  if 'teacher' not in run.parents:
+    return None
+  if run.access == 'weights':
+    return 0
+  method = store.program(run).trained()
+  if 'teacher' in method.answer_fns and run.asks_once:
+    return store.num_examples(run)
+  if 'teacher' in method.answer_fns:
+    return store.num_steps(run) * run.recipe['batch_size']
+  return store.num_steps(run) * _queries_per_step(run, store)
+
+
+def _queries_per_step(run: Run, store: store_lib.Store) -> int:
+  """Of a method that asks by itself."""
+  program = store.program(run)
+  frozen = store.frozen(run)
+  key = jax.random.key(0)
+  order = jax.numpy.arange(run.recipe['batch_size'])
+  batch = jax.eval_shape(program.prepare, store.examples(run), order, key)
+  method = program.trained()
+  state = jax.eval_shape(method.init, key, batch, frozen)
+  return oracle.queries(method.step, state, frozen, batch, key)
+
+
+def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
+  """Leaves a trained network as others expect it."""
+  checkpoints.save_variables(folder, {k: v for k, v in variables.items() if v})
+  if 'params' in variables and run.model in models.MODELS:
+    interop.save(
+      folder / 'model.safetensors', interop.to_torch(run.model, variables)
+    )
+
+
+def _weights_of_file(
+  run: Run, path: str, store: store_lib.Store
+) -> dict[str, Any]:
+  """The variables of a network whose weights come from a file."""
+  program, task = store.program(run), store.task(run.judged_on)
   state = train.initial_state(
-    parts.method, store.task.train, parts.prepare_test, jax.random.key(0)
+    program.trained(), task.train, program.prepare_test, jax.random.key(0)
   )
   try:
     found = interop.from_torch(run.model, interop.load(path))
@@ -113,62 +292,22 @@ def _take_weights(
   if differing:
     raise errors.InputError(
       f'init_from={path}: the weights are for other images or classes '
-      f'than those of {run.dataset["name"]} '
-      f'({store.task.num_classes} classes): {", ".join(differing)}'
+      f'than those of {run.judged_on["name"]} '
+      f'({task.num_classes} classes): {", ".join(differing)}'
     )
-  state = parallel.replicate(state.replace(**found))
-  with checkpoints.Checkpoints(folder / 'checkpoints') as written:
-    written.save(0, state)
-  return state
+  return parallel.replicate(found)
 
 
-def _finish(
-  run: runs.Run, folder: pathlib.Path, numbers: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Writes result.json, with which a run is finished."""
-  epochs = writers.read_metrics(folder)
-  content = {
-    **_describe(run, 'finished'),
-    **numbers,
-    'val_accuracy': epochs[-1].get('val_accuracy') if epochs else None,
-    'best_test_accuracy': max(
-      (epoch['test_accuracy'] for epoch in epochs if 'test_accuracy' in epoch),
-      default=None,
-    ),
-    'epochs': 0 if run.init_from else run.recipe['epochs'],
-    'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
-    'config': run.config,
-    'environment': environment.describe(),
-  }
-  writers.write_json(folder / 'result.json', content)
-  return content
-
-
-def _diverged(
-  run: runs.Run, folder: pathlib.Path, reason: str
-) -> dict[str, Any]:
-  """Records that a run came to nothing: it would do so every time."""
-  content = _describe(run, 'diverged') | {'reason': reason}
-  content |= {'config': run.config, 'environment': environment.describe()}
-  writers.write_json(folder / 'result.json', content)
-  return content
-
-
-def skipped(run: runs.Run, reason: str) -> dict[str, Any]:
-  """Stands for the result of a run that was not tried; nothing is written."""
-  content = _describe(run, 'skipped') | {'reason': reason}
-  return content | {'config': run.config}
-
-
-def _describe(run: runs.Run, status: str) -> dict[str, Any]:
+def _describe(run: Run, status: str) -> dict[str, Any]:
   """What is said of every run first."""
   return {
     'id': run.id,
     'status': status,
     'role': run.role,
     'model': run.model,
-    'method': run.attack,
-    'parents': [parent.id for parent in run.parents.values()],
-    'dataset': run.dataset['name'],
+    'method': run.shown_method,
+    'parents': {role: parent.id for role, parent in run.parents.items()},
+    'dataset': run.judged_on['name'],
     'seed': run.seed,
+    'config': run.config,
   }

@@ -14,7 +14,42 @@ as soon as one probability underflows.
 import chex
 import jax
 import jax.numpy as jnp
+import jax.typing
 import optax
+
+# Stands for the logarithm of a score of 0: a class that is not served. Its
+# probability is exactly 0 at every temperature up to 1e6, and 0 times it is 0
+# where 0 times minus infinity is not a number.
+WITHHELD = -1e9
+
+
+def finite(logits: jax.Array) -> jax.Array:
+  """Logits as float32, of which none is below `WITHHELD`.
+
+  Args:
+    logits: float[..., K]; minus infinity for a class that is suppressed.
+
+  Returns:
+    float32[..., K]; what is no number stays none.
+
+  Example:
+    >>> finite(jnp.array([0.0, -jnp.inf]))
+    Array([ 0.e+00, -1.e+09], dtype=float32)
+  """
+  return jnp.maximum(jnp.asarray(logits, jnp.float32), WITHHELD)
+
+
+def is_withheld(logits: jax.typing.ArrayLike) -> jax.Array:
+  """Which classes a teacher does not serve: bool[..., K].
+
+  Args:
+    logits: float[..., K], of `finite`, at temperature 1.
+
+  Example:
+    >>> is_withheld(finite(jnp.array([-500.0, -jnp.inf])))
+    Array([False,  True], dtype=bool)
+  """
+  return jnp.asarray(logits, jnp.float32) < 0.5 * WITHHELD
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -37,9 +72,53 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     1.3862943649291992
   """
   _check_labels(logits, labels)
-  return optax.softmax_cross_entropy_with_integer_labels(
-    jnp.asarray(logits, jnp.float32), labels
-  )
+  return optax.softmax_cross_entropy_with_integer_labels(finite(logits), labels)
+
+
+def label_smoothing(
+  logits: jax.Array, labels: jax.Array, *, epsilon: float
+) -> jax.Array:
+  """Cross entropy with labels that give every class a share of the score.
+
+  Equation: `-sum_k t_k log softmax(z)_k` with `t = (1 - eps) e_y + eps / K`:
+  the label itself keeps `1 - eps + eps / K`.
+
+  Args:
+    logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    epsilon: the share that is spread over all K classes, in 0..1; 0 is cross
+      entropy.
+
+  Returns:
+    float32[...], in nats.
+
+  Raises:
+    ValueError: the shapes do not fit, or epsilon is outside 0..1.
+    AssertionError: epsilon is an array that makes it other than [...].
+
+  Example:
+    >>> z = jnp.zeros((1, 4))
+    >>> float(label_smoothing(z, jnp.array([2]), epsilon=0.1)[0])
+    1.3862943649291992
+
+  Source: Szegedy et al. (2016), arXiv:1512.00567, section 7.
+  """
+  check_share('epsilon', epsilon)
+  uniform = -jnp.mean(log_scores(logits), axis=-1)
+  loss = (1 - epsilon) * cross_entropy(logits, labels) + epsilon * uniform
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
+
+
+def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """log softmax(logits / tau), float32[..., K], finite.
+
+  Args:
+    logits: float[..., K].
+    temperature: tau > 0.
+  """
+  return jax.nn.log_softmax(finite(logits) / temperature)
 
 
 def kl_divergence(
@@ -69,8 +148,7 @@ def kl_divergence(
   """
   _check_same_shape(p_logits, q_logits)
   check_positive('temperature', temperature)
-  log_p = jax.nn.log_softmax(jnp.asarray(p_logits, jnp.float32) / temperature)
-  log_q = jax.nn.log_softmax(jnp.asarray(q_logits, jnp.float32) / temperature)
+  log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -103,8 +181,7 @@ def jensen_shannon(
   """
   _check_same_shape(p_logits, q_logits)
   check_positive('temperature', temperature)
-  log_p = jax.nn.log_softmax(jnp.asarray(p_logits, jnp.float32) / temperature)
-  log_q = jax.nn.log_softmax(jnp.asarray(q_logits, jnp.float32) / temperature)
+  log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
   p_terms = jnp.exp(log_p) * (log_p - log_m)
   q_terms = jnp.exp(log_q) * (log_q - log_m)
@@ -154,6 +231,77 @@ def distillation(
   loss = alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(
     student_logits, labels
   )
+  # A weight that is an array of another shape would be broadcast in silence.
+  chex.assert_shape(loss, jnp.shape(labels))
+  return loss
+
+
+def decoupled_distillation(
+  student_logits: jax.Array,
+  teacher_logits: jax.Array,
+  labels: jax.Array,
+  *,
+  temperature: float,
+  alpha: float,
+  beta: float,
+) -> jax.Array:
+  """The divergence of distillation in two parts, each with its own weight.
+
+  Equation: `tau^2 (alpha KL(b_T || b_S) + beta KL(n_T || n_S))`, where at tau
+  `b = (p_y, 1 - p_y)` says how sure a network is of the label, and `n`, the
+  softmax over the other classes, how it ranks those. With alpha 1 and beta
+  1 - p_y of the teacher it is `tau^2 KL(teacher || student)`. No gradient
+  reaches the teacher.
+
+  Args:
+    student_logits: float[..., K].
+    teacher_logits: float[..., K].
+    labels: int[...], in 0..K-1.
+    temperature: tau > 0, of all softmaxes.
+    alpha: weight of the label, >= 0.
+    beta: weight of the other classes, >= 0.
+
+  Returns:
+    float32[...].
+
+  Raises:
+    ValueError: shapes do not fit, tau <= 0, or a weight < 0.
+    AssertionError: tau or a weight is an array that makes it other than [...].
+
+  Example:
+    >>> z = jnp.array([[0.0, 2.0, 1.0]])
+    >>> y = jnp.array([1])
+    >>> float(decoupled_distillation(
+    ...   z, z, y, temperature=4.0, alpha=1.0, beta=8.0)[0])
+    0.0
+
+  Source: Zhao et al. (2022), arXiv:2203.08679.
+  """
+  check_positive('temperature', temperature)
+  check_not_negative('alpha', alpha)
+  check_not_negative('beta', beta)
+  _check_same_shape(student_logits, teacher_logits)
+  _check_labels(student_logits, labels)
+  num_classes = jnp.shape(student_logits)[-1]
+  others = ~jax.nn.one_hot(labels, num_classes, dtype=bool)
+
+  def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log p_y and log(1 - p_y), [...]; and log n, [..., K], 0 at the label."""
+    log_p = log_scores(logits, temperature)
+    sure = jnp.sum(jnp.where(others, 0.0, log_p), axis=-1)
+    # Not log(1 - p_y), which is the logarithm of 0 where the network is sure.
+    unsure = jax.nn.logsumexp(log_p, axis=-1, where=others)
+    # Not log_p - unsure, which is 0 for each where all of them are withheld:
+    # beside 1e9 the logarithm of their number is lost in rounding.
+    log_n = jax.nn.log_softmax(log_p, where=others)
+    return sure, unsure, jnp.where(others, log_n, 0.0)
+
+  sure_t, unsure_t, others_t = parts(jax.lax.stop_gradient(teacher_logits))
+  sure_s, unsure_s, others_s = parts(student_logits)
+  of_label = jnp.exp(sure_t) * (sure_t - sure_s)
+  of_label += jnp.exp(unsure_t) * (unsure_t - unsure_s)
+  of_others = jnp.sum(jnp.exp(others_t) * (others_t - others_s), axis=-1)
+  loss = temperature**2 * (alpha * of_label + beta * of_others)
   # A weight that is an array of another shape would be broadcast in silence.
   chex.assert_shape(loss, jnp.shape(labels))
   return loss
@@ -248,6 +396,12 @@ def check_alpha(alpha: float) -> None:
   """Raises ValueError unless the concrete weight `alpha` is in 0..1."""
   if _is_number(alpha) and not 0 <= alpha <= 1:
     raise ValueError(f'alpha={alpha}; expected a weight in 0..1')
+
+
+def check_share(name: str, value: float) -> None:
+  """Raises ValueError unless the concrete `value` is in 0..1."""
+  if _is_number(value) and not 0 <= value <= 1:
+    raise ValueError(f'{name}={value}; expected a share in 0..1')
 
 
 def _is_number(value: float) -> bool:

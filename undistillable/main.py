@@ -2,20 +2,21 @@
 
   python -m undistillable.main --config=configs/digits.py --workdir=/tmp/digits
 
-Every field of the config can be overridden, as in --config.defense.omega=0.1.
+Every field of the config can be overridden, as in --config.nasty.omega=0.1.
 """
 
 import functools
 import os
 import pathlib
+import re
 import shlex
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from undistillable import errors, study
-from undistillable.analysis import table
+from undistillable import config as config_lib, errors, study
+from undistillable.report import table
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of configs/.', lock_config=True
@@ -71,19 +72,36 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
     # Everything is written and closed by now; to take the interpreter down
     # under a computation that is still running can crash it.
     os._exit(130)
-  print(table.text_table(results['summary']))
+  print(table.text(results['summary']))
   print(f'\nReport: {workdir / chosen.name / "report.html"}')
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser, with one sentence for a field that the config lacks."""
+  """absl's parser, with one sentence for a field that the config lacks.
+
+  Modules of one's own that the command line names bring their settings into
+  the config first, so that it can set them.
+  """
   try:
+    for name in _own_methods(argv):
+      config_lib.know(name)
     return app.parse_flags_with_usage(argv)
+  except errors.InputError as error:
+    sys.exit(f'error: {error}')
   except (AttributeError, KeyError) as error:
     reason = error.args[0]
     while isinstance(reason, Exception):  # ml_collections wraps one in another.
       reason = reason.args[0]
-    sys.exit(f'error: the config has no field {reason}'.replace('\n', '. '))
+    hint = config_lib.renamed(' '.join(argv))
+    reason = f'error: the config has no field {reason}'.replace('\n', '. ')
+    sys.exit(f'{reason}; {hint}' if hint else reason)
+
+
+def _own_methods(argv: list[str]) -> list[str]:
+  """The dotted names in --config.defenses=... and --config.attacks=...."""
+  given = ' '.join(argv)
+  values = re.findall(r'--config\.(?:defenses|attacks)[= ](\([^)]*\))', given)
+  return re.findall(r'[\w.]*\w\.\w+', ' '.join(values))
 
 
 if __name__ == '__main__':

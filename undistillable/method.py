@@ -19,32 +19,88 @@ import optax
 
 from undistillable import state as state_lib
 
-Batch = Mapping[str, jax.Array]  # image: float[B, H, W, C], label: int[B]
+# image: float[B, H, W, C], label: int[B]; and where they were asked for before,
+# answers: {role: float[B, K]}, see `Method`
+Batch = Mapping[str, Any]
 Frozen = Mapping[str, state_lib.PyTree]
 Metrics = dict[str, jax.Array]
 # (variables, images float[B, H, W, C]) -> logits float[B, K]
 ApplyFn = Callable[[state_lib.PyTree, jax.Array], jax.Array]
-# (logits, frozen, batch) -> (loss float[B], further metrics float[B] by name)
-LossFn = Callable[[jax.Array, Frozen, Batch], tuple[jax.Array, Metrics]]
 
 
-class Method(NamedTuple):
+class Forward(NamedTuple):
+  """What a loss sees of one forward pass.
+
+  Attributes:
+    logits: float[B, K], of the network in training.
+    answers: {role: float[B, K]}, what frozen networks say of the same images;
+      int[B] of whoever is told the top classes alone.
+    batch: image: float[B, H, W, C], label: int[B].
+    features: what `features_fn` of `supervised` chose of the network's
+      intermediate values; () without one.
+    extra: the second group of parameters; () without one.
+    step: int32[], steps taken before this one.
+    total: the sum of an array over all devices, itself on one; no gradient
+      goes through it.
+    axis_name: the axis over which the batch is spread, for BatchNorm of the
+      second group; None on one device.
+  """
+
+  logits: jax.Array
+  answers: Mapping[str, jax.Array]
+  batch: Batch
+  features: Any
+  extra: state_lib.PyTree
+  step: jax.Array
+  total: Callable[[jax.Array], jax.Array]
+  axis_name: str | None = None
+
+
+# Forward -> (loss float[B], further metrics float[B] by name)
+LossFn = Callable[[Forward], tuple[jax.Array, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
   """How one network learns.
 
   Attributes:
-    init: `(rng, batch) -> state`; the state has a property `variables`.
+    init: `(rng, batch, frozen) -> state`; the state has a property `variables`.
     step: `(state, frozen, batch, rng, axis_name=None) -> (state, metrics)`;
       metrics are scalars by name, averaged over the devices of `axis_name`.
+    answer_fns: {role: `(variables, images) -> float[B, K]`, or int[B]} of the
+      frozen networks of which the step reads nothing but their answers to the
+      batch's own images. Whoever has these already hands them in as
+      batch['answers'][role], and frozen[role] is then not read.
   """
 
   init: Callable[..., Any]
   step: Callable[..., tuple[Any, Any]]
+  answer_fns: Mapping[str, ApplyFn] = dataclasses.field(default_factory=dict)
+
+
+class Extra(NamedTuple):
+  """A second group of parameters, trained beside the network and then dropped.
+
+  Attributes:
+    init: `(rng, Forward) -> params`; of an initial forward pass, in evaluation
+      mode, of a single example.
+    optimizer: an optax transformation.
+  """
+
+  init: Callable[[jax.Array, Forward], state_lib.PyTree]
+  optimizer: optax.GradientTransformation
 
 
 def supervised(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   loss_fn: LossFn,
+  *,
+  answer_fns: Mapping[str, ApplyFn] | None = None,
+  extra: Extra | None = None,
+  features_fn: Callable[[Mapping[str, Any]], Any] | None = None,
+  train: bool = True,
 ) -> Method:
   """The method that minimises the mean of one loss over a batch.
 
@@ -53,23 +109,82 @@ def supervised(
       variables are 'params' and, with BatchNorm, 'batch_stats'. Where it has a
       field `axis_name`, its BatchNorm pools statistics over that axis.
     optimizer: an optax transformation.
-    loss_fn: `(logits, frozen, batch) -> (loss, metrics)`, one number an
-      example each; batch['image'] is what `logits` were computed from.
+    loss_fn: `Forward -> (loss, metrics)`, one number an example each.
+    answer_fns: see `Method`; their answers are in the loss's `answers`, and
+      no gradient reaches them.
+    extra: further parameters of the loss.
+    features_fn: of the values of all inner modules, as flax's
+      `capture_intermediates` lays them out, those that the loss wants.
+    train: False leaves BatchNorm and dropout as they are in an evaluation.
 
   Returns:
     The method. Its metrics are loss, accuracy (percent), and those of loss_fn.
     Its step raises AssertionError, while it is traced, for a loss_fn that
     returns anything but one number an example.
   """
+  answer_fns = dict(answer_fns or {})
 
-  def init(rng: jax.Array, batch: Batch) -> state_lib.TrainState:
-    variables = model.init(rng, batch['image'], train=False)
-    params = variables['params']
-    return state_lib.TrainState(
+  def forward(
+    network: nn.Module,
+    variables: state_lib.PyTree,
+    frozen: Frozen,
+    batch: Batch,
+    rng: jax.Array,
+    axis_name: str | None,
+    train: bool = train,
+  ) -> tuple[Forward, state_lib.PyTree]:
+    """What the loss sees, without the second group, and what has changed."""
+    mutable = ['batch_stats'] if train else []
+    options: dict[str, Any] = {'mutable': mutable}
+    if features_fn:
+      options = {
+        'mutable': [*mutable, 'intermediates'],
+        'capture_intermediates': True,
+      }
+    logits, updates = network.apply(
+      variables, batch['image'], train=train, rngs={'dropout': rng}, **options
+    )
+    features = features_fn(updates['intermediates']) if features_fn else ()
+    given = batch.get('answers', {})
+    answers = {
+      role: jax.lax.stop_gradient(
+        given[role] if role in given else ask(frozen[role], batch['image'])
+      )
+      for role, ask in answer_fns.items()
+    }
+    seen = Forward(
+      logits=logits,
+      answers=answers,
+      batch=batch,
+      features=features,
+      extra=(),
       step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=variables.get('batch_stats', {}),
-      opt_state=optimizer.init(params),
+      total=functools.partial(_total, axis_name=axis_name),
+      axis_name=axis_name,
+    )
+    return seen, updates.get('batch_stats', variables['batch_stats'])
+
+  def init(
+    rng: jax.Array, batch: Batch, frozen: Frozen
+  ) -> state_lib.TrainState:
+    variables = model.init(rng, batch['image'], train=False)
+    variables = {
+      'params': variables['params'],
+      'batch_stats': variables.get('batch_stats', {}),
+    }
+    state = state_lib.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=optimizer.init(variables['params']),
+    )
+    if extra is None:
+      return state
+    # One example is no batch to normalise by.
+    seen, _ = forward(model, variables, frozen, batch, rng, None, train=False)
+    params = extra.init(jax.random.fold_in(rng, 1), seen)
+    return dataclasses.replace(
+      state, extra=params, extra_opt_state=extra.optimizer.init(params)
     )
 
   def step(
@@ -82,89 +197,56 @@ def supervised(
     network = _on_axis(model, axis_name)
 
     def mean_loss(
-      params: state_lib.PyTree,
+      groups: tuple[state_lib.PyTree, state_lib.PyTree],
     ) -> tuple[jax.Array, tuple[Metrics, state_lib.PyTree]]:
-      logits, updates = network.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        batch['image'],
-        train=True,
-        mutable=['batch_stats'],
-        rngs={'dropout': rng},
+      params, further = groups
+      variables = {'params': params, 'batch_stats': state.batch_stats}
+      seen, batch_stats = forward(
+        network, variables, frozen, batch, rng, axis_name
       )
-      loss, metrics = loss_fn(logits, frozen, batch)
-      hits = logits.argmax(-1) == batch['label']
+      loss, metrics = loss_fn(seen._replace(extra=further, step=state.step))
+      hits = seen.logits.argmax(-1) == batch['label']
       metrics = {'loss': loss, 'accuracy': 100.0 * hits, **metrics}
       # What is a mean already would go unnoticed through the mean below.
       chex.assert_equal_shape([batch['label'], *metrics.values()])
-      batch_stats = updates.get('batch_stats', state.batch_stats)
       return loss.mean(), (jax.tree.map(jnp.mean, metrics), batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(mean_loss, has_aux=True)(
-      state.params
+      (state.params, state.extra)
     )
-    # Statistics are averaged too: a model that cannot pool them over the
-    # devices would otherwise leave each device with its own.
-    grads, metrics, batch_stats = average(
-      (grads, metrics, batch_stats), axis_name
+    grads, metrics = average((grads, metrics), axis_name)
+    if train:
+      # Statistics are averaged too: a model that cannot pool them over the
+      # devices would otherwise leave each device with its own. Those that a
+      # method leaves alone would not survive a mean of three bit for bit.
+      batch_stats = average(batch_stats, axis_name)
+    params, opt_state = _update(
+      optimizer, grads[0], state.opt_state, state.params
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = dataclasses.replace(
       state,
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
+    if extra:
+      params, opt_state = _update(
+        extra.optimizer, grads[1], state.extra_opt_state, state.extra
+      )
+      state = dataclasses.replace(
+        state, extra=params, extra_opt_state=opt_state
+      )
     return state, metrics
 
-  return Method(init, step)
+  return Method(init, step, answer_fns)
 
 
-@functools.lru_cache(maxsize=16)
-def together(methods: tuple[Method, ...]) -> Method:
-  """Trains several networks on the same batches.
-
-  What they have in common, above all the answers of a frozen teacher, is the
-  same expression in one program, and XLA computes it once.
-
-  Args:
-    methods: that need the same frozen networks.
-
-  Returns:
-    The method; its state is a `state.States`, its metrics a tuple of those of
-    the methods.
-  """
-
-  def init(rng: jax.Array, batch: Batch) -> state_lib.States:
-    return state_lib.States(tuple(m.init(rng, batch) for m in methods))
-
-  def step(
-    states: state_lib.States,
-    frozen: Frozen,
-    batch: Batch,
-    rng: jax.Array,
-    axis_name: str | None = None,
-  ) -> tuple[state_lib.States, tuple[Metrics, ...]]:
-    members, metrics = zip(
-      *(
-        method.step(state, frozen, batch, rng, axis_name=axis_name)
-        for method, state in zip(methods, states.members, strict=True)
-      ),
-      strict=True,
-    )
-    return state_lib.States(members), metrics
-
-  return Method(init, step)
-
-
-def frozen_fn(
-  model: nn.Module, serve: Callable[[jax.Array], jax.Array] | None = None
-) -> ApplyFn:
+def frozen_fn(model: nn.Module) -> ApplyFn:
   """A network that must not change, in evaluation mode, without gradients.
 
   Args:
     model: a linen module.
-    serve: what its owner does to the logits before a client sees them.
 
   Returns:
     `(variables, images) -> logits`.
@@ -173,7 +255,7 @@ def frozen_fn(
   def apply_fn(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
     frozen = jax.lax.stop_gradient(variables)
     logits: Any = model.apply(frozen, images, train=False)
-    return jax.lax.stop_gradient(serve(logits) if serve else logits)
+    return jax.lax.stop_gradient(logits)
 
   return apply_fn
 
@@ -208,6 +290,20 @@ def as_frozen_fn(network: ApplyFn | nn.Module) -> ApplyFn:
 def average(tree: Any, axis_name: str | None) -> Any:
   """The mean of every array over the devices; the tree itself on one."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def _total(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """See `Forward`."""
+  x = jax.lax.stop_gradient(x)
+  return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def _update(
+  optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, old: Any
+) -> tuple[state_lib.PyTree, Any]:
+  """Parameters and the state of their optimizer after a step."""
+  updates, opt_state = optimizer.update(grads, opt_state, old)
+  return optax.apply_updates(old, updates), opt_state
 
 
 def _on_axis(model: nn.Module, axis_name: str | None) -> nn.Module:

@@ -76,7 +76,7 @@ def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     key: jax.Array,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
-      few = {k: v[: order.shape[2]] for k, v in arrays.items()}
+      few = jax.tree.map(lambda x: x[: order.shape[2]], arrays)
       fits = _fits_a_loop(method, prepare, state, frozen, few)
       chosen.append(loops if fits else single_steps)
     return chosen[0](state, frozen, arrays, order, key)
@@ -197,7 +197,7 @@ def _fits_a_loop(
   """
 
   def step(state: Any, frozen: Any, arrays: Any, key: jax.Array) -> Any:
-    batch = prepare(arrays, np.arange(len(arrays['label'])), key)
+    batch = _batch(prepare, arrays, np.arange(len(arrays['label'])), key)
     return method.step(state, frozen, batch, key)
 
   lowered = jax.jit(step).lower(state, frozen, arrays, jax.random.key(0))
@@ -228,14 +228,80 @@ def _device_step(
     indices: jax.Array,
     key: jax.Array,
   ) -> tuple[Any, method_lib.Metrics]:
-    rng = jax.random.fold_in(
-      jax.random.fold_in(key, state.step), jax.lax.axis_index(AXIS)
-    )
-    prepare_rng, step_rng = jax.random.split(rng)
-    batch = prepare(arrays, indices, prepare_rng)
+    prepare_rng, step_rng = _keys(key, state.step)
+    batch = _batch(prepare, arrays, indices, prepare_rng)
     return method.step(state, frozen, batch, step_rng, axis_name=AXIS)
 
   return step
+
+
+def _batch(
+  prepare: PrepareFn,
+  arrays: Any,
+  indices: jax.Array | np.ndarray,
+  key: jax.Array,
+) -> method_lib.Batch:
+  """A batch, with what is known already of its frozen networks' answers."""
+  answers = arrays.get('answers', {})
+  known = {role: of_all[indices] for role, of_all in answers.items()}
+  return {**prepare(arrays, indices, key), 'answers': known}
+
+
+def _keys(key: jax.Array, step: jax.Array) -> jax.Array:
+  """Of a step on this device: for preparing its images, and for the step."""
+  rng = jax.random.fold_in(key, step)
+  return jax.random.split(jax.random.fold_in(rng, jax.lax.axis_index(AXIS)))
+
+
+def answers(
+  answer_fn: method_lib.ApplyFn,
+  prepare: PrepareFn,
+  variables: Any,
+  arrays: Any,
+  order: np.ndarray,
+  first_step: int,
+  key: jax.Array,
+) -> np.ndarray:
+  """What a frozen network says of an epoch's images, as a step prepares them.
+
+  Args:
+    answer_fn: `(variables, images) -> [B, ...]`.
+    prepare: images, drawn as the steps of the epoch draw them.
+    variables: of the network.
+    arrays: on the devices.
+    order: int32[steps, D, b], as of `batches.epoch_order`.
+    first_step: the number of its first step.
+    key: of the steps.
+
+  Returns:
+    [N, ...], by example; zeros for those that are not in the order.
+  """
+  answer = _answer_fn(answer_fn, prepare)
+  parts = [
+    answer(variables, arrays, indices, first_step + i, key)
+    for i, indices in enumerate(order)
+  ]
+  found = np.stack(jax.device_get(parts))
+  rows = found.reshape(-1, *found.shape[3:])
+  table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
+  table[order.ravel()] = rows
+  return table
+
+
+@functools.lru_cache(maxsize=16)
+def _answer_fn(
+  answer_fn: method_lib.ApplyFn, prepare: PrepareFn
+) -> Callable[..., jax.Array]:
+  """The answers to one batch, `[D, b, ...]`."""
+
+  def answer(
+    variables: Any, arrays: Any, indices: jax.Array, step: int, key: jax.Array
+  ) -> jax.Array:
+    prepare_rng, _ = _keys(key, jnp.asarray(step))
+    batch = prepare(arrays, indices, prepare_rng)
+    return answer_fn(variables, batch['image'])
+
+  return jax.pmap(answer, axis_name=AXIS, in_axes=(None, None, 0, None, None))
 
 
 def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:

@@ -9,18 +9,31 @@ from typing import Any
 import jax
 import ml_collections
 
-from undistillable import data, errors, models, programs, runs as runs_lib
+from undistillable import (
+  attacks,
+  config as config_lib,
+  data,
+  defenses,
+  errors,
+  models,
+  programs,
+  registry,
+  runs as runs_lib,
+)
+from undistillable.attacks import synthesis
+
+Run = runs_lib.Run
 
 
-def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+def make(config: ml_collections.ConfigDict) -> list[Run]:
   """The runs of the main job, in an order in which they can be trained.
 
   For every seed: the normal teacher (and an adversary, where that is another
-  network), the protected teacher, and for every student the control, the one
-  distilled from the normal and the one distilled from the protected teacher.
+  network), a protected teacher for every defense, every student alone, and
+  every attack by every student on every teacher.
 
   Args:
-    config: see configs/digits.py.
+    config: see `undistillable.config`.
 
   Returns:
     Each run once; what a run depends on comes before it.
@@ -28,15 +41,251 @@ def make(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   Raises:
     errors.InputError: an unknown name or an impossible value.
   """
+  config_lib.check(config)
   try:
     _check(config)
-    planned = [run for s in config.seeds for run in _plan_seed(config, s)]
+    planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
     for run in planned:
-      # Any number of classes and examples shows whether the parts fit.
-      programs.build(run, 10, run.recipe['batch_size'])
+      # Any number of examples shows whether the parts fit.
+      programs.build(run, run.recipe['batch_size'])
   except ValueError as error:
     raise errors.InputError(f'config: {error}') from error
   return in_order(planned)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One seed of a config: what a method builds its runs from.
+
+  Attributes:
+    config: see `undistillable.config`.
+    seed: of all runs.
+  """
+
+  config: ml_collections.ConfigDict
+  seed: int
+
+  @functools.cached_property
+  def normal(self) -> Run:
+    """The normal teacher."""
+    return self._trained_normally(self.config.teacher)
+
+  @functools.cached_property
+  def adversary(self) -> Run:
+    """What a defense undermines: the normal teacher, or another network."""
+    chosen = self.config.adversary
+    return self._trained_normally(chosen) if chosen.model else self.normal
+
+  def all_runs(self) -> list[Run]:
+    """The runs of the main job."""
+    defended = [self.defend(name) for name in self.config.defenses]
+    owners = [self.normal, self.adversary, *(r for d in defended for r in d)]
+    teachers = list(dict.fromkeys([self.normal, *(d[-1] for d in defended)]))
+    return owners + [
+      run
+      for model in self.config.students
+      for run in self._thieves(model, teachers)
+    ]
+
+  def defend(self, name: str) -> list[Run]:
+    """The runs of a defense; the last one is the protected teacher."""
+    module = defenses.get(name)
+    plan = getattr(module, 'plan', None)
+    *before, teacher = plan(self) if plan else [self.teacher(name)]
+    if teacher == self.normal:
+      return [*before, teacher]
+    twin = {'normal': self.normal}
+    return [*before, dataclasses.replace(teacher, compared_with=twin)]
+
+  def attack(self, name: str, teacher: Run, model: str) -> list[Run]:
+    """The runs of an attack; the last one is the student.
+
+    Args:
+      name: of the attack.
+      teacher: whom it robs.
+      model: of the student.
+    """
+    module = attacks.get(name)
+    plan = getattr(module, 'plan', None)
+    found = (
+      plan(self, teacher, model)
+      if plan
+      else [self.student(name, model, {'teacher': teacher})]
+    )
+    twin = teacher.compared_with.get('normal')
+    twins = self.attack(name, twin, model) if twin else found
+    return [
+      self._compared(run, other)
+      for run, other in zip(found, twins, strict=True)
+    ]
+
+  def _compared(self, run: Run, twin: Run) -> Run:
+    """The run of an attack, with those that it is compared with."""
+    others = {'control': self.control(run.model)}
+    if run.role != 'student':
+      others = {}
+    if run != twin:
+      others['normal'] = twin
+    return dataclasses.replace(run, compared_with=others)
+
+  def control(self, model: str) -> Run:
+    """A student that is trained alone."""
+    return self.student('scratch', model)
+
+  def teacher(
+    self,
+    method: str,
+    parents: Mapping[str, Run] | None = None,
+    model: str | None = None,
+  ) -> Run:
+    """A network of the owner.
+
+    Args:
+      method: of `defenses`.
+      parents: beside 'normal' and 'adversary', which it finds itself.
+      model: default: that of the config.
+    """
+    own = {'normal': self.normal, 'adversary': self.adversary} | dict(
+      parents or {}
+    )
+    roles = defenses.get(method).PARENTS
+    missing = set(roles) - set(own)
+    if missing:
+      raise ValueError(
+        f'defense {method!r} has the parents {sorted(missing)}, but no plan '
+        'that says what they are'
+      )
+    run = self._run(
+      'teacher',
+      model or self.config.teacher.model,
+      method,
+      {role: own[role] for role in roles},
+      share=1.0,  # The owner has all of the training set.
+    )
+    if programs.build(run, run.recipe['batch_size']).method is None:
+      # What is served is one network, and so is its protected form.
+      return dataclasses.replace(run, seed=own['normal'].seed)
+    return run
+
+  def student(
+    self,
+    method: str,
+    model: str,
+    parents: Mapping[str, Run] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+  ) -> Run:
+    """A network of the thief.
+
+    Args:
+      method: of `attacks`.
+      model: of the student.
+      parents: of which it takes those that its method reads, and 'images'.
+      settings: which differ from those of the config.
+      recipe: what differs from the config's for this model and method.
+    """
+    given = parents or {}
+    roles = [*attacks.get(method).PARENTS, 'images']
+    return self._run(
+      'student',
+      model,
+      method,
+      {role: given[role] for role in roles if role in given},
+      settings,
+      recipe,
+    )
+
+  def images(self, method: str, parents: Mapping[str, Run]) -> Run:
+    """Images that an attack makes up from the network of a teacher."""
+    normalization = data.NORMALIZATIONS[self.config.normalization]
+    # The range that a byte can have, as the teacher sees it.
+    low, high = synthesis.value_range(*normalization)
+    model = parents['teacher'].model
+    return self._run(
+      'images', model, method, parents, {'low': low, 'high': high}
+    )
+
+  def student_of_images(self, model: str, teacher: Run, images: Run) -> Run:
+    """A student of a teacher's answers to images that were made up."""
+    parents = {'teacher': teacher, 'images': images}
+    changes = self.config.recipes.get('made_up', {})
+    return self.student('kd', model, parents, recipe=dict(changes))
+
+  def settings(self, method: str, module: Any) -> dict[str, Any]:
+    """Those of a method: its defaults, and what the config changes."""
+    given = self.config.get(registry.short(method), {})
+    return registry.defaults(module) | dict(given)
+
+  def _thieves(self, model: str, teachers: list[Run]) -> Iterable[Run]:
+    yield self.control(model)
+    for name in self.config.attacks:
+      for teacher in teachers:
+        yield from self.attack(name, teacher, model)
+
+  def _trained_normally(self, chosen: ml_collections.ConfigDict) -> Run:
+    run = self._run('teacher', chosen.model, 'none', {}, share=1.0)
+    if chosen.init_from is None:
+      return run
+    if not pathlib.Path(chosen.init_from).is_file():
+      raise ValueError(f'init_from: there is no file {chosen.init_from}')
+    # Whatever seed: the same file is the same network.
+    return dataclasses.replace(run, init_from=chosen.init_from, seed=0)
+
+  def _run(
+    self,
+    role: str,
+    model: str,
+    method: str,
+    parents: Mapping[str, Run],
+    settings: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    share: float | None = None,
+  ) -> Run:
+    config = self.config
+    judged_on = {
+      'name': config.dataset,
+      'limit': config.limit,
+      'val_fraction': config.val_fraction,
+      'val_seed': 0,
+    }
+    run = Run(
+      role=role,
+      model=model,
+      method=method,
+      settings={},
+      parents=parents,
+      learns_from=judged_on
+      | {'fraction': config.fraction if share is None else share},
+      judged_on=judged_on,
+      normalization=config.normalization,
+      queries=config.queries if 'teacher' in parents else 'fresh',
+      recipe=recipe_of(config, model, method) | dict(recipe or {}),
+      dtype=config.dtype or _default_dtype(),
+      seed=self.seed,
+    )
+    found = self.settings(method, run.module) | dict(settings or {})
+    learns_from = run.learns_from
+    if 'images' in parents or run.access_to_data == 'none':
+      learns_from = {}
+    elif run.access_to_data == 'foreign':
+      learns_from = self._transfer_set(judged_on)
+    return dataclasses.replace(run, settings=found, learns_from=learns_from)
+
+  def _transfer_set(self, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The foreign images that a thief has."""
+    name = self.config.transfer
+    if name is None:
+      raise ValueError(
+        'transfer is not set; name the data set whose images a thief without '
+        'any of the owner has'
+      )
+    shapes = {n: data.get_source(n).image_shape for n in (name, own['name'])}
+    if len(set(shapes.values())) > 1:
+      raise ValueError(
+        f'transfer: images of {name} are {shapes[name]}, those of '
+        f'{own["name"]} {shapes[own["name"]]}; they must have one shape'
+      )
+    return {**own, 'name': name, 'fraction': self.config.fraction}
 
 
 def vary(
@@ -49,8 +298,8 @@ def vary(
     changes: {dotted name: value}.
 
   Example:
-    >>> config = ml_collections.ConfigDict({'defense': {'omega': 0.004}})
-    >>> vary(config, {'defense.omega': 0.1}).defense.omega
+    >>> config = ml_collections.ConfigDict({'nasty': {'omega': 0.004}})
+    >>> vary(config, {'nasty.omega': 0.1}).nasty.omega
     0.1
   """
   varied = config.copy_and_resolve_references()
@@ -58,36 +307,66 @@ def vary(
   return varied
 
 
-def in_order(runs: Iterable[runs_lib.Run]) -> list[runs_lib.Run]:
-  """Each run once: teachers, then what learns from them, seeds side by side.
+def in_order(runs: Iterable[Run]) -> list[Run]:
+  """Each run once, what it depends on before it.
 
-  Parents come first. What is compiled for a run serves all its seeds; it is
-  dropped again when many others come in between.
+  Otherwise the owner's networks come first, and what they depend on; and runs
+  of one program follow each other, since what is compiled for them is dropped
+  again when many others come in between.
   """
   unique = list(dict.fromkeys(runs))
-  first: dict[runs_lib.Run, int] = {}
+  first: dict[Run, int] = {}
   for index, run in enumerate(unique):
     first.setdefault(programs.anonymous(run), index)
-  return sorted(
-    unique,
-    key=lambda run: (
-      run.role != 'teacher',
-      run.depth,
-      first[programs.anonymous(run)],
-    ),
-  )
+  owners: set[Run] = set()
+  for run in unique:
+    if run.role == 'teacher':
+      owners |= {run, *_ancestors(run)}
+  unique.sort(key=lambda r: (r not in owners, first[programs.anonymous(r)]))
+  ordered: list[Run] = []
+  waiting = dict.fromkeys(unique)
+  while waiting:
+    ready = next(
+      run for run in waiting if waiting.keys().isdisjoint(run.parents.values())
+    )
+    ordered.append(ready)
+    del waiting[ready]
+  return ordered
+
+
+def _ancestors(run: Run) -> set[Run]:
+  """All that a run depends on."""
+  parents = set(run.parents.values())
+  return parents.union(*map(_ancestors, parents))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
   """What no single run can see."""
-  for field in ('seeds', 'students'):
+  for field in ('seeds', 'students', 'defenses', 'attacks'):
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
   if any(seed < 0 for seed in config.seeds):
     raise ValueError(f'seeds={config.seeds}; expected numbers >= 0')
-  for model in config.recipes:
-    if model not in models.MODELS:
-      raise ValueError(f'recipes: there is no model {model!r}')
+  for one in (config.defenses, config.attacks):
+    if len(set(map(registry.short, one))) < len(set(one)):
+      raise ValueError(f'{one}: two modules of one name would share settings')
+  methods = {*defenses.DEFENSES, *attacks.ATTACKS}
+  for one in (config.defenses, config.attacks):
+    for name in one:
+      if '.' in name and registry.short(name) in methods:
+        raise ValueError(
+          f'{name!r}: {registry.short(name)!r} is a method of the package, '
+          'whose settings it would get; call your module otherwise'
+        )
+  if config.adversary.init_from and not config.adversary.model:
+    raise ValueError(
+      'adversary.init_from is set, but not adversary.model; without it the '
+      'normal teacher is the adversary'
+    )
+  named = (*config.defenses, *config.attacks, 'made_up')
+  known = {*models.MODELS, *methods}
+  for name in set(config.recipes) - known - set(map(registry.short, named)):
+    raise ValueError(f'recipes: there is no model or method {name!r}')
   if config.dataset not in data.DATASETS:
     raise ValueError(
       f'unknown dataset {config.dataset!r}; known: {", ".join(data.DATASETS)}'
@@ -96,6 +375,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'unknown normalization {config.normalization!r}; '
       f'known: {", ".join(data.NORMALIZATIONS)}'
+    )
+  if config.queries not in ('cached', 'fresh'):
+    raise ValueError(
+      f'unknown queries {config.queries!r}; known: cached, fresh'
     )
   if not 0 <= config.val_fraction < 1:
     raise ValueError(
@@ -113,103 +396,19 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(f'limit={config.limit}; expected at least 1, or None')
 
 
-def _plan_seed(
-  config: ml_collections.ConfigDict, seed: int
-) -> Iterable[runs_lib.Run]:
-  """The runs of one seed."""
-  make = functools.partial(make_run, config, seed)
-  name, settings = _method(config.defense)
-  normal = _with_weights(
-    make('teacher', config.teacher.model, 'none'), config.teacher.init_from
+def recipe_of(
+  config: ml_collections.ConfigDict, model: str, method: str = 'none'
+) -> dict[str, Any]:
+  """How a network is trained: config.recipe, and what is changed for a model
+  and for a method."""
+  changes = (
+    config.recipes.get(name, {}) for name in (model, registry.short(method))
   )
-  adversary = normal
-  if config.adversary.model:
-    adversary = _with_weights(
-      make('teacher', config.adversary.model, 'none'),
-      config.adversary.init_from,
-    )
-  protected = make(
-    'teacher', config.teacher.model, name, settings, {'adversary': adversary}
+  return functools.reduce(
+    lambda recipe, change: recipe | dict(change),
+    changes,
+    config.recipe.to_dict(),
   )
-  yield from (normal, adversary, protected)
-  name, settings = _method(config.attack)
-  for student in config.students:
-    yield make('student', student, 'scratch')
-    for teacher in (normal, protected):
-      yield make('student', student, name, settings, {'teacher': teacher})
-
-
-def _method(config: ml_collections.ConfigDict) -> tuple[str, dict[str, Any]]:
-  """A name and its settings."""
-  settings = config.to_dict()
-  return settings.pop('name'), settings
-
-
-def make_run(
-  config: ml_collections.ConfigDict,
-  seed: int,
-  role: str,
-  model: str,
-  method: str,
-  settings: Mapping[str, Any] | None = None,
-  parents: Mapping[str, runs_lib.Run] | None = None,
-  changes: Mapping[str, Any] | None = None,
-) -> runs_lib.Run:
-  """A run of a config.
-
-  Args:
-    config: see configs/digits.py.
-    seed: of the run.
-    role: see `runs.Run`.
-    model: see there.
-    method: see there.
-    settings: of the method.
-    parents: of which it keeps those that its method reads, and 'images'.
-    changes: to the recipe of the config for this model.
-
-  Returns:
-    The run.
-  """
-  run = runs_lib.Run(
-    role=role,
-    model=model,
-    method=method,
-    settings=settings or {},
-    parents={},
-    dataset={
-      'name': config.dataset,
-      'normalization': config.normalization,
-      'val_fraction': config.val_fraction,
-      'val_seed': 0,
-      'limit': config.limit,
-      # The owner has all of the training set, the thief a share of it.
-      'fraction': config.fraction if role == 'student' else 1.0,
-    },
-    recipe=recipe(config, model) | dict(changes or {}),
-    dtype=config.dtype or _default_dtype(),
-    seed=seed,
-  )
-  parents = parents or {}
-  kept = {k: parents[k] for k in run.module.PARENTS}
-  if 'images' in parents:
-    kept['images'] = parents['images']
-  return dataclasses.replace(run, parents=kept)
-
-
-def _with_weights(run: runs_lib.Run, path: str | None) -> runs_lib.Run:
-  """The run, or one that takes its weights from a file instead of training."""
-  if path is None:
-    return run
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f'init_from: there is no file {path}')
-  # Whatever seed: the same file is the same network.
-  return dataclasses.replace(run, init_from=path, seed=0)
-
-
-def recipe(config: ml_collections.ConfigDict, model: str) -> dict[str, Any]:
-  """How a model is trained: config.recipe, and what config.recipes changes."""
-  changes = config.recipes.get(model, ml_collections.ConfigDict())
-  return config.recipe.to_dict() | changes.to_dict()
 
 
 def _default_dtype() -> str:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -12,8 +12,10 @@ from undistillable import (
   data,
   method as method_lib,
   optimizers,
+  oracle,
   parallel,
   runs,
+  serving,
 )
 from undistillable.data import batches
 
@@ -23,26 +25,28 @@ class Program:
   """What is compiled for a run; runs that differ in their seed share it.
 
   Attributes:
-    method: how it learns.
+    method: how it learns; None where nothing is trained.
     prepare: images for training, augmented.
     prepare_test: images for evaluation.
-    apply_fn: the network in evaluation mode.
-    parent_fns: its parents in evaluation mode, by role.
+    answer_fn: what a client of the network is answered.
   """
 
-  method: method_lib.Method
+  method: method_lib.Method | None
   prepare: parallel.PrepareFn
   prepare_test: parallel.PrepareFn
-  apply_fn: method_lib.ApplyFn
-  parent_fns: Mapping[str, method_lib.ApplyFn]
+  answer_fn: method_lib.ApplyFn
+
+  def trained(self) -> method_lib.Method:
+    """The method of a run that is known to have one."""
+    assert self.method, 'nothing is trained'
+    return self.method
 
 
-def build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
+def build(run: runs.Run, num_examples: int) -> Program:
   """Builds the functions of a run; compiles nothing.
 
   Args:
     run: the run.
-    num_classes: of its data set.
     num_examples: in its training set.
 
   Returns:
@@ -51,52 +55,100 @@ def build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
   Raises:
     ValueError: an unknown name or an impossible value in its config.
   """
-  return _build(anonymous(run), num_classes, num_examples)
+  return _build(anonymous(run), num_examples)
 
 
 def anonymous(run: runs.Run) -> runs.Run:
   """The run, less what its program does not depend on."""
-  parents = {
-    role: dataclasses.replace(
-      parent, method='none', settings={}, parents={}, recipe={}, seed=0
-    )
-    for role, parent in run.parents.items()
-  }
-  return dataclasses.replace(run, parents=parents, seed=0)
+  parents = {role: _as_asked(parent) for role, parent in run.parents.items()}
+  return dataclasses.replace(run, parents=parents, seed=0, compared_with={})
+
+
+def answer_fn(run: runs.Run) -> method_lib.ApplyFn:
+  """What a client of a network is answered, `(variables, images) -> [B, K]`."""
+  return _answer_fn(_as_asked(run))
+
+
+def _as_asked(run: runs.Run) -> runs.Run:
+  """A run, less what its answers do not depend on, but for its weights."""
+  if hasattr(run.module, 'serve'):
+    parents = {k: _as_asked(parent) for k, parent in run.parents.items()}
+  else:
+    plain = 'none' if run.role == 'teacher' else 'scratch'
+    run = dataclasses.replace(run, method=plain, settings={})
+    parents = {}
+  return dataclasses.replace(
+    run,
+    parents=parents,
+    recipe={},
+    learns_from={},
+    queries='',
+    seed=0,
+    init_from=None,
+    compared_with={},
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _answer_fn(run: runs.Run) -> method_lib.ApplyFn:
+  """The same function for runs that are asked alike."""
+  serve = getattr(run.module, 'serve', None)
+  return serving.answer_fn(
+    run.network(),
+    serve,
+    run.method_settings if serve else None,
+    {k: parent.network() for k, parent in run.parents.items()},
+  )
 
 
 @functools.lru_cache(maxsize=16)
-def _build(run: runs.Run, num_classes: int, num_examples: int) -> Program:
+def _build(run: runs.Run, num_examples: int) -> Program:
   """See `build`."""
   recipe = dict(run.recipe)
   parallel.check_batch_size(recipe['batch_size'], num_examples)
   for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
     if recipe[field] < 1:
       raise ValueError(f'{field}={recipe[field]}; expected at least 1')
-  networks = {
-    role: parent.network(num_classes)
-    for role, parent in run.parents.items()
-    if parent.role != 'images'
-  }
-  parent_fns = {k: method_lib.frozen_fn(v) for k, v in networks.items()}
-  network = run.network(num_classes)
-  # Whoever has no data looks into the teacher; others see its answers alone.
-  given = networks if run.data_free else parent_fns
-  make = _checked(run, run.module.make)
-  mean, std = data.NORMALIZATIONS[run.dataset['normalization']]
+  network = run.network()
+  method = run.module.make(
+    network,
+    _optimizer(run, num_examples),
+    run.method_settings,
+    {
+      role: _given(run, role, parent)
+      for role, parent in run.parents.items()
+      if role != 'images'
+    },
+  )
+  mean, std = data.NORMALIZATIONS[run.normalization]
   dtype = jnp.dtype(run.dtype)
   prepare = functools.partial(batches.prepare_fn, mean, std, dtype=dtype)
-  image_shape = data.get_source(run.dataset['name']).image_shape
+  image_shape = data.get_source(run.judged_on['name']).image_shape
   return Program(
-    method=make(
-      network, _optimizer(run, num_examples), **given, **run.settings
-    ),
+    method=method,
     prepare=batches.blank_fn(image_shape, dtype)
-    if run.data_free
+    if run.access_to_data == 'none'
     else prepare(augment=recipe['augment']),
     prepare_test=prepare(),
-    apply_fn=method_lib.frozen_fn(network),
-    parent_fns=parent_fns,
+    answer_fn=answer_fn(run),
+  )
+
+
+def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
+  """What a method gets of a parent: an oracle of whom it robs, else all."""
+  module = parent.network()
+  if run.role == 'teacher' or role != 'teacher':
+    return module
+  return _oracle(_as_asked(parent), run.access)
+
+
+@functools.lru_cache(maxsize=64)
+def _oracle(teacher: runs.Run, access: str) -> oracle.Oracle:
+  """The same for all who ask alike: methods of equal oracles are not equal."""
+  return oracle.Oracle(
+    _answer_fn(teacher),
+    teacher.network() if access == 'weights' else None,
+    labels_only=access == 'labels',
   )
 
 
@@ -105,16 +157,16 @@ def _optimizer(
 ) -> optax.GradientTransformation:
   """The optimizer of a run, with its schedule."""
   recipe = run.recipe
-  # Every image counts its own updates, one an epoch; a student that learns
-  # several times a step counts them all.
-  updates = num_examples // recipe['batch_size']
-  updates = 1 if run.role == 'images' else updates
-  updates *= run.settings.get('student_steps', 1)
+  updates_fn: Callable[..., int] = getattr(
+    run.module, 'updates_per_epoch', lambda settings, steps: steps
+  )
   schedule = optimizers.get_schedule(
     recipe['schedule'],
     learning_rate=recipe['learning_rate'],
     epochs=recipe['epochs'],
-    steps_per_epoch=updates,
+    steps_per_epoch=updates_fn(
+      run.method_settings, num_examples // recipe['batch_size']
+    ),
     milestones=recipe['milestones'],
     gamma=recipe['gamma'],
     warmup_epochs=recipe['warmup_epochs'],
@@ -125,18 +177,3 @@ def _optimizer(
     momentum=recipe['momentum'],
     weight_decay=recipe['weight_decay'],
   )
-
-
-def _checked(run: runs.Run, make: Callable) -> Callable:
-  """`make`, if the settings of the run are those that it takes."""
-  known = {
-    name
-    for name, parameter in inspect.signature(make).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-  } - set(run.parents)
-  if known != set(run.settings):
-    raise ValueError(
-      f'{run.method!r} takes the settings {sorted(known)}; '
-      f'the config gives {sorted(run.settings)}'
-    )
-  return make

@@ -2,49 +2,64 @@
 
 The resolved config of a run, its seed and the ids of the runs it depends on
 are hashed into its id; its folder holds config.json, metrics.jsonl,
-checkpoints and, once it is finished, result.json. A finished run is never
-touched again, any other is resumed.
+checkpoints and, once it is finished, its variables and result.json. A finished
+run is never touched again, any other is resumed.
 """
 
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from undistillable import attacks, defenses, errors, models, writers
+from undistillable import attacks, data, defenses, models, registry, writers
 
 # Raise it when the same config would no longer train the same network.
-VERSION = 2
+VERSION = 3
+# What must agree for two runs to go through the same batches side by side.
+_SHARED_FIELDS = (
+  'epochs',
+  'batch_size',
+  'augment',
+  'evaluate_every_epochs',
+  'checkpoint_every_epochs',
+)
 DTYPES = ('bfloat16', 'float32')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-  """One network to train.
+  """One network to train, or to serve.
 
   Attributes:
     role: 'teacher', 'student', or 'images' for a set of them that an attack
       makes up.
     model: a name of `models.MODELS`; of images, the network they come from.
     method: a name of `defenses.DEFENSES` for a teacher, of `attacks.ATTACKS`
-      for all others.
-    settings: of the method.
+      for all others, or a dotted module name.
+    settings: of the method, all of them.
     parents: the runs whose networks the method reads, by role; 'images' is a
-      run whose images are learned from instead of the data set.
-    dataset: name, normalization, val_fraction, val_seed, limit and fraction;
-      see configs/digits.py.
-    recipe: how it is trained; see there too.
+      run whose images are learned from instead of a data set.
+    learns_from: name, limit, val_fraction, val_seed and fraction of a data
+      set; see `undistillable.config`.
+    judged_on: name, limit, val_fraction and val_seed of one, likewise.
+    normalization: see `undistillable.config`.
+    queries: see there.
+    recipe: how it is trained; see there.
     dtype: 'float32' or 'bfloat16', of the computation.
     seed: of everything random.
     init_from: a file of weights that makes training superfluous; its content
       is hashed, its name is not.
+    compared_with: the runs that tables compare it with, which are no part of
+      its content: 'control', the same student alone; 'normal', the normal twin
+      of a protected teacher, or the same attack on that.
   """
 
   role: str
@@ -52,11 +67,15 @@ class Run:
   method: str
   settings: Mapping[str, Any]
   parents: Mapping[str, 'Run']
-  dataset: Mapping[str, Any]
+  learns_from: Mapping[str, Any]
+  judged_on: Mapping[str, Any]
+  normalization: str
+  queries: str
   recipe: Mapping[str, Any]
   dtype: str
   seed: int
   init_from: str | None = None
+  compared_with: Mapping[str, 'Run'] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def config(self) -> dict[str, Any]:
@@ -64,11 +83,19 @@ class Run:
     content = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
+      if field.name != 'compared_with'
     }
     content['parents'] = {k: run.id for k, run in self.parents.items()}
     if self.init_from is not None:
       weights = pathlib.Path(self.init_from).read_bytes()
       content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
+    if '.' in self.method:  # One's own, of which VERSION says nothing.
+      try:
+        source = inspect.getsource(self.module)
+      except (OSError, TypeError):  # It was made in memory.
+        source = ''
+      digest = hashlib.sha256(source.encode()).hexdigest()
+      content['source'] = f'sha256:{digest}'
     content['version'] = VERSION
     return writers.as_json(content)
 
@@ -86,16 +113,66 @@ class Run:
     return hash(self.id)
 
   @property
-  def depth(self) -> int:
-    """How many teachers, or else how many thefts, must come before it."""
-    owner = self.role == 'teacher'
-    same = [r for r in self.parents.values() if (r.role == 'teacher') == owner]
-    return max((1 + run.depth for run in same), default=0)
+  def shown_method(self) -> str:
+    """The method, or that which made up the images it learns from."""
+    images = self.parents.get('images')
+    return registry.short(images.method if images else self.method)
 
   @property
-  def data_free(self) -> bool:
-    """Whether the method sees no data, but makes up its own."""
-    return getattr(self.module, 'DATA_FREE', False)
+  def label(self) -> str:
+    """What it is, for people."""
+    method, teacher = self.shown_method, self.parents.get('teacher')
+    if teacher:
+      method += f'({teacher.shown_method})'
+    return f'{self.role} {self.model} {method} seed {self.seed}'
+
+  @property
+  def module(self) -> ModuleType:
+    """`defenses.<method>` or `attacks.<method>`."""
+    found = defenses if self.role == 'teacher' else attacks
+    return found.get(self.method)
+
+  @functools.cached_property
+  def method_settings(self) -> Any:
+    """The settings, checked, as the method takes them."""
+    return registry.settings(self.module, self.settings)
+
+  @property
+  def access_to_data(self) -> str:
+    """What its method learns from: 'own', 'foreign' or 'none'."""
+    return getattr(self.module, 'DATA', 'own')
+
+  @property
+  def access(self) -> str:
+    """What its teacher gives away: 'labels', 'scores' or 'weights'."""
+    return getattr(self.module, 'ACCESS', 'scores')
+
+  @property
+  def has_owners_data(self) -> bool:
+    """Whether it learns from images of the owner, or at least their like."""
+    return self.access_to_data == 'own' and 'images' not in self.parents
+
+  @property
+  def asks_once(self) -> bool:
+    """Whether the networks that it hears are asked about every image once."""
+    return self.queries == 'cached' or self.recipe['augment'] == 'none'
+
+  @property
+  def answers_key(self) -> Hashable:
+    """Equal for runs that hear the same answers, and gain by hearing them
+    together."""
+    if not self.parents or self.num_made is not None or self.asks_once:
+      return self.id
+    return (
+      self.role,
+      self.method,
+      self.seed,
+      self.dtype,
+      self.queries,
+      tuple((role, parent.id) for role, parent in self.parents.items()),
+      json.dumps([self.learns_from, self.judged_on], sort_keys=True),
+      tuple(self.recipe[field] for field in _SHARED_FIELDS),
+    )
 
   @property
   def chain(self) -> list['Run']:
@@ -105,70 +182,27 @@ class Run:
     return [*before, self]
 
   @property
-  def attack(self) -> str:
-    """The method, or that which made up the images it learns from."""
-    images = self.parents.get('images')
-    return images.method if images else self.method
-
-  @property
-  def label(self) -> str:
-    """What it is, for people."""
-    source = self.parents.get('teacher')
-    method = f'{self.attack}({source.method})' if source else self.attack
-    return f'{self.role} {self.model} {method} seed {self.seed}'
-
-  @property
-  def module(self) -> ModuleType:
-    """`defenses.<method>` or `attacks.<method>`."""
-    registry, kind = (
-      (defenses.DEFENSES, 'defense')
-      if self.role == 'teacher'
-      else (attacks.ATTACKS, 'attack')
-    )
-    if self.method not in registry:
-      raise ValueError(
-        f'unknown {kind} {self.method!r}; known: {", ".join(registry)}'
+  def num_made(self) -> int | None:
+    """How many images it learns from that a method made up or will; or None."""
+    if 'images' in self.parents:
+      return sum(
+        run.settings['num_images'] for run in self.parents['images'].chain
       )
-    return registry[self.method]
+    if self.access_to_data != 'none':
+      return None
+    steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
+    return self.settings.get('num_images', steps)
 
-  def network(self, num_classes: int) -> nn.Module:
+  @property
+  def num_classes(self) -> int:
+    """Of the data set that it is judged on."""
+    return data.get_source(self.judged_on['name']).num_classes
+
+  def network(self) -> nn.Module:
     """The untrained module."""
     if self.dtype not in DTYPES:
       raise ValueError(
         f'unknown dtype {self.dtype!r}; known: {", ".join(DTYPES)}'
       )
     dtype = jnp.dtype(self.dtype)
-    return models.get_model(self.model, num_classes, dtype=dtype)
-
-
-def folder(run: Run, workdir: pathlib.Path) -> pathlib.Path:
-  """Where a run is kept."""
-  return workdir / 'runs' / run.id
-
-
-def claim(run: Run, workdir: pathlib.Path) -> pathlib.Path:
-  """The folder of a run, made where it is missing.
-
-  Raises:
-    errors.InputError: it holds a run of another config.
-  """
-  place = folder(run, workdir)
-  place.mkdir(parents=True, exist_ok=True)
-  path = place / 'config.json'
-  if not path.exists():
-    writers.write_json(path, run.config)
-  elif writers.read_json(path) != run.config:
-    raise errors.InputError(
-      f'{path} is not the config that its folder is named after; delete the '
-      'folder to train that network again, or choose another --workdir'
-    )
-  return place
-
-
-def result(run: Run, workdir: pathlib.Path) -> dict[str, Any] | None:
-  """What a finished run wrote; None for any other."""
-  path = folder(run, workdir) / 'result.json'
-  if not path.exists():
-    return None
-  claim(run, workdir)
-  return writers.read_json(path)
+    return models.get_model(self.model, self.num_classes, dtype=dtype)

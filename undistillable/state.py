@@ -17,30 +17,18 @@ class TrainState:
     params: pytree of float32 parameters.
     batch_stats: pytree of BatchNorm statistics, {} for a model without any.
     opt_state: the optimizer's state.
+    extra: a second group of parameters, which is no part of the network.
+    extra_opt_state: the state of their optimizer.
   """
 
   step: jax.Array
   params: PyTree
   batch_stats: PyTree
   opt_state: PyTree
+  extra: PyTree = ()
+  extra_opt_state: PyTree = ()
 
   @property
   def variables(self) -> dict[str, PyTree]:
     """What `model.apply` takes, and what is evaluated and published."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
-
-
-@flax.struct.dataclass
-class States:
-  """The states of networks that are trained together.
-
-  Attributes:
-    members: one state each; all have taken equally many steps.
-  """
-
-  members: tuple[Any, ...]
-
-  @property
-  def step(self) -> jax.Array:
-    """int32[], steps taken so far by each."""
-    return self.members[0].step

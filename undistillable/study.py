@@ -11,15 +11,13 @@ from undistillable import (
   data,
   errors,
   execute,
-  groups,
   plan,
-  report,
   runs as runs_lib,
-  stores,
+  store as store_lib,
   train,
   writers,
 )
-from undistillable.analysis import responses, summary
+from undistillable.report import responses, summary, write
 
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = (
@@ -58,14 +56,14 @@ class Study:
 
 
 def _measure_main(
-  planned: Sequence[runs_lib.Run], store: stores.Store, folder: pathlib.Path
+  planned: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
 ) -> dict[str, Any]:
   """The main job measures nothing more; it keeps answers for its figure."""
   responses.write(planned, store, folder)
   return {}
 
 
-MAIN = Study('', plan.make, _measure_main, report.write, go_on=False)
+MAIN = Study('', plan.make, _measure_main, write.write, go_on=False)
 
 
 def run(
@@ -95,27 +93,32 @@ def run(
   planned = study.plan_fn(config)
   folder = workdir / study.name
   _claim(config, folder, reuse_workdir)
-  store = stores.Store(
-    workdir, planned[0].dataset, config.data_dir, config.eval_batch_size
-  )
+  store = store_lib.Store(workdir, config.data_dir, config.eval_batch_size)
   results = _train(planned, store, config, study.go_on)
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
   if not finished:
     raise errors.DivergedError(results[planned[0].id]['reason'])
   content = {
     'study': study.name or 'main',
-    'runs': [
-      {k: v for k, v in r.items() if k != 'environment'}
-      for r in results.values()
-    ],
-    'summary': summary.summarize(list(results.values())),
+    'runs': [_entry(run, results[run.id]) for run in planned],
     'measurements': study.measure_fn(finished, store, folder),
     # Versions and hardware are those of the last run, not of who looks at it.
     'environment': results[finished[-1].id]['environment'],
   }
+  content['summary'] = summary.summarize(content['runs'])
   writers.write_json(folder / 'results.json', content)
   study.report_fn(content, workdir, folder=folder, command=command)
   return content
+
+
+def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run came to, and which runs tables compare it with."""
+  teacher = run.parents.get('teacher')
+  others = {k: run.compared_with.get(k) for k in ('control', 'normal')}
+  others['teacher'] = teacher if run.role != 'teacher' else None
+  return {k: v for k, v in result.items() if k != 'environment'} | {
+    name: other and other.id for name, other in others.items()
+  }
 
 
 def _claim(
@@ -153,7 +156,7 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
 
 def _train(
   planned: Sequence[runs_lib.Run],
-  store: stores.Store,
+  store: store_lib.Store,
   config: ml_collections.ConfigDict,
   go_on: bool,
 ) -> dict[str, dict[str, Any]]:
@@ -164,20 +167,22 @@ def _train(
   def check() -> None:
     """Of all runs that can be judged by now: a parent's result may be lost."""
     for run in planned:
-      needed = {run.id, *(parent.id for parent in run.parents.values())}
+      others = (*run.parents.values(), *run.compared_with.values())
+      needed = {run.id, *(other.id for other in others)}
       if not go_on and needed <= results.keys():
         _stop_if_failed(run, results, config.max_accuracy_drop)
 
   check()
   missing = [run for run in planned if run.id not in results]
   if missing:
-    data.check(config.dataset, data_dir=config.data_dir)
+    for name in {run.judged_on['name'] for run in missing}:
+      data.check(name, data_dir=config.data_dir)
   steps = sum(store.num_steps(run) for run in missing)
   progress = writers.Progress(
     steps, len(planned), show=bool(missing) and config.progress
   )
   with progress:
-    for group in groups.split(missing, config.together):
+    for group in execute.groups(missing, config.together):
       progress.start(len(results) + 1, group[0].label, len(group) - 1)
       new = _train_group(group, store, results, progress.advance)
       results |= {
@@ -189,7 +194,7 @@ def _train(
 
 def _train_group(
   group: Sequence[runs_lib.Run],
-  store: stores.Store,
+  store: store_lib.Store,
   results: Mapping[str, Any],
   on_step: train.OnStepFn,
 ) -> list[dict[str, Any]]:
@@ -207,18 +212,17 @@ def _stop_if_failed(
   """Stops before students are trained against a teacher that is no use."""
   if results[run.id]['status'] != 'finished':
     raise errors.DivergedError(results[run.id]['reason'])
-  if 'adversary' not in run.parents:
+  twin = run.compared_with.get('normal')
+  if run.role != 'teacher' or twin is None:
     return
-  adversary = results[run.parents['adversary'].id]
+  before, after = results[twin.id], results[run.id]
   key = 'val_accuracy'
-  if adversary[key] is None:
+  if None in (before[key], after[key]):
     key = 'test_accuracy'
-  accuracy = results[run.id][key]
-  drop = adversary[key] - accuracy
+  drop = before[key] - after[key]
   if drop > max_drop:
     raise errors.DivergedError(
-      f'{run.label} ({run.id}): its accuracy collapsed to {accuracy:.1f} %, '
-      f'{drop:.1f} points below its adversary; lower defense.omega (now '
-      f'{run.settings.get("omega")}), or raise max_accuracy_drop (now '
-      f'{max_drop}) to go on with it'
+      f'{run.label} ({run.id}): its accuracy collapsed to {after[key]:.1f} %, '
+      f'{drop:.1f} points below its normal twin; {execute.remedy(run)}, or '
+      f'raise max_accuracy_drop (now {max_drop}) to go on with it'
     )

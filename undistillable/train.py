@@ -15,7 +15,6 @@ from undistillable import (
   errors,
   method as method_lib,
   parallel,
-  state as state_lib,
   trainee as trainee_lib,
 )
 from undistillable.data import batches
@@ -33,6 +32,7 @@ def fit(
   frozen: method_lib.Frozen | None = None,
   seed: int = 0,
   stream: str = '',
+  ask_with: parallel.PrepareFn | None = None,
   evaluate_fn: trainee_lib.EvaluateFn | None = None,
   evaluate_every_epochs: int = 1,
   folder: pathlib.Path | None = None,
@@ -58,6 +58,9 @@ def fit(
       with one seed, not their initial weights: a protected teacher starts
       where its normal twin did, and sees other batches, as in the released
       code of Ma et al. (2021), arXiv:2105.07381.
+    ask_with: asks the networks of `method.answer_fns` once, about every image
+      as this prepares it; None asks anew in each epoch, about the images as
+      the network in training sees them.
     evaluate_fn: its numbers enter the metrics under their names.
     evaluate_every_epochs: and after the last one.
     folder: for metrics and checkpoints; a training that stopped there is
@@ -83,6 +86,7 @@ def fit(
     frozen=frozen,
     seed=seed,
     stream=stream,
+    ask_with=ask_with,
     evaluate_every_epochs=evaluate_every_epochs,
     checkpoint_every_epochs=checkpoint_every_epochs,
     on_step=on_step,
@@ -102,14 +106,16 @@ def fit_together(
   frozen: method_lib.Frozen | None = None,
   seed: int = 0,
   stream: str = '',
+  ask_with: parallel.PrepareFn | None = None,
   evaluate_every_epochs: int = 1,
   checkpoint_every_epochs: int = 1,
   on_step: OnStepFn | None = None,
 ) -> list[Any]:
-  """Trains networks on the same batches; what they share is computed once.
+  """Trains networks on the same batches, epoch by epoch, side by side.
 
-  Each becomes what it would alone, but for the rounding of another program.
-  One that diverges leaves the others as they are.
+  What frozen networks answer to a batch is asked for once for all of those
+  whose `answer_fns` are equal. Each becomes, bit for bit, what it would alone,
+  and one that diverges leaves the others as they are.
 
   Args:
     trainees: the networks.
@@ -120,10 +126,10 @@ def fit_together(
     frozen: what any of the methods reads.
     seed: for each the one with which it would train alone.
     stream: for each alike.
+    ask_with: for each alike.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
-    on_step: called with a number of steps, summed over the networks, and
-      with the mean of their losses and accuracies.
+    on_step: called with the steps of one of the networks, loss and accuracy.
 
   Returns:
     For each, in order, its last state, or the DivergedError that stopped it.
@@ -131,7 +137,8 @@ def fit_together(
   Raises:
     ValueError: the batch does not fit the data or the devices.
   """
-  parallel.check_batch_size(batch_size, len(arrays['label']))
+  num_examples = len(arrays['label'])
+  parallel.check_batch_size(batch_size, num_examples)
   if epochs < 1:
     raise ValueError(f'epochs={epochs}; expected at least 1')
   init_key, *keys = jax.random.split(jax.random.key(seed), 3)
@@ -139,54 +146,88 @@ def fit_together(
   order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
-  order_fn = functools.partial(
-    batches.epoch_order,
-    num_examples=len(arrays['label']),
-    batch_size=batch_size,
-    num_devices=parallel.num_devices(),
-  )
 
   def train_from(
     first_epoch: int, members: Sequence[trainee_lib.Member]
   ) -> None:
-    """Trains those that have got equally far."""
-    method = method_lib.together(tuple(m.trainee.method for m in members))
-    run_epoch = parallel.epoch_fn(method, prepare)
-    states = state_lib.States(tuple(m.outcome for m in members))
+    """Trains those that have got equally far, and ask the same."""
+    answer_fns = members[0].trainee.method.answer_fns
+    read = {k: v for k, v in frozen.items() if k not in answer_fns}
+    answers: dict[str, Any] = {}
+    if ask_with:
+      answers = _ask_once(answer_fns, frozen, data, ask_with, batch_size)
     for epoch in range(first_epoch + 1, epochs + 1):
-      start = time.monotonic()
-      order = order_fn(jax.random.fold_in(order_key, epoch))
-      for new, metrics in run_epoch(states, frozen, data, order, step_key):
-        states = new
-        for member, of_member in zip(members, metrics, strict=True):
-          member.add(of_member)
-        if on_step:
-          on_step(*_step_of(metrics))
-        if all(member.failed for member in members):
-          return
-      secs = (time.monotonic() - start) / len(members)
-      last = epoch == epochs
-      for member, state in zip(members, states.members, strict=True):
+      order = batches.epoch_order(
+        jax.random.fold_in(order_key, epoch),
+        num_examples=num_examples,
+        batch_size=batch_size,
+        num_devices=parallel.num_devices(),
+      )
+      if not ask_with:
+        first_step = (epoch - 1) * len(order)
+        answers = {
+          role: parallel.answers(
+            ask, prepare, frozen[role], data, order, first_step, step_key
+          )
+          for role, ask in answer_fns.items()
+        }
+      lesson = {**data, 'answers': parallel.replicate(answers)}
+      for member in members:
+        if member.failed:
+          continue
+        start = time.monotonic()
+        run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
+        state = member.outcome
+        for new, metrics in run_epoch(state, read, lesson, order, step_key):
+          state = new
+          member.add(metrics)
+          if on_step:
+            on_step(*_last_of(metrics))
+          if member.failed:
+            break
+        last = epoch == epochs
         member.end_epoch(
           epoch,
           state,
-          secs,
+          time.monotonic() - start,
           evaluate=last or epoch % evaluate_every_epochs == 0,
           save=last or epoch % checkpoint_every_epochs == 0,
         )
 
   with contextlib.ExitStack() as stack:
-    by_epoch: dict[int, list[trainee_lib.Member]] = {}
+    alike: dict[Any, list[trainee_lib.Member]] = {}
     everyone = []
     for trainee in trainees:
       record = stack.enter_context(trainee_lib.Record(trainee.folder))
-      state = initial_state(trainee.method, arrays, prepare, init_key)
+      method = trainee.method
+      state = initial_state(method, arrays, prepare, init_key, frozen)
       epoch, state = record.resume(state)
       everyone.append(trainee_lib.Member(trainee, record, state))
-      by_epoch.setdefault(epoch, []).append(everyone[-1])
-    for epoch, members in sorted(by_epoch.items()):
+      key = epoch, frozenset(method.answer_fns.items())
+      alike.setdefault(key, []).append(everyone[-1])
+    for (epoch, _), members in alike.items():
       train_from(epoch, members)
   return [member.outcome for member in everyone]
+
+
+def _ask_once(
+  answer_fns: Mapping[str, method_lib.ApplyFn],
+  frozen: method_lib.Frozen,
+  arrays: Mapping[str, jax.Array],
+  prepare: parallel.PrepareFn,
+  batch_size: int,
+) -> dict[str, np.ndarray]:
+  """Answers to every image, in the order of the data."""
+  num_examples, devices = len(arrays['label']), parallel.num_devices()
+  steps = -(-num_examples // batch_size)
+  # The last batch is padded with the last example.
+  order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
+  order = order.reshape(steps, devices, -1).astype(np.int32)
+  key = jax.random.key(0)  # Nothing is drawn.
+  return {
+    role: parallel.answers(ask, prepare, frozen[role], arrays, order, 0, key)
+    for role, ask in answer_fns.items()
+  }
 
 
 def initial_state(
@@ -194,21 +235,12 @@ def initial_state(
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   key: jax.Array,
+  frozen: method_lib.Frozen | None = None,
 ) -> Any:
   """The state before the first step, on every device."""
   init = _init_fn(method, prepare)
   one = {k: v[:1] for k, v in arrays.items()}
-  return parallel.replicate(init(key, one))
-
-
-def abstract_state(
-  method: method_lib.Method,
-  arrays: Mapping[str, np.ndarray],
-  prepare: parallel.PrepareFn,
-) -> Any:
-  """The shapes and types of a state, for restoring a checkpoint."""
-  one = {k: v[:1] for k, v in arrays.items()}
-  return jax.eval_shape(_init_fn(method, prepare), jax.random.key(0), one)
+  return parallel.replicate(init(key, one, dict(frozen or {})))
 
 
 @functools.lru_cache(maxsize=16)
@@ -217,20 +249,17 @@ def _init_fn(
 ) -> Callable[..., Any]:
   """Compiled once for all seeds."""
 
-  def init(key: jax.Array, arrays: Any) -> Any:
+  def init(key: jax.Array, arrays: Any, frozen: method_lib.Frozen) -> Any:
     batch = prepare(arrays, np.zeros(1, np.int32), key)
-    return method.init(key, batch)
+    return method.init(key, batch, frozen)
 
   return jax.jit(init)
 
 
-def _step_of(
-  metrics: Sequence[trainee_lib.HostMetrics],
-) -> tuple[int, float, float]:
-  """How many steps all networks took, and how well they did in the last."""
-  count = sum(len(of_one['loss']) for of_one in metrics)
-  loss, accuracy = (
-    float(np.mean([of_one[key][-1] for of_one in metrics]))
-    for key in ('loss', 'accuracy')
+def _last_of(metrics: trainee_lib.HostMetrics) -> tuple[int, float, float]:
+  """How many steps were taken, and how well the network did in the last."""
+  return (
+    len(metrics['loss']),
+    float(metrics['loss'][-1]),
+    float(metrics['accuracy'][-1]),
   )
-  return count, loss, accuracy

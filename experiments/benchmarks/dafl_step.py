@@ -21,24 +21,30 @@ from undistillable import losses, models
 from undistillable.attacks import dafl
 from undistillable.models import generator as generator_lib
 
-# Preset, teacher, student, image shape, batch size.
+# Settings, teacher, student, image shape, batch size.
 CASES = (
-  ('digits', 'resnetc8', 'cnn16', (8, 8, 1), 128),
-  ('cifar10', 'resnetc20', 'resnetc8', (32, 32, 3), 64),
+  (
+    dafl.Settings(latent_dim=100, generator_width=32),
+    'resnetc8',
+    'cnn16',
+    (8, 8, 1),
+    128,
+  ),
+  (dafl.Settings(), 'resnetc20', 'resnetc8', (32, 32, 3), 64),
 )
 
 
 def main() -> None:
-  for preset, teacher, student, shape, batch_size in CASES:
+  for settings, teacher, student, shape, batch_size in CASES:
     secs = timing.measure(
-      *_functions(preset, teacher, student, shape, batch_size)
+      *_functions(settings, teacher, student, shape, batch_size)
     )
     step, passes = secs[:, 0], secs[:, 1:]
     least = step.min() / passes.min(0).sum()
     median = np.median(step) / np.median(passes, 0).sum()
     parts = ', '.join(f'{1e3 * x:.0f}' for x in passes.min(0))
     print(
-      f'{preset}, {teacher} to {student}, {batch_size} images of {shape}: '
+      f'{teacher} to {student}, {batch_size} images of {shape}: '
       f'{1e3 * step.min():.0f} ms a step, {least:.2f} times its passes '
       f'(medians: {median:.2f}), which take {parts} ms',
       flush=True,
@@ -46,24 +52,23 @@ def main() -> None:
 
 
 def _functions(
-  preset: str,
+  settings: dafl.Settings,
   teacher_name: str,
   student_name: str,
   shape: tuple[int, int, int],
   batch_size: int,
 ) -> list[Callable[[], Any]]:
   """A step of the method, then each of its passes, without arguments."""
-  settings = dafl.PRESETS[preset]
   teacher = models.get_model(teacher_name, 10)
   student = models.get_model(student_name, 10)
-  generator = generator_lib.Generator(shape, settings['generator_width'])
-  method = dafl.make(student, optax.adam(1e-3), teacher=teacher, **settings)
+  generator = generator_lib.Generator(shape, settings.generator_width)
+  method = dafl.make(student, optax.adam(1e-3), settings, {'teacher': teacher})
   key = jax.random.key(0)
   image = jax.random.normal(key, (batch_size, *shape))
-  noise = jax.random.normal(key, (batch_size, settings['latent_dim']))
+  noise = jax.random.normal(key, (batch_size, settings.latent_dim))
   batch = {'image': image, 'index': jnp.arange(batch_size)}
   frozen = {'teacher': jax.jit(teacher.init)(key, image)}
-  state = jax.jit(method.init)(key, batch)
+  state = jax.jit(method.init)(key, batch, frozen)
 
   def generate(params: Any) -> jax.Array:
     variables = {**state.generator.variables, 'params': params}

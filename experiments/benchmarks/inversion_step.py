@@ -55,16 +55,14 @@ def _functions(
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
   """A step of the method, and the passes alone, without arguments."""
   channels = shape[-1]
-  settings = {**attacks.ATTACKS[name].PRESETS['cifar10'], 'flip': True}
-  method = attacks.ATTACKS[name].make(
-    networks['teacher'],
-    optax.adam(0.1),
-    **networks,
-    **settings,
+  module = attacks.get(name)
+  settings = module.Settings(
     num_images=4 * batch_size,
     low=(-2.0,) * channels,
     high=(2.0,) * channels,
+    flip=True,
   )
+  method = module.make(networks['teacher'], optax.adam(0.1), settings, networks)
   batch = {
     'image': jnp.zeros((batch_size, *shape)),
     'index': jnp.arange(batch_size),
@@ -76,7 +74,7 @@ def _functions(
     )
     for role, network in networks.items()
   }
-  state = method.init(key, batch)
+  state = method.init(key, batch, frozen)
   image, label = state.image[:batch_size], state.label[:batch_size]
 
   def loss(image: jax.Array, frozen: Any) -> jax.Array:

@@ -1,22 +1,64 @@
 """How a thief trains a student.
 
-An attack is one file with `make(model, optimizer, *, <parents>, <settings>)`,
-which returns a `method.Method`, and `PARENTS`, the roles of the frozen
-networks that it reads; and one line in `ATTACKS`.
+An attack is one file and one line in `ATTACKS`. The file declares
+
+  Settings   a frozen dataclass, every field with its default;
+  PARENTS    ('teacher',), or () for a thief who asks nobody;
+  make       `(model, optimizer, settings, parents) -> method.Method`;
+             parents['teacher'] is an `oracle.Oracle`, any other a module;
+
+and, where it differs from the default,
+
+  ACCESS     what the teacher gives away: 'labels', 'scores' (default) or
+             'weights';
+  DATA       what the student learns from: 'own' labelled images (default),
+             'foreign' ones (config.transfer, without labels), or 'none': the
+             batches then have a shape and a number for each example alone;
+  plan       `(job, teacher, student) -> runs`, see `plan.Job`; the last one is
+             the student;
+  remedy     `settings -> str`: what to change where the training diverges;
+  warning    `(metrics, settings) -> str | None`: what its last epoch says;
+  updates_per_epoch  `(settings, steps) -> int`: of the optimizer, for its
+             schedule; default: one a step;
+  judge      `(run, store, variables) -> numbers` of a finished run, and
+  watch      `(run, folder) -> evaluate_fn` of one in training, where these are
+             no networks, see `synthesis`.
 """
 
+from types import ModuleType
+
+from undistillable import registry
 from undistillable.attacks import (
   adaptive_inversion,
+  averager,
   dafl,
   deep_inversion,
+  dfme,
+  dkd,
+  hard_label,
   kd,
+  knockoff,
+  label_smoothing,
   scratch,
+  skeptical,
 )
 
 ATTACKS = {
   'adaptive_inversion': adaptive_inversion,
+  'averager': averager,
   'dafl': dafl,
   'deep_inversion': deep_inversion,
+  'dfme': dfme,
+  'dkd': dkd,
+  'hard_label': hard_label,
   'kd': kd,
+  'knockoff': knockoff,
+  'label_smoothing': label_smoothing,
   'scratch': scratch,
+  'skeptical': skeptical,
 }
+
+
+def get(name: str) -> ModuleType:
+  """The module of an attack; see `registry.find`."""
+  return registry.find(name, ATTACKS, 'attack')

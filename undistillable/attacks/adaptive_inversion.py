@@ -4,46 +4,61 @@ The student was trained on images of DeepInversion before and is frozen here;
 it goes on with these images in a run of its own, with `kd`.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import optax
 
-from undistillable import losses, method
-from undistillable.attacks import deep_inversion, inversion
+from undistillable import losses, method, oracle
+from undistillable.attacks import deep_inversion, inversion, synthesis
 
 PARENTS = ('teacher', 'student')
-DATA_FREE = True
-SYNTHESIZES = True
+ACCESS = 'weights'
+DATA = 'none'
 
 # Of both softmaxes in the divergence, as released.
 TEMPERATURE = 3.0
 
-# The weight is ours: the released CIFAR-10 code leaves it at 0.
-PRESETS: dict[str, dict[str, Any]] = {
-  name: {**preset, 'competition': 1.0}
-  for name, preset in deep_inversion.PRESETS.items()
-}
+
+@dataclasses.dataclass(frozen=True)
+class Settings(inversion.Settings):
+  """Those of DeepInversion, and one more.
+
+  Attributes:
+    competition: a_c, weight of the agreement of teacher and student. The
+      default is ours: the released CIFAR-10 code leaves it at 0.
+  """
+
+  competition: float = 1.0
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Of the terms of the loss."""
+    return super().weights | {'competition': self.competition}
+
+
+# Every image counts its own updates, one an epoch.
+updates_per_epoch = inversion.updates_per_epoch
+judge = synthesis.judge
+watch = synthesis.watch
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """DeepInversion; then images that the student errs on, and one of all."""
+  before = deep_inversion.plan(job, teacher, student)
+  parents = {'teacher': teacher, 'student': before[-1]}
+  images = job.images('adaptive_inversion', parents)
+  return [*before, images, job.student_of_images(student, teacher, images)]
 
 
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  *,
-  teacher: nn.Module,
-  student: nn.Module,
-  num_images: int,
-  low: Sequence[float],
-  high: Sequence[float],
-  cross_entropy: float = 1.0,
-  total_variation: float,
-  l2: float,
-  batch_norm: float,
-  competition: float,
-  jitter: int,
-  flip: bool,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | nn.Module],
 ) -> method.Method:
   """Synthesises images on which a teacher and a student disagree.
 
@@ -54,29 +69,21 @@ def make(
   Args:
     model: not used; what is trained are the images.
     optimizer: as in `deep_inversion.make`.
-    teacher: the teacher's module; its variables are frozen['teacher'].
-    student: the student's module; its variables are frozen['student'].
-    num_images: as there, and so are the next seven.
-    low: least value of each channel.
-    high: largest value of each channel.
-    cross_entropy: w.
-    total_variation: a_tv.
-    l2: a_l2.
-    batch_norm: a_f, of the teacher's layers.
-    competition: a_c, weight of the agreement of teacher and student.
-    jitter: pixels.
-    flip: whether a step mirrors its images with probability 1/2.
+    settings: see there.
+    parents: 'teacher' and 'student', their modules or oracles that have them;
+      their variables are frozen['teacher'] and frozen['student'].
 
   Returns:
     The method; see `inversion.images_method`. Metric `competition` is
     1 - JS, with JS in nats at temperature 3.
 
   Raises:
-    ValueError: an impossible setting.
+    ValueError: the weights of the teacher are not known.
 
   Source: Yin et al. (2020), arXiv:1912.08795, section 3.3.
   """
   del model
+  student = oracle.open_module(parents['student'])
 
   def terms_fn(
     frozen: method.Frozen, image: jax.Array, teacher_logits: jax.Array
@@ -88,20 +95,5 @@ def make(
     )
     return {'competition': 1.0 - divergence}
 
-  return inversion.images_method(
-    optimizer,
-    teacher=teacher,
-    num_images=num_images,
-    low=low,
-    high=high,
-    jitter=jitter,
-    flip=flip,
-    weights={
-      'cross_entropy': cross_entropy,
-      'total_variation': total_variation,
-      'l2': l2,
-      'batch_norm': batch_norm,
-      'competition': competition,
-    },
-    terms_fn=terms_fn,
-  )
+  teacher = oracle.open_module(parents['teacher'])
+  return inversion.images_method(optimizer, teacher, settings, terms_fn)

@@ -3,58 +3,39 @@
 The images train a student in a run of its own, with `kd`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import optax
 
-from undistillable import method
-from undistillable.attacks import inversion
+from undistillable import method, oracle
+from undistillable.attacks import inversion, synthesis
 
 PARENTS = ('teacher',)
-DATA_FREE = True
-SYNTHESIZES = True
+ACCESS = 'weights'
+DATA = 'none'
 
-PRESETS: dict[str, dict[str, Any]] = {
-  # The paper's command in the released code: batches of 256, 2,000 updates of
-  # each image by Adam at 0.05.
-  'cifar10': {
-    'cross_entropy': 1.0,
-    'total_variation': 2.5e-5,
-    'l2': 0.0,
-    'batch_norm': 10.0,
-    'jitter': 2,
-    'flip': False,
-  },
-  # 1,000 images in batches of 250, 200 updates of each by Adam at 0.1 with a
-  # cosine schedule. A digit that is rolled around the edge of 8 x 8 pixels is
-  # none, and a mirrored one neither.
-  'digits': {
-    'cross_entropy': 1.0,
-    'total_variation': 2.5e-5,
-    'l2': 0.0,
-    'batch_norm': 1.0,
-    'jitter': 0,
-    'flip': False,
-  },
-}
+Settings = inversion.Settings
+
+
+# Every image counts its own updates, one an epoch.
+updates_per_epoch = inversion.updates_per_epoch
+judge = synthesis.judge
+watch = synthesis.watch
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """The images of a teacher, and a student of its answers to them."""
+  images = job.images('deep_inversion', {'teacher': teacher})
+  return [images, job.student_of_images(student, teacher, images)]
 
 
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  *,
-  teacher: nn.Module,
-  num_images: int,
-  low: Sequence[float],
-  high: Sequence[float],
-  cross_entropy: float = 1.0,
-  total_variation: float,
-  l2: float,
-  batch_norm: float,
-  jitter: int,
-  flip: bool,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | nn.Module],
 ) -> method.Method:
   """Synthesises images that a teacher takes for its training data.
 
@@ -65,39 +46,20 @@ def make(
     model: not used; what is trained are the images.
     optimizer: an optax transformation of one image; its schedule counts
       epochs, as every image is updated once in each.
-    teacher: the teacher's module; its variables are frozen['teacher'].
-    num_images: N, with as many of each class as can be.
-    low: least value of each channel, as the teacher sees it.
-    high: largest value of each channel, likewise.
-    cross_entropy: w, weight of the labels.
-    total_variation: a_tv, weight of the differences between neighbours.
-    l2: a_l2, weight of the norm of the batch.
-    batch_norm: a_f, weight of the distance to the teacher's statistics.
-    jitter: pixels; a step rolls its images by up to as many.
-    flip: whether a step mirrors its images with probability 1/2.
+    settings: see there.
+    parents: 'teacher', its module, or an oracle that has it; its variables
+      are frozen['teacher'].
 
   Returns:
     The method; see `inversion.images_method`.
 
   Raises:
-    ValueError: an impossible setting.
+    ValueError: the weights of the teacher are not known.
 
   Source: Yin et al. (2020), arXiv:1912.08795, section 3.2.
   """
   del model
+  teacher = oracle.open_module(parents['teacher'])
   return inversion.images_method(
-    optimizer,
-    teacher=teacher,
-    num_images=num_images,
-    low=low,
-    high=high,
-    jitter=jitter,
-    flip=flip,
-    weights={
-      'cross_entropy': cross_entropy,
-      'total_variation': total_variation,
-      'l2': l2,
-      'batch_norm': batch_norm,
-    },
-    terms_fn=lambda *_: {},
+    optimizer, teacher, settings, terms_fn=lambda *_: {}
   )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +14,29 @@ from undistillable.models import generator
 
 # images float[B, H, W, C] -> (loss float32[], anything else)
 ImageLossFn = Callable[[jax.Array], tuple[jax.Array, Any]]
+
+
+@flax.struct.dataclass
+class State:
+  """What a step of an attack changes: two networks; the student is its result.
+
+  Attributes:
+    student: its `step` counts its own updates, of which a step may have many.
+    generator: its `step` counts the steps of the method.
+  """
+
+  student: state_lib.TrainState
+  generator: state_lib.TrainState
+
+  @property
+  def step(self) -> jax.Array:
+    """int32[], steps taken so far."""
+    return self.generator.step
+
+  @property
+  def variables(self) -> dict[str, state_lib.PyTree]:
+    """Of the student: what is evaluated and published."""
+    return self.student.variables
 
 
 @dataclasses.dataclass(frozen=True)

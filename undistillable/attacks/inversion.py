@@ -52,16 +52,64 @@ class ImageState:
     return {'images': {'image': self.image, 'label': self.label}}
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the article's command for CIFAR-10.
+
+  Attributes:
+    num_images: N, with as many of each class as can be.
+    low: least value of each channel, as the teacher sees it.
+    high: largest value of each channel, likewise; a plan fills in both.
+    cross_entropy: w, weight of the labels.
+    total_variation: a_tv, of the differences between neighbours.
+    l2: a_l2, of the norm of the batch.
+    batch_norm: a_f, of the distance to the teacher's statistics.
+    jitter: pixels; a step rolls its images by up to as many.
+    flip: whether a step mirrors its images with probability 1/2.
+  """
+
+  num_images: int = 50_000
+  low: Sequence[float] = ()
+  high: Sequence[float] = ()
+  cross_entropy: float = 1.0
+  total_variation: float = 2.5e-5
+  l2: float = 0.0
+  batch_norm: float = 10.0
+  jitter: int = 2
+  flip: bool = False
+
+  def __post_init__(self) -> None:
+    if self.num_images < 1:
+      raise ValueError(f'num_images={self.num_images}; expected at least 1')
+    if self.jitter < 0:
+      raise ValueError(f'jitter={self.jitter}; expected pixels, 0 or more')
+    if len(self.low) != len(self.high) or not all(
+      least < most for least, most in zip(self.low, self.high, strict=False)
+    ):
+      raise ValueError(
+        f'low={self.low} and high={self.high}; expected one value a channel, '
+        'low < high'
+      )
+    for name, weight in self.weights.items():
+      losses.check_not_negative(name, weight)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Of the terms of the loss."""
+    names = ('cross_entropy', 'total_variation', 'l2', 'batch_norm')
+    return {name: getattr(self, name) for name in names}
+
+
+def updates_per_epoch(settings: Settings, steps: int) -> int:
+  """Of each image."""
+  del settings, steps
+  return 1
+
+
 def images_method(
   optimizer: optax.GradientTransformation,
-  *,
   teacher: nn.Module,
-  num_images: int,
-  low: Sequence[float],
-  high: Sequence[float],
-  jitter: int,
-  flip: bool,
-  weights: Mapping[str, float],
+  settings: Settings,
   terms_fn: TermsFn,
 ) -> method.Method:
   """Optimises images so that a frozen network finds them natural.
@@ -70,13 +118,7 @@ def images_method(
     optimizer: an optax transformation of one image; each has its own moments
       and counts its own updates, so a schedule counts epochs.
     teacher: whose variables are frozen['teacher'].
-    num_images: N.
-    low: least value of each channel, as the teacher sees it.
-    high: largest value of each channel, likewise.
-    jitter: pixels; a step rolls its images by up to as many.
-    flip: whether a step mirrors its images with probability 1/2.
-    weights: of cross_entropy, total_variation, l2, batch_norm, and of what
-      `terms_fn` returns.
+    settings: see there; `weights` are also of what `terms_fn` returns.
     terms_fn: further terms of the loss.
 
   Returns:
@@ -84,13 +126,13 @@ def images_method(
     what the networks get, and batch['index'], int32[B], distinct in 0..N-1.
     Its metrics are the loss, its terms without their weights, and accuracy:
     the percentage of images of which the teacher says what they shall show.
-
-  Raises:
-    ValueError: an impossible setting.
   """
-  _check(teacher, num_images, low, high, jitter, weights)
+  num_images, low, high = settings.num_images, settings.low, settings.high
 
-  def init(rng: jax.Array, batch: method.Batch) -> ImageState:
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> ImageState:
+    del frozen
     noise_rng, seed_rng = jax.random.split(rng)
     shape = (num_images, *batch['image'].shape[1:])
     if shape[-1] != len(low):
@@ -124,7 +166,7 @@ def images_method(
 
     def share(image: jax.Array) -> tuple[Any, jax.Array]:
       """What this device adds to the sums of which the loss is made."""
-      image = _move(image, state, jitter, flip)
+      image = _move(image, state, settings.jitter, settings.flip)
       seen = image.astype(batch['image'].dtype)
       logits, gaps = inversion_losses.read_batch_norm(
         teacher, frozen['teacher'], seen
@@ -144,7 +186,7 @@ def images_method(
     sums, pull_back, accuracy = jax.vjp(share, image, has_aux=True)
     sums = sums if axis_name is None else jax.lax.psum(sums, axis_name)
     (loss, terms), slopes = jax.value_and_grad(_loss, has_aux=True)(
-      sums, weights
+      sums, settings.weights
     )
     (grads,) = pull_back(slopes)
     updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, image)
@@ -223,31 +265,3 @@ def _num_classes(model: nn.Module, image: jax.Array) -> int:
     return model.init_with_output(key, image, train=False)[0]
 
   return jax.eval_shape(logits, jax.random.key(0), image).shape[-1]
-
-
-def _check(
-  teacher: Any,
-  num_images: int,
-  low: Sequence[float],
-  high: Sequence[float],
-  jitter: int,
-  weights: Mapping[str, float],
-) -> None:
-  """Raises ValueError for what cannot be meant."""
-  if not isinstance(teacher, nn.Module):
-    raise ValueError(
-      'an inversion reads the BatchNorm layers inside the teacher; pass its '
-      f'module instead of {teacher!r}'
-    )
-  if num_images < 1:
-    raise ValueError(f'num_images={num_images}; expected at least 1')
-  if jitter < 0:
-    raise ValueError(f'jitter={jitter}; expected pixels, 0 or more')
-  if len(low) != len(high) or not all(
-    least < most for least, most in zip(low, high, strict=False)
-  ):
-    raise ValueError(
-      f'low={low} and high={high}; expected one value a channel, low < high'
-    )
-  for name, weight in weights.items():
-    losses.check_not_negative(name, weight)

@@ -1,57 +1,71 @@
 """Knowledge distillation with data: the student copies the teacher."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import optax
 
-from undistillable import losses, method
+from undistillable import losses, method, oracle
 
 PARENTS = ('teacher',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """See `losses.distillation`.
+
+  Attributes:
+    temperature: tau_S > 0.
+    alpha: weight of the teacher against the labels, in 0..1.
+  """
+
+  temperature: float = 4.0
+  alpha: float = 0.9
+
+  def __post_init__(self) -> None:
+    losses.check_positive('temperature', self.temperature)
+    losses.check_alpha(self.alpha)
 
 
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  *,
-  teacher: method.ApplyFn | nn.Module,
-  temperature: float,
-  alpha: float,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
 ) -> method.Method:
   """Distils a frozen teacher into a student, on labelled images.
 
   Args:
     model: the student to train.
     optimizer: an optax transformation.
-    teacher: the teacher's module, or `(variables, images) -> logits` as a
-      client sees them; its variables are frozen['teacher'].
-    temperature: tau_S > 0.
-    alpha: weight of the teacher against the labels, in 0..1.
+    settings: see there.
+    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
+      variables are frozen['teacher'].
 
   Returns:
     The method. Metric `kl` is KL(teacher || student) at tau_S, in nats.
 
-  Raises:
-    ValueError: temperature <= 0 or alpha outside 0..1.
-
   Source: Hinton et al. (2015), arXiv:1503.02531; Ma et al. (2021),
   arXiv:2105.07381, eq. 1.
   """
-  losses.check_positive('temperature', temperature)
-  losses.check_alpha(alpha)
-  teacher_fn = method.as_frozen_fn(teacher)
 
-  def loss_fn(
-    logits: jax.Array, frozen: method.Frozen, batch: method.Batch
-  ) -> tuple[jax.Array, method.Metrics]:
-    teacher_logits = teacher_fn(frozen['teacher'], batch['image'])
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    teacher_logits = seen.answers['teacher']
     loss = losses.distillation(
-      logits,
+      seen.logits,
       teacher_logits,
-      batch['label'],
-      temperature=temperature,
-      alpha=alpha,
+      seen.batch['label'],
+      temperature=settings.temperature,
+      alpha=settings.alpha,
     )
-    kl = losses.kl_divergence(teacher_logits, logits, temperature=temperature)
+    kl = losses.kl_divergence(
+      teacher_logits, seen.logits, temperature=settings.temperature
+    )
     return loss, {'kl': kl}
 
-  return method.supervised(model, optimizer, loss_fn)
+  teacher = oracle.as_oracle(parents['teacher'])
+  return method.supervised(
+    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
+  )

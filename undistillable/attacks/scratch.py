@@ -4,4 +4,5 @@ from undistillable.defenses import none
 
 PARENTS = ()
 
+Settings = none.Settings
 make = none.make

@@ -20,6 +20,7 @@ from undistillable.data import (
   dataset,
   digits,
   folders,
+  patches,
   reading,
   splits,
   tiny_imagenet,
@@ -36,6 +37,7 @@ DATASETS = {
   'cifar10': cifar.CIFAR10,
   'cifar100': cifar.CIFAR100,
   'digits': digits.DIGITS,
+  'patches': patches.PATCHES,
   'tiny_imagenet': tiny_imagenet.TINY_IMAGENET,
 }
 

@@ -1,13 +1,44 @@
 """How the owner of a teacher trains or serves it.
 
-A defense is one file with `make(model, optimizer, *, <parents>, <settings>)`,
-which returns a `method.Method`, and `PARENTS`, the roles of the frozen
-networks that it reads; and one line in `DEFENSES`.
+A defense is one file and one line in `DEFENSES`. The file declares
+
+  Settings   a frozen dataclass, every field with its default;
+  PARENTS    the roles of the networks that it reads: 'adversary' and 'normal'
+             are trained normally, any other is planned by `plan`;
+  make       `(model, optimizer, settings, parents) -> method.Method | None`;
+             `parents` has their modules. None: nothing is trained, and the
+             network of the parent 'normal' is served.
+
+and, where it needs them,
+
+  serve      `(serving.Query, settings) -> log-scores float[B, K]`: what a
+             client is answered; without it the logits;
+  plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
+  remedy     `settings -> str`: what to change where it destroys the teacher.
 """
 
-from undistillable.defenses import nasty, none
+from types import ModuleType
+
+from undistillable import registry
+from undistillable.defenses import (
+  label_smoothing,
+  nasty,
+  nasty_head,
+  none,
+  reverse_sigmoid,
+  stingy,
+)
 
 DEFENSES = {
+  'label_smoothing': label_smoothing,
   'nasty': nasty,
+  'nasty_head': nasty_head,
   'none': none,
+  'reverse_sigmoid': reverse_sigmoid,
+  'stingy': stingy,
 }
+
+
+def get(name: str) -> ModuleType:
+  """The module of a defense; see `registry.find`."""
+  return registry.find(name, DEFENSES, 'defense')

@@ -1,5 +1,9 @@
 """No defense: the teacher is trained with cross entropy."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import optax
@@ -9,23 +13,31 @@ from undistillable import losses, method
 PARENTS = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """There is nothing to set."""
+
+
 def make(
-  model: nn.Module, optimizer: optax.GradientTransformation
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings = Settings(),
+  parents: Mapping[str, Any] | None = None,
 ) -> method.Method:
   """Trains a normal teacher; also every network's own control.
 
   Args:
     model: the network to train.
     optimizer: an optax transformation.
+    settings: none.
+    parents: none.
 
   Returns:
     The method; it reads nothing from `frozen`.
   """
+  del settings, parents
 
-  def loss_fn(
-    logits: jax.Array, frozen: method.Frozen, batch: method.Batch
-  ) -> tuple[jax.Array, method.Metrics]:
-    del frozen
-    return losses.cross_entropy(logits, batch['label']), {}
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    return losses.cross_entropy(seen.logits, seen.batch['label']), {}
 
   return method.supervised(model, optimizer, loss_fn)

@@ -1,0 +1,357 @@
+"""DFME: theft from answers alone, without data, within a budget of queries.
+
+A generator learns to make images on which student and teacher disagree. How
+they change the answers it finds by asking about images close by, since it sees
+no gradient of the teacher; the student copies the answers.
+
+Source: Truong et al. (2021), arXiv:2011.14779.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import data, errors, losses, method, oracle
+from undistillable.attacks import generators, synthesis
+
+PARENTS = ('teacher',)
+DATA = 'none'
+
+# Of a class that is not served, for whoever must take it for some number: a
+# thousandth of its fair share.
+_FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the released code for CIFAR-10, with our generator.
+
+  Attributes:
+    budget: queries, at most; the plan finds out how many steps they are.
+    low: least value of each channel, after normalisation.
+    high: largest value of each channel, alike.
+    latent_dim: normal random numbers from which one image is made.
+    generator_width: see models.generator.
+    generator_learning_rate: of Adam.
+    student_steps: updates of the student for each of the generator.
+    directions: m, in which each image of the generator is moved.
+    epsilon: how far, in units of tanh's argument.
+    milestones: shares of the budget at which both learning rates fall.
+    gamma: the factor by which they do; the student's only where its schedule
+      is 'step'.
+  """
+
+  budget: int = 20_000_000
+  low: tuple[float, ...] = (-2.0,)
+  high: tuple[float, ...] = (2.0,)
+  latent_dim: int = 256
+  generator_width: int = 128
+  generator_learning_rate: float = 1e-4
+  student_steps: int = 5
+  directions: int = 1
+  epsilon: float = 1e-3
+  milestones: tuple[float, ...] = (0.1, 0.3, 0.5)
+  gamma: float = 0.3
+
+  def __post_init__(self) -> None:
+    for name, least in (
+      ('budget', 1),
+      ('latent_dim', 1),
+      ('generator_width', 2),
+      ('student_steps', 1),
+      ('directions', 1),
+    ):
+      count = getattr(self, name)
+      if not isinstance(count, int) or count < least:
+        raise ValueError(f'{name}={count}; expected an integer >= {least}')
+    for name in ('generator_learning_rate', 'epsilon', 'gamma'):
+      losses.check_positive(name, getattr(self, name))
+    for share in self.milestones:
+      if not 0 < share < 1:
+        raise ValueError(
+          f'milestones={self.milestones}; expected shares of the budget in 0..1'
+        )
+
+  @property
+  def queries_per_image(self) -> int:
+    """Of one step: the image itself, m beside it, and the student's."""
+    return 1 + self.directions + self.student_steps
+
+
+def updates_per_epoch(settings: Settings, steps: int) -> int:
+  """How often an epoch updates the student, which its schedule must know."""
+  return settings.student_steps * steps
+
+
+def remedy(settings: Settings) -> str:
+  """What to change where the training diverges."""
+  return (
+    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
+  )
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """One student, of as many steps as the budget allows."""
+  normalization = data.NORMALIZATIONS[job.config.normalization]
+  low, high = synthesis.value_range(*normalization)
+  run = job.student(
+    'dfme', student, {'teacher': teacher}, {'low': low, 'high': high}
+  )
+  for one in (run, teacher):
+    if one.dtype != 'float32':
+      raise errors.InputError(
+        f'dfme: forward differences vanish in {one.dtype}; set '
+        "config.dtype='float32'"
+      )
+  settings, batch_size = run.method_settings, run.recipe['batch_size']
+  steps = num_steps(settings, batch_size)
+  if not steps:
+    raise errors.InputError(
+      f'dfme: budget={settings.budget} is less than the '
+      f'{batch_size * settings.queries_per_image} queries of one step'
+    )
+  # Epochs about as long as wanted, and fewer steps too few than epochs.
+  epochs = max(1, steps // run.recipe['steps_per_epoch'])
+  changes = {
+    'epochs': epochs,
+    'steps_per_epoch': steps // epochs,
+    'milestones': tuple(
+      max(1, round(share * epochs)) for share in settings.milestones
+    ),
+    'gamma': settings.gamma,
+  }
+  return [dataclasses.replace(run, recipe={**run.recipe, **changes})]
+
+
+def num_steps(settings: Settings, batch_size: int) -> int:
+  """How many steps the budget pays for.
+
+  Example:
+    >>> num_steps(Settings(), 256)
+    11160
+  """
+  return settings.budget // (batch_size * settings.queries_per_image)
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils a teacher that answers into a student, without any data.
+
+  Equation: `D(x) = mean_k |S(x)_k - v(x)_k|`, with v of `centred_scores`; the
+  student minimises it, the generator maximises it. Its image is `x = tanh(a)`,
+  stretched to low..high, and the gradient with respect to a that of
+  `forward_differences`, in which S does not change and is evaluated as in a
+  test.
+
+  A batch is {'image': float[B, H, W, C], of which shape and type alone are
+  read; 'index': int32[B], distinct numbers, from which all noise is drawn}.
+
+  Args:
+    model: the student to train.
+    optimizer: of the student; updated `student_steps` times a step, which a
+      schedule must know.
+    settings: see there; the budget says when the generator's learning rate
+      falls, and not when to stop, which `plan` does.
+    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
+      variables are frozen['teacher'].
+
+  Returns:
+    The method. Metrics: loss, D of the student's images; accuracy, the
+    percentage of these on which it agrees with the teacher; disagreement, D of
+    the generator's.
+
+  Source: Truong et al. (2021), arXiv:2011.14779.
+  """
+  teacher = oracle.as_oracle(parents['teacher'])
+  student_fn = method.frozen_fn(model)
+
+  def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    answers = seen.answers['teacher']
+    agrees = seen.logits.argmax(-1) == answers.argmax(-1)
+    return disagreement(seen.logits, answers), {'accuracy': 100.0 * agrees}
+
+  student = method.supervised(
+    model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
+  )
+
+  def trainer(num_images: int) -> generators.Trainer:
+    """Of the generator, for a batch of so many images on all devices."""
+    steps = num_steps(settings, num_images)
+    schedule = optax.piecewise_constant_schedule(
+      settings.generator_learning_rate,
+      {round(share * steps): settings.gamma for share in settings.milestones},
+    )
+    return generators.Trainer(
+      settings.latent_dim,
+      settings.generator_width,
+      1e-5,
+      optax.adam(schedule),
+    )
+
+  def to_images(inputs: jax.Array) -> jax.Array:
+    """What a client could send: float[B, H, W, C] in low..high."""
+    low, high = (jnp.asarray(x) for x in (settings.low, settings.high))
+    share = 0.5 + 0.5 * jnp.tanh(inputs)
+    return share * (high - low).reshape(1, 1, 1, -1) + low.reshape(1, 1, 1, -1)
+
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> generators.State:
+    student_rng, generator_rng = jax.random.split(rng)
+    return generators.State(
+      student=student.init(student_rng, batch, frozen),
+      generator=trainer(1).init(generator_rng, batch),
+    )
+
+  def step(
+    state: generators.State,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[generators.State, method.Metrics]:
+    rng, generator_rng, directions_rng = jax.random.split(rng, 3)
+    makes = trainer(len(batch['index']) * _num_devices(axis_name))
+
+    def gain(inputs: jax.Array) -> jax.Array:
+      """-D of every image, which asks the teacher."""
+      images = to_images(inputs)
+      answers = teacher.scores(frozen['teacher'], images)
+      return -disagreement(student_fn(state.student.variables, images), answers)
+
+    def generator_loss(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+      directions = draw_directions(
+        directions_rng, batch['index'], settings.directions, inputs.shape[1:]
+      )
+      values, grads = forward_differences(
+        gain, jax.lax.stop_gradient(inputs), directions, settings.epsilon
+      )
+      # A function of the images that has this gradient.
+      return jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3))), values
+
+    generator, _, values = makes.update(
+      state.generator, generator_loss, batch, generator_rng, axis_name
+    )
+    found = method.average({'disagreement': -values.mean()}, axis_name)
+    student_state, every = state.student, []
+    # A Python loop, for every query to be counted.
+    for student_rng in jax.random.split(rng, settings.student_steps):
+      inputs, generator = makes.sample(generator, batch, student_rng, axis_name)
+      lesson = {'image': to_images(inputs), 'label': batch['label']}
+      student_state, metrics = student.step(
+        student_state, frozen, lesson, student_rng, axis_name
+      )
+      every.append(metrics)
+    mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
+    return generators.State(student_state, generator), found | mean
+
+  return method.Method(init, step)
+
+
+def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
+  """How far the student is from what a teacher answers.
+
+  Equation: `D = mean_k |z_k - v_k|`, with v of `centred_scores`; as in the
+  released code the student's logits z are not centred.
+
+  Args:
+    student_logits: float[B, K].
+    answers: float[B, K], logits or log-scores.
+
+  Returns:
+    float32[B].
+
+  Example:
+    >>> z = jnp.array([[1.0, 0.0, 0.5]])
+    >>> round(float(disagreement(z, jnp.array([[3.0, 1.0, -1.0]]))[0]), 6)
+    1.166667
+  """
+  difference = losses.finite(student_logits) - centred_scores(answers)
+  return jnp.mean(jnp.abs(difference), axis=-1)
+
+
+def centred_scores(answers: jax.Array) -> jax.Array:
+  """The logits behind some scores, but for their mean.
+
+  Equation: `v = log q - mean_k log q_k`. Where any class is withheld, no
+  log q is below log(1e-3 / K).
+
+  Args:
+    answers: float[B, K], logits or log-scores.
+
+  Returns:
+    float32[B, K], whose mean over the classes is 0.
+
+  Example:
+    >>> v = centred_scores(jnp.array([[3.0, 1.0, -1.0]]))
+    >>> [round(float(x), 5) for x in v[0]]
+    [2.0, 0.0, -2.0]
+  """
+  log_q = losses.log_scores(answers)
+  withheld = jnp.any(losses.is_withheld(answers), axis=-1, keepdims=True)
+  floor = jnp.log(_FLOOR / answers.shape[-1])
+  log_q = jnp.where(withheld, jnp.maximum(log_q, floor), log_q)
+  return log_q - log_q.mean(-1, keepdims=True)
+
+
+def forward_differences(
+  fn: Callable[[jax.Array], jax.Array],
+  x: jax.Array,
+  directions: jax.Array,
+  epsilon: float,
+) -> tuple[jax.Array, jax.Array]:
+  """The values of a function, and its gradients estimated from m others.
+
+  Equation: `(1/m) sum_i (n / epsilon) (f(x + epsilon r_i) - f(x)) r_i`, exact
+  for a linear function and n orthonormal directions.
+
+  Args:
+    fn: float[B, ...] -> float[B], one number an example; called 1 + m times.
+    x: float[B, ...], of n numbers each.
+    directions: float[m, B, ...], r, of length 1 each.
+    epsilon: > 0.
+
+  Returns:
+    (values float[B], gradients float[B, ...]).
+
+  Source: Truong et al. (2021), arXiv:2011.14779.
+  """
+  values = fn(x)
+  total = jnp.zeros_like(x)
+  # A Python loop, for every query to be counted.
+  for direction in directions:
+    change = (fn(x + epsilon * direction) - values) / epsilon
+    total += change.reshape(-1, *(1,) * (x.ndim - 1)) * direction
+  return values, (x[0].size / len(directions)) * total
+
+
+def draw_directions(
+  rng: jax.Array, index: jax.Array, number: int, shape: tuple[int, ...]
+) -> jax.Array:
+  """Directions for each example, float32[number, B, *shape], of length 1.
+
+  Those of an example depend on its number in `index` and the key alone, so
+  that two devices draw those that one would.
+  """
+
+  def draw(one: jax.Array) -> jax.Array:
+    normal = jax.random.normal(jax.random.fold_in(rng, one), (number, *shape))
+    axes = tuple(range(1, normal.ndim))
+    square = jnp.sum(jnp.square(normal), axis=axes, keepdims=True)
+    return normal * jax.lax.rsqrt(square)
+
+  return jax.vmap(draw, out_axes=1)(index)
+
+
+def _num_devices(axis_name: str | None) -> int:
+  """How many share the batch."""
+  return 1 if axis_name is None else jax.lax.axis_size(axis_name)

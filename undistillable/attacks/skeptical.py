@@ -1,0 +1,249 @@
+"""Skeptical student: the teacher is heard by a shallow head alone.
+
+The student gets classifiers at some of its inner feature maps. One of them
+copies the teacher, so that no deeper layer hears of it; the deepest copies the
+student itself; the student learns the labels. In the end the network counts
+and these classifiers are dropped.
+
+Source: Kundu et al. (2021), "Analyzing the Confidentiality of Undistillable
+Teachers in Knowledge Distillation", NeurIPS.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import errors, losses, method, oracle
+from undistillable.models import layers
+
+PARENTS = ('teacher',)
+
+_SMALLEST = 4  # Pixels a side, below which a head halves nothing.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the released code for CIFAR-100, but for tau, there 20.
+
+  Attributes:
+    loc: who hears the teacher, counted from the end: 0 is the network itself,
+      1 its deepest head, 2 the one before.
+    delay_steps: of plain training on the labels that come first; the released
+      21 epochs are 8,000 batches of 128 images of CIFAR.
+    temperature: tau > 0.
+    alpha: weight of the teacher against the labels, in 0..1.
+    self_weight: of the network's own answers for its deepest head, >= 0.
+    label_weight: of the labels for its deepest head, >= 0.
+  """
+
+  loc: int = 2
+  delay_steps: int = 8_000
+  temperature: float = 4.0
+  alpha: float = 0.9
+  self_weight: float = 0.3
+  label_weight: float = 0.7
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.loc, int) or self.loc < 0:
+      raise ValueError(f'loc={self.loc}; expected an integer >= 0')
+    losses.check_positive('temperature', self.temperature)
+    losses.check_alpha(self.alpha)
+    for name in ('delay_steps', 'self_weight', 'label_weight'):
+      losses.check_not_negative(name, getattr(self, name))
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils a frozen teacher into an inner head of a student.
+
+  Equation: `CE(z_0, y)` in the first `delay_steps`; then, of z_i the logits at
+  place i from the end, `alpha tau^2 KL(z_T || z_loc) + (1 - alpha)
+  CE(z_loc, y) + self_weight KL(z_0 || z_1) + label_weight CE(z_1, y) +
+  CE(z_0, y)`, with both divergences at tau. No gradient goes through z_0 of
+  the second, which would reach the final layer in the released code; as there
+  it has no tau^2.
+
+  Args:
+    model: the student to train, with enough feature maps; see `feature_maps`.
+    optimizer: an optax transformation, of the network and, apart, its heads.
+    settings: see there.
+    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
+      variables are frozen['teacher'].
+
+  Returns:
+    The method, whose step raises errors.InputError, while it is traced, for a
+    network with too few feature maps. Metric `kl` is KL(teacher || z_loc) at
+    tau, in nats.
+
+  Source: Kundu et al. (2021), and the released code.
+  """
+
+  def features_fn(intermediates: Mapping[str, Any]) -> dict[int, jax.Array]:
+    """The feature map of each head that has a part in the loss."""
+    maps = feature_maps(intermediates)
+    deepest = max(1, settings.loc)
+    if len(maps) <= deepest:
+      raise errors.InputError(
+        f'skeptical: the network has feature maps of {len(maps)} sizes, but '
+        f'loc={settings.loc} takes {deepest + 1}, the last of which is for '
+        'the network itself'
+      )
+    return {place: maps[-1 - place] for place in {1, deepest}}
+
+  def init(rng: jax.Array, seen: method.Forward) -> dict[str, Any]:
+    head = Head(seen.logits.shape[-1])
+    return {
+      str(place): head.init(jax.random.fold_in(rng, place), features)['params']
+      for place, features in seen.features.items()
+    }
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    head = Head(seen.logits.shape[-1], seen.axis_name)
+    logits = {0: seen.logits}
+    for place, features in seen.features.items():
+      # Only ever used in training: their running statistics are dropped.
+      logits[place], _ = head.apply(
+        {'params': seen.extra[str(place)]}, features, mutable=['batch_stats']
+      )
+    return skeptical_loss(
+      logits, seen.answers['teacher'], seen.batch['label'], seen.step, settings
+    )
+
+  teacher = oracle.as_oracle(parents['teacher'])
+  return method.supervised(
+    model,
+    optimizer,
+    loss_fn,
+    answer_fns={'teacher': teacher.scores},
+    extra=method.Extra(init, optimizer),
+    features_fn=features_fn,
+  )
+
+
+def skeptical_loss(
+  logits: Mapping[int, jax.Array],
+  teacher_logits: jax.Array,
+  labels: jax.Array,
+  step: jax.Array,
+  settings: Settings,
+) -> tuple[jax.Array, method.Metrics]:
+  """See `make`.
+
+  Args:
+    logits: float[B, K], of the network at 0, of a head at its place.
+    teacher_logits: float[B, K].
+    labels: int[B], in 0..K-1.
+    step: int32[], steps taken before this one.
+    settings: see there.
+
+  Returns:
+    (loss float32[B], metrics).
+  """
+  tau = settings.temperature
+  heard, deepest = logits[settings.loc], logits[1]
+  cross_entropy = losses.cross_entropy(logits[0], labels)
+  of_teacher = losses.distillation(
+    heard, teacher_logits, labels, temperature=tau, alpha=settings.alpha
+  )
+  of_itself = losses.kl_divergence(
+    jax.lax.stop_gradient(logits[0]), deepest, temperature=tau
+  )
+  of_labels = losses.cross_entropy(deepest, labels)
+  later = (
+    of_teacher
+    + settings.self_weight * of_itself
+    + settings.label_weight * of_labels
+  )
+  # The first steps are those of a student alone.
+  loss = cross_entropy + jnp.where(step < settings.delay_steps, 0.0, later)
+  return loss, {
+    'kl': losses.kl_divergence(teacher_logits, heard, temperature=tau)
+  }
+
+
+def feature_maps(intermediates: Mapping[str, Any]) -> list[jax.Array]:
+  """What a network computes at each of its resolutions, in order of depth.
+
+  Of the outputs float[B, H, W, C] of its modules, the last of every size H, W
+  above 1 x 1. What lies between modules is not seen: of a residual block that
+  ends in a sum, this is the branch before it.
+
+  Args:
+    intermediates: of flax's `capture_intermediates`.
+
+  Example:
+    >>> shapes = ((2, 8, 8, 3), (2, 4, 4, 6), (2, 4, 4, 9))
+    >>> sown = {str(s): {'__call__': (jnp.zeros(s),)} for s in shapes}
+    >>> [x.shape for x in feature_maps(sown)]
+    [(2, 8, 8, 3), (2, 4, 4, 9)]
+  """
+  found: dict[tuple[int, ...], jax.Array] = {}
+  for output in _outputs(intermediates):
+    if output.ndim == 4 and output.shape[1:3] != (1, 1):
+      found[output.shape[1:3]] = output
+  return list(found.values())
+
+
+def _outputs(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:
+  """Of every module in the order of their calls, which flax keeps."""
+  for name, value in intermediates.items():
+    if isinstance(value, Mapping):
+      yield from _outputs(value)
+    elif name == '__call__':
+      yield from (x for x in value if isinstance(x, jax.Array))
+
+
+class Head(nn.Module):
+  """A mask, depthwise convolutions down to 4x4 pixels, a mean, a dense layer.
+
+  Its BatchNorm always normalises by the batch.
+
+  Attributes:
+    num_classes: K.
+    axis_name: the pmapped axis over which BatchNorm pools its batch.
+  """
+
+  num_classes: int
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x: float[B, H, W, C] -> logits: float32[B, K]."""
+    mask = self._halve(x, x.shape[-1], 'mask')
+    mask = nn.relu(self._norm(x, 'mask.bn')(mask))
+    mask = jax.image.resize(mask, x.shape, 'bilinear')
+    x = nn.sigmoid(mask) * x
+    stage = 0
+    while min(x.shape[1:3]) > _SMALLEST:
+      x = self._halve(x, 2 * x.shape[-1], f'stage{stage}')
+      stage += 1
+    return layers.Dense(self.num_classes, name='fc')(layers.global_mean(x))
+
+  def _halve(self, x: jax.Array, features: int, name: str) -> jax.Array:
+    """Half the pixels a side: twice depthwise 3x3, 1x1, BatchNorm, ReLU."""
+    channels = x.shape[-1]
+    for i, (strides, width) in enumerate(((2, channels), (1, features))):
+      x = layers.Conv(
+        channels,
+        3,
+        strides,
+        1,
+        groups=channels,
+        dtype=x.dtype,
+        name=f'{name}.depthwise{i}',
+      )(x)
+      x = layers.Conv(width, 1, dtype=x.dtype, name=f'{name}.conv{i}')(x)
+      x = nn.relu(self._norm(x, f'{name}.bn{i}')(x))
+    return x
+
+  def _norm(self, x: jax.Array, name: str) -> layers.BatchNorm:
+    return layers.BatchNorm(True, self.axis_name, x.dtype, name=name)

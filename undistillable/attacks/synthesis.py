@@ -1,0 +1,235 @@
+"""Sets of images that an attack made up: their bytes, and what they are worth.
+
+How many of them a classifier names as their labels do, `evaluate.scores`
+says.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import PIL.Image
+
+from undistillable import data, evaluate, parallel, state as state_lib
+from undistillable.attacks import inversion_losses
+
+_SHOWN_IMAGES = 100
+
+
+def as_arrays(
+  variables: Mapping[str, Any], normalization: str
+) -> dict[str, np.ndarray]:
+  """The images in the variables of a run, as bytes, and their labels.
+
+  Args:
+    variables: {'images': {'image': float[N, H, W, C], 'label': int32[N]}}.
+    normalization: a name of `data.NORMALIZATIONS`.
+
+  Returns:
+    image: uint8[N, H, W, C]; label: int32[N].
+  """
+  found = variables['images']
+  mean, std = data.NORMALIZATIONS[normalization]
+  return {
+    'image': to_uint8(found['image'], mean, std),
+    'label': np.asarray(found['label']),
+  }
+
+
+def judge(run: Any, store: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+  """What its teacher makes of the images of a finished run.
+
+  Args:
+    run: a `runs.Run`.
+    store: the `store.Store` of its workdir.
+    variables: of the run.
+  """
+  teacher = run.parents['teacher']
+  known = store.variables(teacher)
+  arrays = as_arrays(variables, run.normalization)
+  prepare = store.program(run).prepare_test
+  model = teacher.network()
+  logits = store.answers(teacher, arrays, prepare)
+  found = evaluate.scores(logits, arrays['label'])
+  return {
+    **{f'images_teacher_{k}': v for k, v in found.items()},
+    'images_class_balance': class_balance(logits).tolist(),
+    'images_batch_norm_distance': batch_norm_distance(
+      model, known, arrays, prepare
+    ),
+  }
+
+
+def watch(
+  run: Any, folder: pathlib.Path
+) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+  """Draws the first images while they are made; there are no numbers.
+
+  Args:
+    run: a `runs.Run`.
+    folder: where images.png goes.
+
+  Returns:
+    `variables -> {}`.
+  """
+
+  def draw(variables: Mapping[str, Any]) -> dict[str, float]:
+    shown = as_arrays(variables, run.normalization)['image'][:_SHOWN_IMAGES]
+    write_grid(folder / 'images.png', shown)
+    return {}
+
+  return draw
+
+
+def value_range(
+  mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """The least and the largest value of each channel after `normalize`.
+
+  Args:
+    mean: of each channel, in units of 0..1.
+    std: of each channel, alike.
+
+  Returns:
+    What the bytes 0 and 255 become, each float[C].
+
+  Example:
+    >>> value_range((0.5,), (0.25,))
+    ((-2.0,), (2.0,))
+  """
+  low = tuple(-m / s for m, s in zip(mean, std, strict=True))
+  high = tuple((1 - m) / s for m, s in zip(mean, std, strict=True))
+  return low, high
+
+
+def to_uint8(
+  image: np.ndarray | jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray:
+  """The bytes of normalised images: the inverse of `augment.normalize`.
+
+  Args:
+    image: float[N, H, W, C].
+    mean: of each channel, in units of 0..1.
+    std: of each channel, alike.
+
+  Returns:
+    uint8[N, H, W, C], rounded, and clipped to 0..255.
+
+  Example:
+    >>> to_uint8(np.zeros((1, 1, 1, 1)), (0.5,), (0.25,)).ravel()
+    array([128], dtype=uint8)
+  """
+  values = np.asarray(image, np.float32) * np.asarray(std, np.float32)
+  values = 255 * (values + np.asarray(mean, np.float32))
+  return np.asarray(np.clip(np.round(values), 0, 255), np.uint8)
+
+
+def image_grid(image: np.ndarray, columns: int) -> np.ndarray:
+  """Lays images out in rows, with black pixels of distance.
+
+  Args:
+    image: uint8[N, H, W, C].
+    columns: images in a row.
+
+  Returns:
+    uint8[rows * (H + 1) - 1, columns * (W + 1) - 1, C]; the rest of the last
+    row is black.
+
+  Example:
+    >>> image_grid(np.full((3, 8, 8, 1), 255, np.uint8), 2).shape
+    (17, 17, 1)
+  """
+  num_images, height, width, channels = image.shape
+  rows = math.ceil(num_images / columns)
+  cells = np.zeros((rows * columns, height + 1, width + 1, channels), np.uint8)
+  cells[:num_images, :-1, :-1] = image
+  grid = cells.reshape(rows, columns, height + 1, width + 1, channels)
+  grid = grid.transpose(0, 2, 1, 3, 4)
+  return grid.reshape(rows * (height + 1), -1, channels)[:-1, :-1]
+
+
+def write_grid(path: pathlib.Path, image: np.ndarray) -> None:
+  """Writes `image_grid` as a PNG, enlarged where the images are small.
+
+  Args:
+    path: of the file, replaced whole.
+    image: uint8[N, H, W, C] with one or three channels.
+  """
+  columns = math.ceil(math.sqrt(len(image)))
+  grid = image_grid(image, columns)
+  zoom = max(1, 32 // image.shape[1])
+  grid = grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
+  picture = PIL.Image.fromarray(
+    grid.squeeze(-1) if grid.shape[-1] == 1 else grid
+  )
+  part = path.with_name(f'.{path.name}.part')
+  picture.save(part, format='PNG')
+  part.replace(path)
+
+
+def class_balance(logits: np.ndarray) -> np.ndarray:
+  """Which share of the images a classifier puts into each class.
+
+  Args:
+    logits: float[N, K].
+
+  Returns:
+    float64[K], whose sum is 1.
+
+  Example:
+    >>> class_balance(np.array([[1.0, 0.0], [2.0, 0.0]]))
+    array([1., 0.])
+  """
+  counts = np.bincount(logits.argmax(-1), minlength=logits.shape[-1])
+  return counts / len(logits)
+
+
+def batch_norm_distance(
+  model: nn.Module,
+  variables: state_lib.PyTree,
+  arrays: Mapping[str, np.ndarray],
+  prepare: parallel.PrepareFn,
+  *,
+  batch_size: int = 256,
+) -> float:
+  """How far a whole set is from a network's BatchNorm statistics, per layer.
+
+  Equation: `1/L sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`
+
+  Args:
+    model: a linen module.
+    variables: of the network.
+    arrays: image uint8[N, H, W, C] and label int32[N].
+    prepare: without augmentation; see `data.batches.prepare_fn`.
+    batch_size: bounds the memory only.
+
+  Returns:
+    The mean over the L layers; 0 for a network without BatchNorm. The images
+    that it was trained on are not at 0 either: it saw them in batches, and
+    earlier on.
+  """
+
+  @jax.jit
+  def read(
+    variables: state_lib.PyTree, arrays: Mapping[str, jax.Array]
+  ) -> list[inversion_losses.Gaps]:
+    everything = np.arange(len(arrays['label']))
+    batch = prepare(arrays, everything, jax.random.key(0))
+    image = batch['image']
+    return inversion_losses.read_batch_norm(model, variables, image)[1]
+
+  num_images = len(arrays['label'])
+  parts, shares = [], []
+  for start in range(0, num_images, batch_size):
+    rows = {k: v[start : start + batch_size] for k, v in arrays.items()}
+    parts.append(read(variables, rows))
+    shares.append(len(rows['label']) / num_images)
+  gaps = jax.tree.map(
+    lambda *x: sum(a * b for a, b in zip(shares, x, strict=True)), *parts
+  )
+  distance = inversion_losses.batch_norm_distance(gaps)
+  return float(distance) / max(1, len(gaps))

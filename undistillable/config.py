@@ -1,0 +1,271 @@
+"""Every field of a config, once, with its meaning; each file of configs/
+changes what differs.
+
+The defaults are those of the article for CIFAR-10 (Ma et al., 2021,
+arXiv:2105.07381). The settings of a method stand under its name, as in
+`config.nasty.omega`; their meaning is in its `Settings`.
+"""
+
+import re
+import typing
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from undistillable import attacks, defenses, errors, registry
+
+# What the first edition called otherwise.
+_RENAMED = {
+  'defense': "defenses = ('nasty',), and settings as nasty.omega",
+  'attack': "attacks = ('kd',), and settings as kd.temperature",
+  'data_free': 'grid.data_free_teacher, _student and _attacks',
+  'preset': 'single settings, as dafl.one_hot_weight',
+  'settings': 'dafl.<setting> and deep_inversion.<setting>',
+  'student_recipe': 'recipes.made_up',
+}
+# Methods of one's own, whose settings are in every config from then on.
+_OWN: dict[str, ModuleType] = {}
+
+
+def know(name: str) -> None:
+  """Gives all configs to come the settings of a method of one's own.
+
+  Args:
+    name: a dotted module name.
+
+  Raises:
+    errors.InputError: see `registry.find`.
+  """
+  _OWN[name] = registry.find(name, {}, 'method')
+
+
+def renamed(text: str) -> str:
+  """What to write for fields of the first edition that a text names; or ''."""
+  found = [
+    f'{old} of the first edition is now {new}'
+    for old, new in _RENAMED.items()
+    if re.search(rf'\.{old}[.= ]', text)
+  ]
+  return '; '.join(found)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError for a config that is not made from `base`."""
+  old = renamed(' '.join(f'.{name} ' for name in config))
+  if old:
+    raise errors.InputError(f'config: {old}')
+  missing = [name for name in base() if name not in config]
+  if missing:
+    raise errors.InputError(
+      f'config: there is no field {missing[0]!r}; start from '
+      'undistillable.config.base() and change what differs'
+    )
+
+
+def base() -> ml_collections.ConfigDict:
+  """A config with all fields."""
+  config = ml_collections.ConfigDict()
+
+  # What is learned.
+  config.dataset = 'cifar10'  # A name of data.DATASETS.
+  config.data_dir = config_dict.placeholder(str)  # None: tfds' default folder.
+  config.normalization = 'cifar10'  # Whose channel means and deviations.
+  config.val_fraction = 0.02  # Share of the training set held out.
+  config.limit = config_dict.placeholder(int)  # Examples a split; None: all.
+
+  # Who takes part; models are names of models.MODELS.
+  config.teacher = ml_collections.ConfigDict()
+  config.teacher.model = 'resnet18'  # CIFAR's, with a 3 x 3 stem.
+  # A .safetensors or PyTorch file: the normal teacher, trained elsewhere.
+  config.teacher.init_from = config_dict.placeholder(str)
+  config.adversary = ml_collections.ConfigDict()
+  # None: the normal teacher is the adversary ("self-undermining").
+  config.adversary.model = config_dict.placeholder(str)
+  config.adversary.init_from = config_dict.placeholder(str)  # As above.
+  config.students = ('cnn', 'resnetc20', 'resnetc32', 'resnet18')
+  config.seeds = (0, 1, 2)  # Each trains all networks anew.
+  # Names of defenses.DEFENSES, or modules of one's own as 'package.module'.
+  config.defenses = ('nasty',)
+  # Of attacks.ATTACKS, likewise. Every attack meets every defense.
+  config.attacks = ('kd',)
+  config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
+
+  # What the thief has.
+  config.fraction = 1.0  # Share of the training set.
+  # The data set whose images a thief with foreign ones has: 'cifar100'.
+  config.transfer = config_dict.placeholder(str)
+  # 'fresh': the teacher is asked about every augmented view of an image;
+  # 'cached': about every image once.
+  config.queries = 'fresh'
+
+  # How every network is trained.
+  config.recipe = ml_collections.ConfigDict()
+  config.recipe.epochs = 160  # Passes over the training set.
+  # Of an epoch, for methods without a data set to count by.
+  config.recipe.steps_per_epoch = 100
+  config.recipe.batch_size = 128  # Over all devices.
+  config.recipe.augment = 'pad_crop_flip'  # A name of augment.AUGMENTATIONS.
+  config.recipe.optimizer = 'sgd'  # A name of optimizers.OPTIMIZERS.
+  config.recipe.learning_rate = 0.1  # The highest one.
+  config.recipe.momentum = 0.9  # Of SGD; beta_1 of Adam.
+  config.recipe.weight_decay = 5e-4  # Of every parameter, as in PyTorch.
+  config.recipe.schedule = 'step'  # A name of optimizers.SCHEDULES.
+  config.recipe.milestones = (80, 120)  # Epochs, for the schedule 'step'.
+  config.recipe.gamma = 0.1  # Factor at each milestone.
+  config.recipe.warmup_epochs = 0  # Linear rise from 0.
+  config.recipe.evaluate_every_epochs = 5  # On the held-out part.
+  # The article's way: the best epoch on the test set is shown beside the last.
+  config.recipe.best_on_test = False
+  config.recipe.checkpoint_every_epochs = 1  # What a crash can cost at most.
+  # What is changed for single models and methods, by their names; 'made_up' is
+  # for students of images that an attack made up.
+  config.recipes = ml_collections.ConfigDict()
+
+  # How it is computed.
+  # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
+  config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
+  config.eval_batch_size = 256  # Over all devices; bounds the memory only.
+  # At most so many students of one teacher side by side, for whom it is asked
+  # once; all of them are in the memory of the device.
+  config.together = 4
+  config.progress = True  # A progress bar.
+
+  # What the experiments of the article vary, one at a time.
+  config.grid = ml_collections.ConfigDict()
+  config.grid.teachers = ('resnet18',)  # Of its table.
+  config.grid.students = ('cnn', 'resnetc20', 'resnetc32')  # Of the others.
+  config.grid.stronger_students = ('resnet34', 'resnet50')  # Than the teacher.
+  # Besides the teacher's own kind.
+  config.grid.adversaries = ('cnn', 'resnetc20', 'resnet50')
+  config.grid.omegas = (0.0, 0.001, 0.004, 0.01, 0.04, 0.1)  # 0: no defense.
+  config.grid.temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 20.0)  # tau_S
+  config.grid.alphas = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # Weights of the teacher.
+  config.grid.fractions = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # Of the thief's data.
+  # Theft without data.
+  config.grid.data_free_teacher = 'resnet34'  # Normal, and protected.
+  config.grid.data_free_student = 'resnet18'  # Of both.
+  config.grid.data_free_attacks = ('dafl', 'deep_inversion')
+
+  known = {**defenses.DEFENSES, **attacks.ATTACKS, **_OWN}
+  for module in known.values():
+    add_method(config, module)
+  change_recipe(
+    config,
+    'dafl',
+    epochs=2_000,
+    steps_per_epoch=120,
+    batch_size=1_024,
+    milestones=(800, 1_600),
+  )
+  # How many epochs, and when the rate falls, follows from its budget.
+  change_recipe(config, 'dfme', batch_size=256)
+  for name in ('deep_inversion', 'adaptive_inversion'):
+    change_recipe(
+      config,
+      name,
+      epochs=2_000,  # Updates of each image.
+      batch_size=256,
+      optimizer='adam',
+      learning_rate=0.05,
+      weight_decay=0.0,
+      schedule='cosine',
+      # Here an epoch is one update of each image, and all of them are saved.
+      checkpoint_every_epochs=20,
+    )
+  change_recipe(config, 'made_up', schedule='cosine')
+  # One layer learns fast.
+  change_recipe(config, 'nasty_head', epochs=30, schedule='cosine')
+  return config
+
+
+def add_method(config: ml_collections.ConfigDict, module: ModuleType) -> None:
+  """Gives a config the settings of a method, under its name.
+
+  A config file does so for a module of one's own; the command line does it by
+  itself where `--config.defenses` or `--config.attacks` name one.
+  """
+  name, settings = registry.short(module.__name__), registry.defaults(module)
+  types = typing.get_type_hints(module.Settings)
+  if settings and name not in config:
+    config[name] = {
+      key: _placeholder(types[key]) if value is None else value
+      for key, value in settings.items()
+    }
+
+
+def change_recipe(
+  config: ml_collections.ConfigDict, name: str, **changes: Any
+) -> None:
+  """Changes the recipe of one model or method.
+
+  Args:
+    config: the config.
+    name: of a model or method, or 'made_up'.
+    **changes: fields of `config.recipe`.
+  """
+  if name not in config.recipes:
+    config.recipes[name] = ml_collections.ConfigDict()
+  config.recipes[name].update(changes)
+
+
+def preset(
+  config: ml_collections.ConfigDict,
+  name: str,
+  known: Mapping[str, Any],
+) -> ml_collections.ConfigDict:
+  """The config with the changes of a preset.
+
+  Args:
+    config: changed in place.
+    name: of the preset.
+    known: {name: `config -> None`}.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
+  if name not in known:
+    raise ValueError(f'unknown preset {name!r}; known: {", ".join(known)}')
+  known[name](config)
+  return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+  """Shrinks a config to one epoch on 64 images; the numbers mean nothing."""
+  config.limit = 64
+  config.val_fraction = 0.25
+  config.seeds = (0,)
+  config.recipe.epochs = 1
+  config.recipe.batch_size = config.eval_batch_size = 16
+  config.recipe.milestones = ()
+  config.recipes = ml_collections.ConfigDict()
+  config.dfme.budget = 250  # Queries; two steps.
+  config.max_accuracy_drop = 100.0
+
+
+def shorten_data_free(config: ml_collections.ConfigDict) -> None:
+  """Shortens the thefts without data to what two cores can do."""
+  config.dafl.generator_width = 32  # Features; a quarter.
+  config.dafl.generator_learning_rate = 1e-3
+  change_recipe(config, 'dafl', epochs=4, batch_size=64, schedule='constant')
+  for name in ('deep_inversion', 'adaptive_inversion'):
+    config[name].num_images = 512
+    # In a twentieth of the updates, the statistics alone would be matched.
+    config[name].batch_norm = 0.3
+    change_recipe(
+      config,
+      name,
+      epochs=100,
+      batch_size=128,
+      learning_rate=0.1,
+      checkpoint_every_epochs=1,
+    )
+  change_recipe(config, 'made_up', epochs=80)
+
+
+def _placeholder(kind: Any) -> Any:
+  """An empty field, of the type that its annotation names beside None."""
+  options = [one for one in typing.get_args(kind) if one is not type(None)]
+  return config_dict.placeholder(options[0] if options else kind)

@@ -1,0 +1,173 @@
+"""A nasty last layer upon the features of the network that it undermines."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, state as state_lib
+from undistillable.defenses import nasty
+
+PARENTS = ('adversary',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(nasty.Settings):
+  """Those of `nasty`, and one more.
+
+  Attributes:
+    noise: standard deviation of what is added to the last layer before the
+      first step, >= 0. Without any, the divergence starts at its minimum, and
+      has no gradient.
+  """
+
+  noise: float = 1e-3
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    losses.check_not_negative('noise', self.noise)
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, nn.Module],
+) -> method.Method:
+  """Trains the last layer of the adversary to be nasty, and nothing else.
+
+  Args:
+    model: the teacher to train.
+    optimizer: an optax transformation, for the last layer.
+    settings: see there.
+    parents: 'adversary', a module that equals `model`; its variables are
+      frozen['adversary'].
+
+  Returns:
+    The method. Metric `kl` is KL(teacher || adversary) at tau_A, in nats.
+
+  Raises:
+    ValueError: the adversary is another network than the teacher, or, when
+      the method is first used, no inner module of it has parameters.
+
+  Source: "Just Mildly Nasty", github.com/mattkelleher/Nasty-Teacher,
+  train_nasty_light.py, which leaves BatchNorm in training mode; the loss, Ma
+  et al. (2021), arXiv:2105.07381, eq. 2.
+  """
+  if parents['adversary'] != model:
+    raise ValueError(
+      'nasty_head starts from the weights of its adversary, which has another '
+      'architecture than the teacher; leave adversary.model empty, or set it '
+      'to that of the teacher'
+    )
+  answer_fns = {'adversary': method.frozen_fn(model)}
+
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> state_lib.TrainState:
+    start = frozen['adversary']
+    is_head = last_layer(model, start, batch['image'])
+    noise = optax.tree.random_like(rng, start['params'])
+    params = jax.tree.map(
+      lambda x, change, is_head: x + settings.noise * change if is_head else x,
+      start['params'],
+      noise,
+      is_head,
+    )
+    return state_lib.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=start.get('batch_stats', {}),
+      opt_state=_masked(optimizer, is_head).init(params),
+    )
+
+  def step(
+    state: state_lib.TrainState,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[state_lib.TrainState, method.Metrics]:
+    # Which layer is the last one cannot be known before the images have a
+    # shape; to build the method anew costs nothing but time for tracing.
+    is_head = last_layer(model, state.variables, batch['image'])
+    supervised = method.supervised(
+      model,
+      _masked(optimizer, is_head),
+      nasty.loss_fn(settings),
+      answer_fns=answer_fns,
+      train=False,
+    )
+    return supervised.step(state, frozen, batch, rng, axis_name)
+
+  return method.Method(init, step, answer_fns)
+
+
+def last_layer(
+  model: nn.Module, variables: state_lib.PyTree, images: jax.Array
+) -> state_lib.PyTree:
+  """Which parameters are those of the last layer.
+
+  That is the inner module with parameters of its own that is called last when
+  the network is evaluated, whatever it is called. Nothing is computed.
+
+  Args:
+    model: a linen module.
+    variables: of the network.
+    images: float[B, H, W, C].
+
+  Returns:
+    A bool for each parameter.
+
+  Raises:
+    ValueError: there is no such module.
+  """
+  params, found = variables['params'], []
+
+  def note(
+    next_fn: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    path = context.module.path
+    if context.method_name != 'setup' and path and _has_own(params, path):
+      found.append(path)
+    return next_fn(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    apply = functools.partial(model.apply, train=False)
+    jax.eval_shape(apply, variables, images)
+  if not found:
+    raise ValueError(
+      f'nasty_head trains the last layer, but no inner module of '
+      f'{type(model).__name__} has parameters'
+    )
+  head = found[-1]
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: tuple(key.key for key in path[: len(head)]) == head, params
+  )
+
+
+def remedy(settings: Settings) -> str:
+  """What to change where the teacher collapses or diverges."""
+  return f'lower nasty_head.omega (now {settings.omega})'
+
+
+def _has_own(params: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+  """Whether the module at a path has parameters that no inner one has."""
+  for name in path:
+    params = params.get(name, {})
+  return any(not isinstance(child, Mapping) for child in params.values())
+
+
+def _masked(
+  optimizer: optax.GradientTransformation, is_head: state_lib.PyTree
+) -> optax.GradientTransformation:
+  """The optimizer, for some parameters; weight decay moves no other, either."""
+  return optax.partition({True: optimizer, False: optax.set_to_zero()}, is_head)

@@ -1,0 +1,64 @@
+"""Sparse scores: a stingy teacher serves the largest of them, no others."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, serving
+
+PARENTS = ('normal',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the article for CIFAR-10; it has 0.1 for 100 classes and more.
+
+  Attributes:
+    ratio: share of the K classes that is served, in 0..1: int(ratio K) of
+      them, at least one. 1 is no defense.
+  """
+
+  ratio: float = 0.2
+
+  def __post_init__(self) -> None:
+    losses.check_share('ratio', self.ratio)
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, Any],
+) -> None:
+  """Trains nothing: the normal teacher is served."""
+  del model, optimizer, settings, parents
+
+
+def serve(query: serving.Query, settings: Settings) -> jax.Array:
+  """The N largest log-scores; all others are withheld.
+
+  Equation: `z'_k = z_k` where z_k is one of the N largest, else
+  `losses.WITHHELD`, with `N = max(1, int(ratio K))`. Of equal ones the first
+  is served. The top class stays, and so do the ratios of those served.
+
+  Args:
+    query: what a client asks.
+    settings: see there.
+
+  Returns:
+    float32[B, K]; their softmax at any temperature is that of the N.
+
+  Source: Ma et al. (2022), "Stingy Teacher: Sparse Logits Suffice to Fail
+  Knowledge Distillation", ICLR workshop PAIR2Struct.
+  """
+  logits = losses.finite(query.logits)
+  # Not less for 0.29 of 100, which is 28.999999999999996.
+  number = max(1, int(settings.ratio * logits.shape[-1] + 1e-6))
+  largest, places = jax.lax.top_k(logits, number)
+  withheld = jnp.full_like(logits, losses.WITHHELD)
+  return jnp.put_along_axis(withheld, places, largest, axis=-1, inplace=False)

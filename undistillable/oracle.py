@@ -1,0 +1,128 @@
+"""All that a thief can do with a teacher: ask it, as any of its clients."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from undistillable import losses, method, state as state_lib
+
+# The counts of all `counting` blocks that are open.
+_COUNTS: list[list[int]] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+  """A teacher behind its door.
+
+  Attributes:
+    answer_fn: `(variables, images) -> float[B, K]`, what a client is answered:
+      logits, or the logarithms of scores.
+    module: the network itself, for a thief who has stolen the weights; None
+      for any other.
+    labels_only: whether a client is told the top class and nothing else.
+  """
+
+  answer_fn: method.ApplyFn
+  module: nn.Module | None = None
+  labels_only: bool = False
+
+  def scores(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    """The answers, and with them the queries, of a batch of images.
+
+    Args:
+      variables: of the teacher, as in `frozen`.
+      images: float[B, H, W, C].
+
+    Returns:
+      float32[B, K], finite: a class that the teacher withholds has
+      `losses.WITHHELD`. No gradient leads back to images or variables.
+
+    Raises:
+      ValueError: this oracle tells the top classes alone.
+    """
+    if self.labels_only:
+      raise ValueError(
+        "this attack declares ACCESS = 'labels'; declare 'scores' to read them"
+      )
+    return self._ask(variables, images)
+
+  def labels(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    """int32[B], the top classes alone; of equal scores the first."""
+    return jnp.argmax(self._ask(variables, images), axis=-1)
+
+  def _ask(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    """See `scores`."""
+    for count in _COUNTS:
+      count.append(len(images))
+    answers = self.answer_fn(
+      jax.lax.stop_gradient(variables), jax.lax.stop_gradient(images)
+    )
+    return jax.lax.stop_gradient(losses.finite(answers))
+
+
+def as_oracle(teacher: 'Oracle | method.ApplyFn | nn.Module') -> Oracle:
+  """An oracle; of a module, which is then open, or of an answer function.
+
+  Example:
+    >>> as_oracle(lambda variables, images: images).module is None
+    True
+  """
+  if isinstance(teacher, Oracle):
+    return teacher
+  module = teacher if isinstance(teacher, nn.Module) else None
+  return Oracle(method.as_frozen_fn(teacher), module)
+
+
+def open_module(teacher: Oracle | nn.Module) -> nn.Module:
+  """The network of a teacher whose weights are known.
+
+  Raises:
+    ValueError: they are not.
+  """
+  module = teacher.module if isinstance(teacher, Oracle) else teacher
+  if not isinstance(module, nn.Module):
+    raise ValueError(
+      f'this attack reads the weights of the teacher; {teacher!r} does not '
+      'give them away'
+    )
+  return module
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[int]]:
+  """Counts the queries of what is traced within, or computed without `jit`.
+
+  A loop counts once, whatever its length: a step that asks in a loop writes it
+  out.
+
+  Yields:
+    The number of images of each call so far.
+
+  Example:
+    >>> ask = as_oracle(lambda variables, images: images)
+    >>> with counting() as count:
+    ...   _ = ask.scores({}, jnp.zeros((5, 10)))
+    >>> sum(count)
+    5
+  """
+  count: list[int] = []
+  _COUNTS.append(count)
+  try:
+    yield count
+  finally:
+    # By identity: an equal count of another block stays.
+    _COUNTS[:] = [one for one in _COUNTS if one is not count]
+
+
+def queries(fn: Any, *args: Any) -> int:
+  """How many images a function asks about, found by tracing it."""
+  with counting() as count:
+    # A function of its own each time: what JAX has traced before it would not
+    # trace again, and nothing would be counted.
+    jax.eval_shape(lambda *given: fn(*given), *args)
+  return sum(count)

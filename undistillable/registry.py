@@ -1,0 +1,72 @@
+"""Defenses and attacks by name: of a registry, or a module of one's own."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from undistillable import errors
+
+
+def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
+  """The module of a method.
+
+  Args:
+    name: a key of `known`, or a dotted module name such as
+      'my_package.my_defense'.
+    known: a registry.
+    kind: 'defense' or 'attack', for the error.
+
+  Raises:
+    errors.InputError: there is none, or it lacks `make` or `Settings`.
+  """
+  if name in known:
+    return known[name]
+  if '.' not in name:
+    raise errors.InputError(
+      f'unknown {kind} {name!r}; known: {", ".join(known)}, or a module of '
+      'your own as package.module'
+    )
+  try:
+    module = importlib.import_module(name)
+  except ImportError as error:
+    raise errors.InputError(
+      f'the {kind} {name!r} cannot be imported ({error})'
+    ) from error
+  for wanted in ('make', 'Settings'):
+    if not hasattr(module, wanted):
+      raise errors.InputError(
+        f'the {kind} {name!r} has no {wanted}; see "Extend it" in the README'
+      )
+  return module
+
+
+def short(name: str) -> str:
+  """What a method is called in configs and tables: 'my_defense'."""
+  return name.rsplit('.', 1)[-1]
+
+
+def defaults(module: ModuleType) -> dict[str, Any]:
+  """The settings of a method and their defaults."""
+  return dataclasses.asdict(module.Settings())
+
+
+def settings(module: ModuleType, values: Mapping[str, Any]) -> Any:
+  """The checked settings of a method.
+
+  Raises:
+    errors.InputError: an unknown name, or an impossible value.
+  """
+  known = inspect.signature(module.Settings).parameters
+  unknown = sorted(set(values) - set(known))
+  name = short(module.__name__)
+  if unknown:
+    raise errors.InputError(
+      f'{name} has no setting {unknown[0]!r}; known: {", ".join(known)}'
+    )
+  try:
+    return module.Settings(**values)
+  except ValueError as error:
+    raise errors.InputError(f'{name}: {error}') from error

@@ -1,0 +1,247 @@
+"""How the networks learned: accuracy and loss by epoch."""
+
+import functools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import axes as mpl_axes, figure as mpl_figure
+
+from undistillable.report import draw, entries as entries_lib, words
+from undistillable.report.stats import Entry
+from undistillable.report.summary import Row, Summary
+
+Metrics = Mapping[str, list[dict[str, Any]]]  # {id: its epochs' metrics}.
+Curve = dict[str, Any]  # What `collect` returns a list of.
+
+# Above this ratio a linear axis would show one method's loss alone.
+_MAX_LINEAR_RATIO = 8.0
+
+
+def read(
+  workdir: str | os.PathLike[str], entries: Iterable[Entry]
+) -> dict[str, list[dict[str, Any]]]:
+  """{id: one dict an epoch} of the entries that have a metrics.jsonl."""
+  metrics = {}
+  for entry in entries:
+    path = pathlib.Path(workdir, 'runs', entry['id'], 'metrics.jsonl')
+    if path.is_file():
+      metrics[entry['id']] = _read_lines(path)
+  return metrics
+
+
+def figure(summary: Summary, metrics: Metrics) -> draw.Figure:
+  """Accuracy and loss by epoch: mean over seeds, band of one deviation.
+
+  Args:
+    summary: what `summary.summarize` returns.
+    metrics: {id: one dict an epoch, as in metrics.jsonl}.
+  """
+  curves = collect(summary, metrics)
+  held_out = curves and accuracy_key(curves) == 'val_accuracy'
+  return draw.Figure(
+    heading='How the networks learned',
+    name='curves',
+    draw=functools.partial(panels, curves) if curves else None,
+    title='How fast each network learned: accuracy on '
+    f'{"held-out" if held_out else "training"} images, and loss',
+    alt=words.curves_alt(dict.fromkeys(curve['panel'] for curve in curves)),
+    caption=words.CURVES if curves else words.NO_CURVES,
+  )
+
+
+def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
+  """Metrics by epoch -> curves, one for each row that has them.
+
+  Returns:
+    List of {panel, name, color, dashed, series}: `panel` is 'Teachers', or a
+    student and, where there are several, the attack: 'Student cnn8 by kd'. A
+    student alone is in all panels of its network. `series` maps a metric to
+    `(epochs int[E], values float[N, E])` over N seeds, with NaN where one
+    lacks an epoch.
+  """
+  many = len({row['method'] for row in summary['rows'] if row['teacher']}) > 1
+  curves = []
+  for row in summary['rows']:
+    found = [metrics[name] for name in row['ids'] if metrics.get(name)]
+    if not found:
+      continue
+    curve = {
+      'name': words.curve_name(row),
+      'color': row['color'],
+      'dashed': row['kind'] == 'control'
+      and row['method'] != entries_lib.CONTROL,
+      'series': {
+        key: _stack(found, key)
+        for key in ('train_loss', 'train_accuracy', 'val_accuracy')
+      },
+    }
+    panels = _panels_of(row, summary['rows'], many)
+    curves += [{'panel': panel, **curve} for panel in panels]
+  return curves
+
+
+def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
+  """The teachers, the legend, one for each student and attack."""
+  key = accuracy_key(curves)
+  names = dict.fromkeys(curve['panel'] for curve in curves)
+  limits = _limits([curve['series'][key] for curve in curves])
+  shown = []
+  for name in names:
+    chosen = [curve for curve in curves if curve['panel'] == name]
+    shown.append(_panel(name, chosen, key, limits))
+  looks = {curve['name']: _look(curve) for curve in curves}
+  return [shown[0], draw.legend(list(looks.items())), *shown[1:]]
+
+
+def accuracy_key(curves: Sequence[Curve]) -> str:
+  """Held-out accuracy if every curve has it, otherwise training accuracy."""
+  if all(curve['series']['val_accuracy'][0].size for curve in curves):
+    return 'val_accuracy'
+  return 'train_accuracy'
+
+
+def _panels_of(row: Row, rows: Sequence[Row], many: bool) -> list[str]:
+  """Where a row is shown; who learned from no teacher is in several panels."""
+  if row['role'] == 'teacher':
+    return ['Teachers']
+  panel = f'Student {row["name"]}'
+  if not many:
+    return [panel]
+  mine = [row] if row['teacher'] else rows
+  attacks = dict.fromkeys(
+    other['method']
+    for other in mine
+    if other['teacher'] and other['name'] == row['name']
+  )
+  return [f'{panel} by {attack}' for attack in attacks] or [panel]
+
+
+def _stack(
+  histories: Sequence[Sequence[Mapping[str, Any]]], key: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Histories of several seeds -> (epochs int[E], values float[N, E])."""
+  found = [
+    {
+      line['epoch']: line[key]
+      for line in history
+      if line.get('epoch') is not None and line.get(key) is not None
+    }
+    for history in histories
+  ]
+  epochs = sorted(set().union(*found))
+  values = [[one.get(epoch, np.nan) for epoch in epochs] for one in found]
+  return np.array(epochs, int), np.array(values, float).reshape(
+    len(found), len(epochs)
+  )
+
+
+def _panel(
+  name: str, curves: Sequence[Curve], key: str, limits: tuple[float, float]
+) -> mpl_figure.Figure:
+  """Accuracy and loss beside each other."""
+  panel = draw.panel(1.95)
+  axes = panel.subplots(1, 2)
+  draw.heading(panel, name)
+  for ax, shown in zip(axes, (key, 'train_loss'), strict=True):
+    for curve in curves:
+      epochs, values = curve['series'][shown]
+      _draw(ax, epochs, values, _look(curve))
+    ax.grid(axis='y')
+    ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+    ax.set_xlabel('Epoch', loc='left')
+  # Accuracies compare across panels, the losses of methods do not.
+  axes[0].set_ylim(*limits)
+  where = 'Held-out' if key == 'val_accuracy' else 'Training'
+  scale = _scale_loss(
+    axes[1], [curve['series']['train_loss'] for curve in curves]
+  )
+  for ax, told in zip(
+    axes, (f'{where} accuracy (%)', f'Training loss{scale}'), strict=True
+  ):
+    ax.set_title(told, size=9, weight='normal', color=draw.COLORS['muted'])
+  return panel
+
+
+def _look(curve: Curve) -> dict[str, Any]:
+  return {
+    'color': draw.COLORS[curve['color']],
+    'linestyle': '--' if curve['dashed'] else '-',
+    'linewidth': 1.6,
+  }
+
+
+def _draw(
+  ax: mpl_axes.Axes,
+  epochs: np.ndarray,
+  values: np.ndarray,
+  look: Mapping[str, Any],
+) -> None:
+  """The mean over the seeds that have an epoch, and one deviation around."""
+  if not epochs.size:
+    return
+  mean, std = _mean_and_std(values)
+  marker = 'o' if epochs.size <= 3 else None
+  ax.plot(epochs, mean, marker=marker, markersize=4, **look)
+  ax.fill_between(
+    epochs, mean - std, mean + std, color=look['color'], alpha=0.2, linewidth=0
+  )
+
+
+def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Over the seeds that have an epoch: float[E] each."""
+  count = np.sum(np.isfinite(values), axis=0)
+  mean = np.nansum(values, axis=0) / np.maximum(count, 1)
+  squares = np.nansum((values - mean) ** 2, axis=0)
+  return mean, np.sqrt(squares / np.maximum(count - 1, 1))
+
+
+def _limits(
+  series: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[float, float]:
+  """From the lowest band to the highest, with some air."""
+  ends: list[float] = []
+  for _, values in series:
+    mean, std = _mean_and_std(values)
+    ends += [*(mean - std), *(mean + std)]
+  low, high = min(ends, default=0.0), max(ends, default=100.0)
+  air = 0.05 * (high - low) or 1.0
+  return low - air, high + air
+
+
+def _scale_loss(
+  ax: mpl_axes.Axes, series: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> str:
+  """A logarithmic axis where one loss dwarfs another; what is said of it."""
+  losses = [values[np.isfinite(values)] for _, values in series]
+  tops = [np.abs(values).max() for values in losses if values.size]
+  if not tops or not 0 < min(tops) < max(tops) / _MAX_LINEAR_RATIO:
+    return ''
+  if min(values.min() for values in losses if values.size) > 0:
+    ax.set_yscale('log')
+    told = ', logarithmic'
+  else:
+    # The loss of nasty training falls below zero: linear about it.
+    threshold = 10.0 ** math.floor(math.log10(min(tops)))
+    ax.set_yscale('symlog', linthresh=threshold)
+    told = f', log. beyond ±{threshold:g}'
+  ax.yaxis.set_major_formatter('{x:g}')
+  ax.yaxis.set_minor_formatter('')
+  return told
+
+
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The epochs of one network; a killed study leaves a torn last line."""
+  lines = path.read_text(encoding='utf-8').splitlines()
+  epochs = []
+  for number, line in enumerate(lines, 1):
+    try:
+      epochs.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if number < len(lines):
+        raise ValueError(f'{path}, line {number}: not JSON: {line}') from error
+  return epochs

@@ -1,0 +1,219 @@
+"""The parts that a report is made of, as Markdown and as HTML."""
+
+import html
+import importlib.resources
+import string
+import typing
+from collections.abc import Collection, Iterable, Sequence
+
+
+class Heading(typing.NamedTuple):
+  """A heading; level 2 opens a section, 3 a part of one."""
+
+  text: str
+  level: int = 2
+
+
+class Text(typing.NamedTuple):
+  """A paragraph; 'note' marks what is missing."""
+
+  text: str
+  kind: str = 'plain'
+
+
+class Code(typing.NamedTuple):
+  """What was typed at a shell."""
+
+  text: str
+
+
+class Link(typing.NamedTuple):
+  """A citation."""
+
+  text: str
+  url: str
+
+
+class Table(typing.NamedTuple):
+  """Rows of strings; `numeric` columns align right, `classes` mark rows.
+
+  `strong` are the (row, column) of cells that stand out.
+  `kind` is 'plain', 'entries' or 'results', which is laid out for a telephone.
+  """
+
+  head: tuple[str, ...]
+  rows: Sequence[tuple[str, ...]]
+  caption: str
+  numeric: tuple[int, ...] = ()
+  classes: tuple[str, ...] = ()
+  kind: str = 'plain'
+  strong: Collection[tuple[int, int]] = ()
+
+
+class Picture(typing.NamedTuple):
+  """A drawn figure: the path of its PNG, and its panels as SVG texts."""
+
+  path: str
+  alt: str
+  caption: str
+  panels: Sequence[str]
+
+
+Block = Code | Heading | Link | Picture | Table | Text
+
+# At the start of a line these would make a list, a quotation or a heading.
+_MARKS = '\\`*_[]<>|#'
+
+
+def markdown(
+  title: str, headline: str, sentence: str, parts: Sequence[Block]
+) -> str:
+  """A whole report as Markdown."""
+  lines = [f'# {escape(title)}', f'**{escape(headline)}.** {escape(sentence)}']
+  return '\n\n'.join(lines + [_markdown(part) for part in parts]) + '\n'
+
+
+def markdown_table(
+  head: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  numeric: Collection[int] = (),
+  strong: Collection[tuple[int, int]] = (),
+) -> str:
+  """A Markdown table of escaped cells."""
+  rule = ['--:' if i in numeric else ':--' for i in range(len(head))]
+  lines = [list(head), rule]
+  for i, row in enumerate(rows):
+    mark = ['**' if (i, j) in strong else '' for j in range(len(head))]
+    lines.append(
+      [f'{m}{escape(cell)}{m}' for m, cell in zip(mark, row, strict=True)]
+    )
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def escape(text: str) -> str:
+  """Markdown that shows the text as it is: names may hold bars or tags."""
+  for mark in _MARKS:
+    text = text.replace(mark, f'\\{mark}')
+  return ' '.join(text.split())
+
+
+def page(
+  title: str,
+  headline: str,
+  sentence: str,
+  parts: Sequence[Block],
+  *,
+  eyebrow: str = '',
+  tone: str = 'open',
+) -> str:
+  """A whole report as one HTML page that needs nothing else, no network.
+
+  Args:
+    title: heading of the page.
+    headline: the answer in a few words.
+    sentence: the answer in a sentence.
+    parts: below it.
+    eyebrow: a line above the title.
+    tone: 'good', 'bad' or 'open', the colour of the answer.
+  """
+  sections: list[list[str]] = []
+  for part in parts:
+    if isinstance(part, Heading) and part.level == 2 or not sections:
+      sections.append([])
+    sections[-1].append(_html(part))
+  return string.Template(resource('report.html')).substitute(
+    css=resource('report.css'),
+    title=_quote(title),
+    eyebrow=_quote(eyebrow),
+    headline=_quote(headline),
+    sentence=_quote(sentence),
+    tone=_quote(tone),
+    body='\n'.join(
+      '\n'.join(['<section>', *section, '</section>']) for section in sections
+    ),
+  )
+
+
+def resource(name: str) -> str:
+  """The text of a file of this package."""
+  files = importlib.resources.files('undistillable.report')
+  return files.joinpath(name).read_text(encoding='utf-8')
+
+
+def _markdown(part: Block) -> str:
+  match part:
+    case Heading(text, level):
+      return f'{"#" * level} {escape(text)}'
+    case Text(text, kind):
+      return f'*{escape(text)}*' if kind == 'note' else escape(text)
+    case Code(text):
+      # Indented, so that no text can end it.
+      return '\n'.join(f'    {line}' for line in text.splitlines())
+    case Link(text, url):
+      return f'[{escape(text)}]({url})'
+    case Table(head, rows, caption, numeric):
+      lines = markdown_table(head, rows, numeric, part.strong)
+      return f'{lines}\n\n{escape(caption)}'
+    case Picture(path, alt, caption):
+      return f'![{escape(alt)}]({path})\n\n{escape(caption)}'
+
+
+def _html(part: Block) -> str:
+  match part:
+    case Heading(text, level):
+      return f'<h{level}>{_quote(text)}</h{level}>'
+    case Text(text, kind):
+      return f'<p class="{_quote(kind)}">{_quote(text)}</p>'
+    case Code(text):
+      return f'<pre tabindex="0"><code>{_quote(text)}</code></pre>'
+    case Link(text, url):
+      link = f'<a href="{_quote(url)}">{_quote(text)}</a>'
+      return f'<p class="source">{link}</p>'
+    case Table():
+      return _html_table(part)
+    case Picture(_, alt, caption, panels):
+      drawing = '\n'.join(panels)
+      return (
+        f'<figure>\n<div class="panels" role="img" aria-label="{_quote(alt)}">'
+        f'\n{drawing}\n</div>\n<figcaption>{_quote(caption)}</figcaption>\n'
+        '</figure>'
+      )
+
+
+def _html_table(part: Table) -> str:
+  head = ''.join(
+    f'<th scope="col"{_class(part, -1, j)}>{_quote(cell)}</th>'
+    for j, cell in enumerate(part.head)
+  )
+  classes = part.classes or ('',) * len(part.rows)
+  lines: list[str] = []
+  above: str | None = None
+  for i, (row, kind) in enumerate(zip(part.rows, classes, strict=True)):
+    # The eye skips a name that stands above already; a screen reader hears it.
+    repeated = 'repeat' if above == row[0] else 'first'
+    above = row[0]
+    cells = ''.join(
+      f'<td{_class(part, i, j)}>{_quote(cell)}</td>'
+      for j, cell in enumerate(row[1:], 1)
+    )
+    lines.append(
+      f'<tr class="{_quote(f"{repeated} {kind}".strip())}">'
+      f'<th scope="row">{_quote(row[0])}</th>{cells}</tr>'
+    )
+  body = '\n'.join(lines)
+  return (
+    f'<div class="table" tabindex="0"><table class="{_quote(part.kind)}">'
+    f'<caption>{_quote(part.caption)}</caption><thead><tr>{head}</tr></thead>'
+    f'\n<tbody>\n{body}\n</tbody></table></div>'
+  )
+
+
+def _class(part: Table, i: int, j: int) -> str:
+  """Of the cell in row i, column j."""
+  names = ['number'] if j in part.numeric else []
+  names += ['strong'] if (i, j) in part.strong else []
+  return f' class="{" ".join(names)}"' if names else ''
+
+
+def _quote(text: object) -> str:
+  return html.escape(str(text), quote=True)

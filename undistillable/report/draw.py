@@ -1,0 +1,239 @@
+"""How figures are drawn: panels in SVG whose colours the page decides.
+
+A figure is a row of panels of one width, each drawn once by matplotlib. In the
+page they stand beside each other or, on a telephone, below; the PNG pastes the
+same panels together. Colours are the custom properties of report.css: what is
+drawn in the light theme follows the page into the dark and on to paper.
+"""
+
+import io
+import os
+import pathlib
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import PIL.Image
+from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
+from matplotlib.backends import backend_agg, backend_svg
+
+from undistillable.report import document
+
+WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
+_GAP = 0.25
+_DPI = 200  # Of PNGs, and of points that are pixels in an SVG too.
+
+# {'ink': '#1c2024', ...}, the light theme. Grey is a student on its own, blue
+# the normal teacher and whoever learned from it, the others protected ones:
+# Okabe and Ito's palette stays apart for colour-blind readers.
+COLORS: dict[str, str] = dict(
+  re.findall(
+    r'--([\w-]+): (#[0-9a-f]{6});',
+    document.resource('report.css').split('}')[0],
+  )
+)
+
+STYLE: dict[Any, Any] = {
+  'font.family': ['DejaVu Sans'],
+  'font.size': 9,
+  'text.color': COLORS['ink'],
+  'axes.edgecolor': COLORS['line'],
+  'axes.facecolor': 'none',
+  'axes.labelcolor': COLORS['muted'],
+  'axes.labelsize': 9,
+  'axes.titlecolor': COLORS['ink'],
+  'axes.titlesize': 10,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.spines.left': False,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.axisbelow': True,
+  'grid.color': COLORS['line'],
+  'grid.linewidth': 0.6,
+  'xtick.color': COLORS['line'],
+  'ytick.color': COLORS['line'],
+  'xtick.labelcolor': COLORS['muted'],
+  'ytick.labelcolor': COLORS['muted'],
+  'xtick.labelsize': 9,
+  'ytick.labelsize': 9,
+  'xtick.major.size': 0,
+  'ytick.major.size': 0,
+  'ytick.minor.size': 0,
+  'figure.facecolor': 'none',
+  'legend.frameon': False,
+  'legend.fontsize': 9,
+  'text.parse_math': False,  # A model may be called 'net$1$'.
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'undistillable',  # The same figure is the same file.
+}
+
+
+Panels = Sequence[mpl_figure.Figure | None]
+
+
+class Figure(typing.NamedTuple):
+  """What a report shows below a heading.
+
+  Attributes:
+    heading: of its section.
+    name: of its PNG.
+    draw: `() -> panels`, made by `panel`, where None begins a new row; None
+      instead where there is nothing to draw, and the caption says why.
+    title: what there is to see, above the PNG.
+    alt: what it shows, for those who cannot see it.
+    caption: what to see in it.
+  """
+
+  heading: str
+  name: str
+  draw: Callable[[], Panels] | None
+  title: str
+  alt: str
+  caption: str
+
+
+def panel(height: float) -> mpl_figure.Figure:
+  """An empty panel, so many inches high."""
+  return mpl_figure.Figure(
+    figsize=(WIDTH, height), layout='constrained', dpi=_DPI
+  )
+
+
+def heading(figure: mpl_figure.Figure, text: str, color: str = 'ink') -> None:
+  """A name above a panel, at its left edge."""
+  figure.suptitle(
+    text, x=0.01, ha='left', size=10, weight='bold', color=COLORS[color]
+  )
+
+
+def legend(
+  entries: Sequence[tuple[str, dict[str, Any]]], columns: int = 1
+) -> mpl_figure.Figure:
+  """A panel of [(name, how its line is drawn)]."""
+  rows = -(-len(entries) // columns)
+  figure = panel(0.15 + 0.22 * rows)
+  handles = [lines.Line2D([], [], label=label, **k) for label, k in entries]
+  figure.legend(handles=handles, loc='upper left', ncols=columns)
+  return figure
+
+
+def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:
+  """A circle for each seed, on top of bars."""
+  axes.plot(
+    x,
+    y,
+    'o',
+    markersize=3.2,
+    markerfacecolor=COLORS['ground'],
+    markeredgecolor=COLORS['ink'],
+    markeredgewidth=0.7,
+  )
+
+
+def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
+  """The blocks of a figure, with its PNG written into `folder`/figures."""
+  section = document.Heading(shown.heading)
+  if shown.draw is None:
+    return [section, document.Text(shown.caption, 'note')]
+  path = f'figures/{shown.name}.png'
+  with matplotlib.rc_context(STYLE):
+    panels = shown.draw()
+    replace(folder / path, png(shown.title, panels))
+    texts = [
+      svg(panel, f'{shown.name}-{i}-') if panel else '<br>'
+      for i, panel in enumerate(panels)
+    ]
+  return [section, document.Picture(path, shown.alt, shown.caption, texts)]
+
+
+def svg(figure: mpl_figure.Figure, prefix: str) -> str:
+  """A panel as SVG in the colours and fonts of the page it is put into.
+
+  Args:
+    figure: drawn in `COLORS`.
+    prefix: of its ids, which one page must not have twice.
+  """
+  buffer = io.StringIO()
+  backend_svg.FigureCanvasSVG(figure).print_figure(
+    buffer,
+    format='svg',
+    metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')),
+  )
+  text = buffer.getvalue()
+  text = re.sub(
+    r'<style.*?</style>', '', text[text.index('<svg') :], flags=re.S
+  )
+  text = re.sub(r' (width|height)="[\d.]+pt"', '', text, count=2)
+  text = re.sub(r'( id="|href="#|url\(#)', rf'\g<1>{prefix}', text)
+  # DejaVu, which matplotlib measures with, is wider than the page's fonts.
+  text = re.sub(r"'DejaVu Sans'(, [-\w' ]+)*", 'var(--font)', text)
+  names = {color: name for name, color in COLORS.items()}
+  return re.sub(
+    r'#[0-9a-f]{6}\b',
+    lambda m: f'var(--{names[m[0]]})' if m[0] in names else m[0],
+    text,
+  )
+
+
+def png(title: str, panels: Panels) -> bytes:
+  """Panels in two columns below a title, as the bytes of a PNG."""
+  rows: list[list[PIL.Image.Image]] = [[]]
+  for panel in panels:
+    if panel is None or len(rows[-1]) == 2:
+      rows.append([])
+    if panel:
+      rows[-1].append(_pixels(panel))
+  columns = max(map(len, rows))
+  width = columns * WIDTH + (columns - 1) * _GAP
+  rows.insert(0, [_pixels(_title(title, width))])
+  air = int(0.1 * _DPI)
+  heights = [max(picture.height for picture in row) + air for row in rows]
+  size = int(width * _DPI), sum(heights)
+  page = PIL.Image.new('RGB', size, COLORS['ground'])
+  for i, row in enumerate(rows):
+    for j, picture in enumerate(row):
+      place = int(j * (WIDTH + _GAP) * _DPI), sum(heights[:i])
+      page.paste(picture, place)
+  buffer = io.BytesIO()
+  page.save(buffer, 'png', optimize=True)
+  return buffer.getvalue()
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file beside `path` and renames it: never a half-written one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    part.write_bytes(data)
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def _title(text: str, width: float) -> mpl_figure.Figure:
+  """A statement, as wide as the figure below it."""
+  told = textwrap.fill(text, int(width / 0.1))
+  height = 0.2 + 0.21 * (1 + told.count('\n'))
+  figure = mpl_figure.Figure(figsize=(width, height))
+  figure.text(
+    0.01 * WIDTH / width,
+    1,
+    f'\n{told}',
+    va='top',
+    size=12,
+    weight='bold',
+    linespacing=1,
+  )
+  return figure
+
+
+def _pixels(figure: mpl_figure.Figure) -> PIL.Image.Image:
+  buffer = io.BytesIO()
+  backend_agg.FigureCanvasAgg(figure).print_figure(
+    buffer, format='png', dpi=_DPI, facecolor=COLORS['ground']
+  )
+  return PIL.Image.open(buffer).convert('RGB')

@@ -1,0 +1,162 @@
+"""What a thief sees: the answers of each teacher to the same images, as bars.
+
+The figure of Ma et al. (2021), arXiv:2105.07381, section 4.3: the logits of a
+normal teacher show one peak, those of a nasty one several.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import axes as mpl_axes, figure as mpl_figure
+
+from undistillable import losses
+from undistillable.report import draw, peaks, summary as summary_lib, words
+from undistillable.report.summary import Row, Summary
+
+_MAX_IMAGES = 6
+# Class names under the bars only where they fit: else their numbers.
+_MAX_NAMED = 12
+_MAX_NAME_CHARS = 3
+
+# (the row of a teacher, its logits float[M, K]).
+_Answers = Sequence[tuple[Row, np.ndarray]]
+
+
+def figure(
+  summary: Summary, responses: Mapping[str, np.ndarray] | None
+) -> draw.Figure:
+  """The images, and the logits and probabilities of each teacher.
+
+  Args:
+    summary: what `summary.summarize` returns.
+    responses: what `responses.read` returns.
+  """
+  kept: dict[str, np.ndarray] = {}
+  if responses is not None:
+    kept = dict(zip(responses['ids'], responses['logits'], strict=True))
+  answers = [
+    (row, logits)
+    for row in summary_lib.teachers(summary)
+    for name, logits in kept.items()
+    if name in row['ids']
+  ]
+  counts = {
+    row['label']: float(np.mean(peaks.count(logits))) for row, logits in answers
+  }
+  if not answers or responses is None:
+    return draw.Figure(
+      'What a thief sees', 'logits', None, '', '', words.NO_LOGITS
+    )
+  title = words.logits_title(counts, len(responses['label']))
+  return draw.Figure(
+    heading='What a thief sees',
+    name='logits',
+    draw=functools.partial(panels, responses, answers),
+    title=title,
+    alt=f'{title}. {words.LOGITS_ALT}',
+    caption=f'{title}: {words.LOGITS}',
+  )
+
+
+def panels(
+  responses: Mapping[str, np.ndarray], answers: _Answers
+) -> list[mpl_figure.Figure]:
+  """One for each teacher: its answers to a few images."""
+  picked = _pick(responses['label'])
+  return [_panel(responses, picked, *answer) for answer in answers]
+
+
+def _pick(labels: np.ndarray) -> np.ndarray:
+  """Indices of a few images, of as many classes as possible, by class."""
+  _, first = np.unique(labels, return_index=True)
+  rest = np.setdiff1d(np.arange(len(labels)), first)
+  picked = np.concatenate([first, rest])[:_MAX_IMAGES]
+  return picked[np.argsort(labels[picked], kind='stable')]
+
+
+def _panel(
+  responses: Mapping[str, Any], picked: np.ndarray, row: Row, logits: np.ndarray
+) -> mpl_figure.Figure:
+  panel = draw.panel(0.7 + 0.66 * len(picked))
+  grid = panel.subplots(
+    len(picked), 3, width_ratios=[0.36, 1, 1], squeeze=False
+  )
+  draw.heading(panel, f'{row["label"]} teacher', row['color'])
+  names = [str(name) for name in responses['class_names']]
+  labels = responses['label'][picked]
+  for axes, image, label in zip(
+    grid[:, 0], responses['image'][picked], labels, strict=True
+  ):
+    _draw_image(axes, image, names[label])
+  color = draw.COLORS[row['color']]
+  # A class that is withheld has no bar.
+  served = np.where(losses.is_withheld(logits), np.nan, logits)
+  columns = ('Logits', served), ('Probabilities', _softmax(logits))
+  for i, (told, values) in enumerate(columns, 1):
+    _draw_column(grid[:, i], values[picked], labels, color)
+    grid[0, i].set_title(
+      told, size=9, weight='normal', color=draw.COLORS['muted']
+    )
+    _name_classes(grid[:, i], names)
+  return panel
+
+
+def _draw_image(axes: mpl_axes.Axes, image: np.ndarray, name: str) -> None:
+  if image.shape[-1] == 1:
+    image = np.repeat(image, 3, axis=-1)
+  axes.imshow(image, interpolation='nearest')
+  axes.set_xticks([])
+  axes.set_yticks([])
+  axes.spines['bottom'].set_visible(False)
+  name = name if len(name) <= 12 else f'{name[:11]}…'
+  axes.set_xlabel(name, loc='left', color=draw.COLORS['ink'], labelpad=2)
+
+
+def _draw_column(
+  column: np.ndarray, values: np.ndarray, labels: np.ndarray, color: str
+) -> None:
+  """Bars for every picked image, all on one scale."""
+  classes = np.arange(values.shape[1])
+  many = len(classes) > _MAX_NAMED
+  low, high = min(np.nanmin(values), 0.0), max(np.nanmax(values), 0.0)
+  margin = 0.06 * (high - low)
+  for axes, row, true in zip(column, values, labels, strict=True):
+    bars = axes.bar(
+      classes,
+      row,
+      width=0.8,
+      color=color,
+      alpha=0.42,
+      # With hundreds of classes a bar is thinner than a pixel without an edge.
+      edgecolor=color,
+      linewidth=0.8 if many else 0,
+    )
+    bars[true].set(alpha=1.0, zorder=3)
+    if many:
+      bars[true].set_linewidth(1.8)
+    axes.axhline(0, color=draw.COLORS['line'], linewidth=0.8)
+    axes.set_ylim(low - (margin if low < 0 else 0), high + margin)
+    axes.locator_params(axis='y', nbins=3)
+    axes.tick_params(labelsize=8, pad=2)
+    axes.spines['bottom'].set_visible(False)
+    axes.grid(axis='y')
+
+
+def _name_classes(column: np.ndarray, names: list[str]) -> None:
+  """Marks the classes, under the last picture of a column alone."""
+  for axes in column:
+    axes.set_xlim(-0.7, len(names) - 0.3)
+  for axes in column[:-1]:
+    axes.set_xticks([])
+  fits = max(map(len, names)) <= _MAX_NAME_CHARS
+  if len(names) <= _MAX_NAMED:
+    column[-1].set_xticks(range(len(names)), names if fits else None)
+  column[-1].set_xlabel('Class' if fits else 'Class number', labelpad=2)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+  """Probabilities at temperature 1: what a client of the model is shown."""
+  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+  return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,188 @@
+"""How many peaks a teacher's answers have, and how sure they are.
+
+Ma et al. (2021), arXiv:2105.07381, section 4.3, look at the answers to a few
+images; here the same is counted over a whole test set.
+"""
+
+import functools
+import statistics as statistics_lib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import figure as mpl_figure
+
+from undistillable import losses
+from undistillable.report import draw, words
+from undistillable.report.summary import NUM_COLORS
+
+# A peak is a class above this share of the way from the mean to the top.
+_SHARE = 0.5
+
+# {name of a teacher: what `statistics` returned for each seed}.
+ByName = Mapping[str, Sequence[Mapping[str, Any]]]
+BARS = ('1', '2', '3', '4', '5 or more')
+
+
+def count(logits: npt.ArrayLike) -> np.ndarray:
+  """Classes at least half as far above the mean logit as the highest.
+
+  Adding a constant to all logits of an image or scaling them changes nothing.
+
+  Args:
+    logits: float[N, K].
+
+  Returns:
+    int[N], from 1 to K; K where all logits are equal.
+  """
+  z = np.asarray(logits, np.float64)
+  served = z >= 0.5 * losses.WITHHELD  # The others have no logit.
+  top = z.max(axis=1, keepdims=True)
+  # Not below 0: the mean of equal numbers may round to above them.
+  height = np.maximum(top - z.mean(axis=1, keepdims=True, where=served), 0.0)
+  return np.sum(served & (top - z <= (1 - _SHARE) * height), axis=1)
+
+
+def statistics(
+  logits: npt.ArrayLike, labels: npt.ArrayLike, temperature: float
+) -> dict[str, Any]:
+  """Peaks, entropies and the place of the true class, over all images.
+
+  Args:
+    logits: float[N, K].
+    labels: int[N].
+    temperature: tau of a distilling student, for a second entropy.
+
+  Returns:
+    Plain JSON: `num_images`, `temperature`; `mean_peaks` and `histogram`, of
+    which entry i is the number of images with i + 1 peaks; `entropy` and
+    `entropy_at_temperature`, means in nats of softmax(z) and softmax(z /
+    tau); `mean_rank` of the true class (1 is the top, ties in the order of
+    argmax) and `top_share`, how often it is 1, in percent, which is the test
+    accuracy; `mean_top_probability` at temperature 1.
+
+  Raises:
+    ValueError: for shapes that do not fit, a temperature of 0 or below, or
+      logits that are not finite.
+
+  Example:
+    peaks.statistics([[9.0, 8.0, 0.0]], [0], 4.0)['mean_peaks']  # 2.0
+  """
+  z, y = _checked(logits, labels, temperature)
+  num_peaks = count(z)
+  log_p = _log_softmax(z)
+  order = np.argsort(-z, axis=1, kind='stable')
+  rank = 1 + np.argmax(order == y[:, None], axis=1)
+  return {
+    'num_images': len(z),
+    'temperature': float(temperature),
+    'mean_peaks': float(num_peaks.mean()),
+    'histogram': np.bincount(num_peaks)[1:].tolist(),
+    'entropy': _mean_entropy(log_p),
+    'entropy_at_temperature': _mean_entropy(_log_softmax(z / temperature)),
+    'mean_rank': float(rank.mean()),
+    'top_share': 100 * float(np.mean(rank == 1)),
+    'mean_top_probability': float(np.exp(log_p.max(axis=1)).mean()),
+  }
+
+
+def _checked(
+  logits: npt.ArrayLike, labels: npt.ArrayLike, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """float64[N, K] and int[N], or an error that says what is wrong."""
+  z, y = np.asarray(logits, np.float64), np.asarray(labels)
+  if z.ndim != 2 or y.shape != z.shape[:1] or not z.size:
+    raise ValueError(
+      f'peaks: needs logits [N, K] and labels [N]; got {z.shape} and {y.shape}'
+    )
+  if not np.isfinite(z).all():
+    bad = int(np.sum(~np.isfinite(z).all(axis=1)))
+    raise ValueError(f'peaks: {bad} of {len(z)} images have logits not finite')
+  if y.min() < 0 or y.max() >= z.shape[1]:
+    raise ValueError(
+      f'peaks: labels must be 0 to {z.shape[1] - 1}; got {y.min()} to {y.max()}'
+    )
+  if not temperature > 0:
+    raise ValueError(f'peaks: temperature must be above 0; got {temperature}')
+  return z, y
+
+
+def _log_softmax(z: np.ndarray) -> np.ndarray:
+  z = z - z.max(axis=1, keepdims=True)
+  return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def _mean_entropy(log_p: np.ndarray) -> float:
+  """In nats, over float64[N, K]."""
+  return float(-np.sum(np.exp(log_p) * log_p, axis=1).mean())
+
+
+def figure(by_name: ByName) -> draw.Figure:
+  """Share of the test images by number of peaks, in bars side by side.
+
+  Args:
+    by_name: {'normal': [what `statistics` returns, one a seed], 'nasty':
+      [...]}. 'normal' is blue, others are protected teachers.
+  """
+  by_name = {name: found for name, found in by_name.items() if found}
+  means = {
+    name: statistics_lib.fmean(one['mean_peaks'] for one in found)
+    for name, found in by_name.items()
+  }
+  percent = {name: shares(found) for name, found in by_name.items()}
+  return draw.Figure(
+    heading='How many peaks',
+    name='peaks',
+    draw=functools.partial(panels, percent) if percent else None,
+    title=words.peaks_title(means),
+    alt=words.peaks_alt(means, percent, BARS),
+    caption=words.PEAKS if percent else words.NO_LOGITS,
+  )
+
+
+def shares(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
+  """Percent of images with 1, 2, 3, 4, 5 or more peaks: float[seeds, 5]."""
+  rows = np.zeros((len(found), len(BARS)))
+  for row, one in zip(rows, found, strict=True):
+    histogram = np.array(one['histogram'], float)
+    first = histogram[: len(BARS) - 1]
+    row[: len(first)] = first
+    row[-1] = histogram[len(BARS) - 1 :].sum()
+    row *= 100 / histogram.sum()
+  return rows
+
+
+def panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
+  """The bars of {name of a teacher: float[seeds, 5]}, and the legend."""
+  panel = draw.panel(2.6)
+  axes = panel.subplots()
+  width = 0.8 / len(percent)
+  looks: list[tuple[str, dict[str, Any]]] = []
+  for i, (name, values) in enumerate(percent.items()):
+    protected = [other for other in percent if other != 'normal']
+    color = draw.COLORS['normal']
+    if name != 'normal':
+      color = draw.COLORS[f'defense-{protected.index(name) % NUM_COLORS}']
+    at = np.arange(len(BARS)) + (i - (len(percent) - 1) / 2) * width
+    mean = values.mean(axis=0)
+    axes.bar(at, mean, 0.94 * width, color=color, linewidth=0)
+    for x, height, top in zip(at, mean, values.max(axis=0), strict=True):
+      axes.annotate(
+        f'{height:.0f}',
+        (x, top),
+        (0, 4),
+        textcoords='offset points',
+        ha='center',
+      )
+    if len(values) > 1:
+      beside = np.broadcast_to(at, values.shape)
+      draw.seeds(axes, list(beside.flat), list(values.flat))
+    looks.append((f'{name} teacher', {'color': color, 'linewidth': 6}))
+  axes.set_xticks(range(len(BARS)), BARS)
+  axes.set_xlabel('Peaks in the answer to an image', loc='left')
+  axes.set_ylim(0, 108)
+  axes.set_yticks(range(0, 101, 20))
+  axes.set_ylabel('Test images (%)')
+  axes.grid(axis='y')
+  return [panel, draw.legend(looks)]

@@ -1,0 +1,254 @@
+"""How accurate teachers and students are as one setting is swept.
+
+The ablations of Ma et al. (2021), arXiv:2105.07381, section 4.3, as small
+multiples: one panel a network, all on one scale of accuracy.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import axes as mpl_axes, figure as mpl_figure
+
+from undistillable.report import draw, stats, sweeps, words
+from undistillable.report.summary import NUM_COLORS
+
+# {'panel', 'name', 'color', 'points': {x: Stat}}; a line that does not depend
+# on what is swept has one point, at None.
+Line = dict[str, Any]
+
+# Steps more uneven than this are drawn evenly: 1, 2, 4, ..., 20 on a linear
+# axis would squeeze half of the points into a tenth of it.
+_MAX_STEP_RATIO = 3.0
+_MIN_SPAN = 5.0  # Accuracy points: noise must not fill the figure.
+_MAX_CHARS = 34  # Of the labels below a panel, before they are slanted.
+
+
+def figure(
+  cells: Sequence[sweeps.Cell],
+  heading: str,
+  x_label: str,
+  *,
+  log_x: bool = False,
+) -> draw.Figure:
+  """Test accuracy by a setting: mean, band of one deviation, every seed.
+
+  Args:
+    cells: see `sweeps.collect`. Words for x make separate marks, not lines.
+    heading: of the figure.
+    x_label: what is swept.
+    log_x: x grows by factors. Its values are then drawn at even distances,
+      which unlike a logarithmic axis has a place for 0.
+  """
+  lines = lines_of(cells)
+  return draw.Figure(
+    heading=heading,
+    name='sweep',
+    draw=functools.partial(panels, lines, x_label, log_x) if lines else None,
+    title=f'Test accuracy of each network by {x_label}',
+    alt=words.sweep_alt(lines, x_label),
+    caption=words.sweep(lines) if lines else words.NO_ACCURACY,
+  )
+
+
+def lines_of(cells: Sequence[sweeps.Cell]) -> list[Line]:
+  """A panel for the teachers and each student, a line for each teacher."""
+  owners = [cell for cell in cells if cell['role'] == 'teacher']
+  protected = {c['model'] for c in owners if c['kind'] == 'protected'}
+  defenses = list(
+    dict.fromkeys(c['defense'] for c in cells if c['kind'] == 'protected')
+  )
+  lines: dict[tuple[str, str], Line] = {}
+  for cell in cells:
+    student = cell['role'] == 'student'
+    if not student and cell['model'] not in protected:
+      continue  # An adversary of another kind, which nobody learns from.
+    color = cell['kind']
+    if color == 'protected':
+      color = f'defense-{defenses.index(cell["defense"]) % NUM_COLORS}'
+    name = words.line_name(cell)
+    for panel in _panels_of(cell, cells) if student else ['Teachers']:
+      line = {'panel': panel, 'name': name, 'color': color, 'points': {}}
+      points = lines.setdefault((panel, name), line)['points']
+      points[cell['x']] = cell['accuracy']
+  return list(lines.values())
+
+
+def _panels_of(cell: sweeps.Cell, cells: Sequence[sweeps.Cell]) -> list[str]:
+  """Of a student: one for each attack, where there are several."""
+  robbers = [c for c in cells if c['role'] == 'student' and c['defense']]
+  panel = f'Student {cell["model"]}'
+  if len({c.get('attack') for c in robbers}) < 2:
+    return [panel]
+  mine = [cell] if cell['defense'] else robbers
+  attacks = dict.fromkeys(
+    c.get('attack') for c in mine if c['model'] == cell['model']
+  )
+  return [f'{panel} by {attack}' for attack in attacks] or [panel]
+
+
+def panels(
+  lines: Sequence[Line], x_label: str, log_x: bool = False
+) -> list[mpl_figure.Figure]:
+  """The teachers if they are shown, one for each student, and the legend."""
+  xs = values(lines)
+  at = places(xs, log_x)
+  limits = _limits(lines)
+  if not is_to_scale(xs, at):
+    x_label += ' (not to scale)'
+  shown = []
+  for name in dict.fromkeys(line['panel'] for line in lines):
+    panel = draw.panel(2.4)
+    axes = panel.subplots()
+    chosen = [line for line in lines if line['panel'] == name]
+    _draw_panel(axes, chosen, xs, at)
+    axes.set_title(name)
+    axes.set_xlabel(x_label, loc='left')
+    axes.set_ylabel('Test accuracy (%)')
+    axes.set_ylim(*limits)
+    shown.append(panel)
+  looks = {line['name']: _look(line) for line in lines}
+  return [*shown, draw.legend(list(looks.items()))]
+
+
+def is_level(line: Line) -> bool:
+  """Whether a line is one number whatever x is."""
+  return list(line['points']) == [None]
+
+
+def values(lines: Iterable[Line]) -> list[Any]:
+  """Every x of the sweep: numbers in order, words as they come."""
+  found = dict.fromkeys(x for line in lines for x in line['points'])
+  found.pop(None, None)
+  return list(found) if are_words(found) else sorted(found)
+
+
+def are_words(xs: Iterable[Any]) -> bool:
+  """Whether x is a choice, which has no order and no distances."""
+  return any(isinstance(x, str) for x in xs)
+
+
+def places(xs: Sequence[Any], log_x: bool) -> list[float]:
+  """Where each x stands: to scale, or evenly where that reads better."""
+  if not (log_x or are_words(xs)) and len(xs) > 1:
+    steps = np.diff(xs)
+    if max(steps) <= _MAX_STEP_RATIO * min(steps):
+      return [float(x) for x in xs]
+  return [float(i) for i in range(len(xs))]
+
+
+def is_to_scale(xs: Sequence[Any], at: Sequence[float]) -> bool:
+  """Whether distances on the axis are those of the numbers."""
+  if are_words(xs) or len(xs) < 3:
+    return True
+  return math.isclose(
+    (at[1] - at[0]) * (xs[-1] - xs[0]), (at[-1] - at[0]) * (xs[1] - xs[0])
+  )
+
+
+def _limits(lines: Iterable[Line]) -> tuple[float, float]:
+  """From the lowest seed or band to the highest, with some air."""
+  ends: list[float] = []
+  for line in lines:
+    for accuracy in line['points'].values():
+      mean, spread = accuracy['mean'], stats.spread(accuracy)
+      ends += [mean - spread, mean + spread, *accuracy['by_seed'].values()]
+  middle = (min(ends) + max(ends)) / 2
+  half = max(1.12 * (max(ends) - min(ends)), _MIN_SPAN) / 2
+  return middle - half, middle + half
+
+
+def _look(line: Line) -> dict[str, Any]:
+  """Colour, and dashes for what stands alone or does not move."""
+  level = is_level(line)
+  return {
+    'color': draw.COLORS[line['color']],
+    'linestyle': '--' if level or line['color'] == 'control' else '-',
+    'linewidth': 1.6,
+    'marker': None if level else 'o',
+    'markersize': 4.5,
+  }
+
+
+def _draw_panel(
+  axes: mpl_axes.Axes,
+  lines: Sequence[Line],
+  xs: Sequence[Any],
+  at: Sequence[float],
+) -> None:
+  """All lines of one panel, those of words as marks side by side."""
+  words_ = are_words(xs)
+  moved = [line for line in lines if not is_level(line)]
+  for line in lines:
+    look = _look(line)
+    if is_level(line):
+      _draw_level(axes, line['points'][None], look)
+      continue
+    side = 0.14 * (moved.index(line) - (len(moved) - 1) / 2) if words_ else 0.0
+    if words_:
+      look['linestyle'] = 'none'
+    _draw(axes, line['points'], xs, [place + side for place in at], look)
+  labels = [x if words_ else f'{x:g}' for x in xs]
+  slanted = sum(map(len, labels)) > _MAX_CHARS
+  axes.set_xticks(
+    at,
+    labels,
+    rotation=30 if slanted else 0,
+    ha='right' if slanted else 'center',
+    rotation_mode='anchor',
+  )
+  if at:
+    margin = 0.5 if words_ else 0.06 * (at[-1] - at[0]) or 0.5
+    axes.set_xlim(at[0] - margin, at[-1] + margin)
+  axes.grid(axis='y')
+
+
+def _draw_level(
+  axes: mpl_axes.Axes, accuracy: stats.Stat, look: Mapping[str, Any]
+) -> None:
+  """A line across the whole panel."""
+  mean, spread = accuracy['mean'], stats.spread(accuracy)
+  axes.axhline(mean, **look)
+  if spread > 0:
+    ends = mean - spread, mean + spread
+    axes.axhspan(*ends, color=look['color'], alpha=0.13, linewidth=0)
+
+
+def _draw(
+  axes: mpl_axes.Axes,
+  points: Mapping[Any, stats.Stat],
+  xs: Sequence[Any],
+  at: Sequence[float],
+  look: Mapping[str, Any],
+) -> None:
+  """One line, with a gap where there is no run."""
+  color, joined = look['color'], look['linestyle'] != 'none'
+  there = np.array([x in points for x in xs])
+  mean = np.array([points[x]['mean'] if x in points else np.nan for x in xs])
+  spread = np.array(
+    [stats.spread(points[x]) if x in points else np.nan for x in xs]
+  )
+  axes.plot(at, mean, **look)
+  if joined and np.nanmax(spread) > 0:
+    axes.fill_between(
+      at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0
+    )
+  # The spread is a bar where no neighbour gives it a band.
+  beside = np.zeros_like(there)
+  if joined:
+    beside[1:] |= there[:-1]
+    beside[:-1] |= there[1:]
+  lone = there & ~beside & (spread > 0)
+  if lone.any():
+    axes.errorbar(
+      np.array(at)[lone], mean[lone], spread[lone], fmt='none', ecolor=color
+    )
+  seeds = [
+    (place, accuracy)
+    for place, x in zip(at, xs, strict=True)
+    if x in points
+    for accuracy in points[x]['by_seed'].values()
+  ]
+  axes.plot(*zip(*seeds, strict=True), '.', color=color, alpha=0.45, ms=4)

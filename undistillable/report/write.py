@@ -1,0 +1,105 @@
+"""Writes the report of a study: figures, report.md and report.html.
+
+Everything is derived from `results.json` and the files of the runs, so a
+report can be written again at any time.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from undistillable.report import (
+  accuracy,
+  answer as answer_lib,
+  conduct,
+  curves,
+  document,
+  draw,
+  logits,
+  responses,
+  summary as summary_lib,
+  table,
+  words,
+)
+
+
+def write(
+  results: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  *,
+  folder: str | os.PathLike[str] | None = None,
+  command: str = '',
+  answer: answer_lib.Answer | None = None,
+  figures: Sequence[draw.Figure] | None = None,
+) -> None:
+  """Writes figures/*.png, report.md and report.html.
+
+  What a study does not have (responses, metrics, students, seeds) is left out
+  with a line that says so. Every file is replaced whole or not at all.
+
+  Args:
+    results: the study's `{"runs": [...], "environment": {...}}`. A summary in
+      it is not read but made anew.
+    workdir: with `runs/<id>/metrics.jsonl` where they exist.
+    folder: where the report goes, with `responses.npz` where it exists;
+      default: the workdir.
+    command: what was typed to run the study; shown in the report.
+    answer: what it says first; default: how undistillable the teachers are.
+    figures: default: those of the main job.
+
+  Example:
+    results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
+    write.write(results, workdir, command='python -m undistillable.main ...')
+  """
+  workdir = pathlib.Path(workdir)
+  folder = workdir if folder is None else pathlib.Path(folder)
+  summary = summary_lib.summarize(results['runs'])
+  if figures is None:
+    figures = main_figures(summary, results['runs'], workdir, folder)
+  if answer is None:
+    answer = answer_lib.Answer(
+      answer_lib.title(summary),
+      summary['headline'],
+      summary['sentence'],
+      summary['tone'],
+    )
+  parts = [
+    *answer.details,
+    document.Heading('Result'),
+    table.block(summary),
+    *(document.Text(note, 'note') for note in summary['notes']),
+    *(block for shown in figures for block in draw.render(shown, folder)),
+    *conduct.blocks(results, command),
+  ]
+  said = answer.title, answer.headline, answer.sentence
+  text = document.markdown(*said, parts)
+  draw.replace(folder / 'report.md', text.encode('utf-8'))
+  text = document.page(
+    *said,
+    parts,
+    eyebrow=words.eyebrow(summary, results.get('environment') or {}),
+    tone=answer.tone,
+  )
+  draw.replace(folder / 'report.html', text.encode('utf-8'))
+
+
+def main_figures(
+  summary: summary_lib.Summary,
+  entries: Sequence[Mapping[str, Any]],
+  workdir: pathlib.Path,
+  folder: pathlib.Path,
+) -> list[draw.Figure]:
+  """Accuracy, what a thief sees, learning curves.
+
+  Args:
+    summary: of the entries; see `summary.summarize`.
+    entries: of the study.
+    workdir: with `runs/<id>/metrics.jsonl`.
+    folder: of the report, with `responses.npz`.
+  """
+  return [
+    accuracy.figure(summary),
+    logits.figure(summary, responses.read(folder)),
+    curves.figure(summary, curves.read(workdir, entries)),
+  ]

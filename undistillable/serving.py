@@ -1,0 +1,79 @@
+"""What the owner of a network lets its clients see of its answers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from undistillable import losses, method, state as state_lib
+
+PARENTS = 'parents'  # The key of the parents' variables in those of a teacher.
+
+
+class Network(NamedTuple):
+  """A frozen network with its variables: `network(images) -> logits`."""
+
+  module: nn.Module
+  variables: state_lib.PyTree
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    return method.frozen_fn(self.module)(self.variables, images)
+
+
+class Query(NamedTuple):
+  """A client's question, and what the owner knows of it.
+
+  Attributes:
+    images: float[B, H, W, C].
+    logits: float[B, K], of the network that is served.
+    parents: {role: network}, the others that the defense reads.
+  """
+
+  images: jax.Array
+  logits: jax.Array
+  parents: Mapping[str, Network]
+
+
+# (Query, settings) -> log-scores float[B, K]
+ServeFn = Callable[[Query, Any], jax.Array]
+
+
+def answer_fn(
+  model: nn.Module,
+  serve: ServeFn | None = None,
+  settings: Any = None,
+  parents: Mapping[str, nn.Module] | None = None,
+) -> method.ApplyFn:
+  """What a client of a network is answered.
+
+  Args:
+    model: the network.
+    serve: see `defenses`; None serves the logits as they are.
+    settings: of the defense.
+    parents: modules of the other networks that `serve` reads, by role.
+
+  Returns:
+    `(variables, images) -> float[B, K]`, without gradients. Beside those of
+    the network, variables['parents'] holds the variables of its parents.
+
+  Example:
+    >>> from undistillable import models
+    >>> from undistillable.defenses import stingy
+    >>> model = models.get_model('cnn8', 10)
+    >>> served = answer_fn(model, stingy.serve, stingy.Settings())
+  """
+  logits_fn, parents = method.frozen_fn(model), dict(parents or {})
+  if serve is None:
+    return logits_fn
+
+  def answer(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
+    known = variables.get(PARENTS, {})
+    query = Query(
+      images,
+      logits_fn(variables, images),
+      {k: Network(v, known[k]) for k, v in parents.items() if k in known},
+    )
+    return jax.lax.stop_gradient(losses.finite(serve(query, settings)))
+
+  return answer

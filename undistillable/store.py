@@ -1,0 +1,233 @@
+"""What a workdir holds: the runs, their networks and images, and their data."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from undistillable import (
+  checkpoints,
+  data,
+  errors,
+  evaluate,
+  parallel,
+  programs,
+  runs,
+  serving,
+  writers,
+)
+from undistillable.attacks import synthesis
+
+Arrays = Mapping[str, np.ndarray]  # image uint8[N, H, W, C], label int32[N]
+
+
+class Task(NamedTuple):
+  """The parts of a data set.
+
+  Attributes:
+    train: what is learned from.
+    val: a part of the training set, held out; may be empty.
+    test: read once, when a run is finished.
+    class_names: one a class.
+  """
+
+  train: Arrays
+  val: Arrays
+  test: Arrays
+  class_names: tuple[str, ...]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+
+def load_task(
+  settings: Mapping[str, Any], data_dir: str | os.PathLike | None = None
+) -> Task:
+  """Loads a data set and holds out its validation part.
+
+  Args:
+    settings: name, limit, val_fraction and val_seed, as in `Run.judged_on`.
+    data_dir: see `data.load`.
+
+  Raises:
+    errors.InputError: see `data.load`.
+  """
+  loaded = data.load(settings['name'], data_dir=data_dir)
+  try:
+    train, test = (
+      _at_most(split, settings['limit'])
+      for split in (loaded.train, loaded.test)
+    )
+    train, val = data.hold_out(
+      train, settings['val_fraction'], settings['val_seed']
+    )
+  except ValueError as error:
+    raise errors.InputError(f'{settings["name"]}: {error}') from error
+  return Task(train, val, test, loaded.class_names)
+
+
+def _at_most(split: Arrays, limit: int | None) -> Arrays:
+  """The same `limit` examples at every call, each class in proportion."""
+  number = len(split['label'])
+  if limit is None or limit >= number:
+    return split
+  return data.take_fraction(split, limit / number, seed=0)
+
+
+class Store:
+  """A workdir. Everything is loaded when it is needed."""
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    data_dir: str | None = None,
+    eval_batch_size: int = 256,
+  ):
+    """Loads nothing yet.
+
+    Args:
+      workdir: the study's folder.
+      data_dir: see `data.load`.
+      eval_batch_size: over all devices.
+    """
+    self.workdir = workdir
+    self.eval_batch_size = eval_batch_size
+    self._data_dir = data_dir
+    # The last few: the teachers of all seeds serve students in turn.
+    self.variables = functools.lru_cache(maxsize=8)(self._variables)
+    self._load_task = functools.lru_cache(maxsize=2)(
+      lambda settings: load_task(json.loads(settings), data_dir)
+    )
+
+  def task(self, settings: Mapping[str, Any]) -> Task:
+    """A data set; see `load_task`."""
+    keys = ('name', 'limit', 'val_fraction', 'val_seed')
+    return self._load_task(json.dumps({key: settings[key] for key in keys}))
+
+  def examples(self, run: runs.Run) -> Arrays:
+    """What a run is trained on; of no data, only how many there would be."""
+    if 'images' in run.parents:
+      return self.images(run.parents['images'])
+    if run.num_made is not None:
+      return {'label': np.zeros(run.num_made, np.int32)}
+    settings = run.learns_from
+    train = self.task(settings).train
+    if settings['fraction'] < 1:
+      try:
+        train = data.take_fraction(train, settings['fraction'], run.seed)
+      except ValueError as error:
+        raise errors.InputError(f'fraction: {error}') from error
+    if run.access_to_data == 'foreign':  # Their own labels mean nothing here.
+      train = {**train, 'label': np.full_like(train['label'], -1)}
+    return train
+
+  def num_examples(self, run: runs.Run) -> int:
+    """How many a run sees in an epoch, its parents finished or not."""
+    return run.num_made or len(self.examples(run)['label'])
+
+  def program(self, run: runs.Run) -> programs.Program:
+    """The functions of a run."""
+    return programs.build(run, self.num_examples(run))
+
+  def num_steps(self, run: runs.Run) -> int:
+    """Steps of the whole training of a run; 0 where nothing is trained."""
+    if run.init_from or self.program(run).method is None:
+      return 0
+    per_epoch = self.num_examples(run) // run.recipe['batch_size']
+    return run.recipe['epochs'] * per_epoch
+
+  def folder(self, run: runs.Run) -> pathlib.Path:
+    """Where a run is kept."""
+    return self.workdir / 'runs' / run.id
+
+  def claim(self, run: runs.Run) -> pathlib.Path:
+    """The folder of a run, made where it is missing.
+
+    Raises:
+      errors.InputError: it holds a run of another config.
+    """
+    folder = self.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / 'config.json'
+    if not path.exists():
+      writers.write_json(path, run.config)
+    elif writers.read_json(path) != run.config:
+      raise errors.InputError(
+        f'{path} is not the config that its folder is named after; delete the '
+        'folder to train that network again, or choose another --workdir'
+      )
+    return folder
+
+  def result(self, run: runs.Run) -> dict[str, Any] | None:
+    """What a finished run wrote; None for any other."""
+    path = self.folder(run) / 'result.json'
+    if not path.exists():
+      return None
+    self.claim(run)
+    return writers.read_json(path)
+
+  def images(self, run: runs.Run) -> Arrays:
+    """What finished runs have made up, the last of them `run`."""
+    sets = [
+      synthesis.as_arrays(self.variables(one), one.normalization)
+      for one in run.chain
+    ]
+    return {
+      key: np.concatenate([found[key] for found in sets]) for key in sets[0]
+    }
+
+  def frozen(self, run: runs.Run) -> dict[str, Any]:
+    """The variables that the method of a run reads, by role."""
+    return {
+      role: self.variables(parent)
+      for role, parent in run.parents.items()
+      if role != 'images'
+    }
+
+  def answers(
+    self,
+    run: runs.Run,
+    arrays: Arrays,
+    prepare: parallel.PrepareFn | None = None,
+    variables: Any = None,
+  ) -> np.ndarray:
+    """What a client of a network is answered.
+
+    Args:
+      run: of the network.
+      arrays: the images that are asked about.
+      prepare: default: as the run prepares them for testing.
+      variables: default: those of the finished run.
+
+    Returns:
+      float32[N, K].
+    """
+    return evaluate.predict(
+      programs.answer_fn(run),
+      self.variables(run) if variables is None else variables,
+      arrays,
+      prepare or self.program(run).prepare_test,
+      batch_size=self.eval_batch_size,
+    )
+
+  def extras(self, run: runs.Run) -> dict[str, Any]:
+    """What is needed, beside its own variables, to serve a network."""
+    if not hasattr(run.module, 'serve'):
+      return {}
+    parents = self.frozen(run)
+    if self.program(run).method is None:
+      del parents['normal']  # That is the network which is served.
+    return {serving.PARENTS: parents}
+
+  def _variables(self, run: runs.Run) -> dict[str, Any]:
+    """What a finished run left, and what serving it takes besides."""
+    if self.program(run).method is None:
+      own = self.variables(run.parents['normal'])
+    else:
+      own = checkpoints.load_variables(self.folder(run))
+    return {**own, **self.extras(run)}
