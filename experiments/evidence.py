@@ -5,13 +5,13 @@ None where that lacks what it needs. To lose, gain, rise and fall mean: by more
 than one standard error of the mean over seeds, seed by seed.
 """
 
-from experiments import measure, varied
+from experiments import comparisons, varied
 from undistillable.models import __main__ as sizes
 from undistillable.report import entries, stats, summary, sweeps
 from undistillable.report.words import plus_minus
 
-Results = measure.Results
-Found = measure.Found
+Results = comparisons.Results
+Found = comparisons.Found
 
 _MAX_COST = 2.0  # Points; 'at most about 2'.
 _MIN_PEAKS = 1.5  # A mean of fewer is one peak, of more several.
@@ -29,8 +29,8 @@ def teacher_cost(results: Results) -> Found:
   }
   if not costs:
     return None
-  holds = all(measure.at_most(cost, _MAX_COST) for cost in costs.values())
-  return holds, measure.listed('Points lost:', costs, sign='+')
+  holds = all(comparisons.at_most(cost, _MAX_COST) for cost in costs.values())
+  return holds, comparisons.listed('Points lost:', costs, sign='+')
 
 
 def normal_gain(results: Results) -> Found:
@@ -39,12 +39,12 @@ def normal_gain(results: Results) -> Found:
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
-  return holds, measure.listed('Against training alone:', gains, sign='+')
+  return holds, comparisons.listed('Against training alone:', gains, sign='+')
 
 
 def nasty_loss(results: Results) -> Found:
   """Claim 3: every student of a nasty teacher loses."""
-  return measure.all_lose(_differences(results, 'protected'))
+  return comparisons.all_lose(_differences(results, 'protected'))
 
 
 def weaker_lose_more(results: Results) -> Found:
@@ -62,13 +62,13 @@ def weaker_lose_more(results: Results) -> Found:
     return None
   thefts.sort(key=lambda row: alone[row['name']]['mean'])
   weak, strong = thefts[0], thefts[-1]
-  level = measure.paired(alone[strong['name']], alone[weak['name']])
+  level = comparisons.paired(alone[strong['name']], alone[weak['name']])
   if stats.verdict(level) != 'gain':
     thefts.sort(key=lambda row: sizes.size(row['model']).parameters)
     weak, strong = thefts[0], thefts[-1]
-  more = measure.paired(weak['difference'], strong['difference'])
+  more = comparisons.paired(weak['difference'], strong['difference'])
   ends = {row['model']: row['difference'] for row in (weak, strong)}
-  text = measure.listed('Against training alone:', ends, sign='+')
+  text = comparisons.listed('Against training alone:', ends, sign='+')
   return stats.verdict(more) == 'loss', text
 
 
@@ -81,18 +81,18 @@ def self_loss(results: Results) -> Found:
     for row in _thefts(results)
     if models[row['teacher']] == row['model']
   }
-  return measure.all_lose(found)
+  return comparisons.all_lose(found)
 
 
 def peaks(results: Results) -> Found:
   """Claim 6: one peak on average, or several."""
   normal, nasty = (
-    measure.measured(results, name, 'mean_peaks')
+    comparisons.measured(results, name, 'mean_peaks')
     for name in ('normal', 'nasty')
   )
   if normal is None or nasty is None:
     return None
-  rises = stats.verdict(measure.paired(nasty, normal)) == 'gain'
+  rises = stats.verdict(comparisons.paired(nasty, normal)) == 'gain'
   holds = normal['mean'] < _MIN_PEAKS <= nasty['mean'] and rises
   return holds, (
     f'Peaks an image: normal {plus_minus(normal)}, nasty {plus_minus(nasty)}.'
@@ -104,13 +104,13 @@ def separation(results: Results) -> Found:
   found: dict[tuple[str, str], tuple[stats.Stat, stats.Stat]] = {}
   for kind in ('features', 'logits'):
     for key in ('neighbor_accuracy', 'silhouette'):
-      normal = measure.measured(results, f'normal_{kind}', key)
-      nasty = measure.measured(results, f'nasty_{kind}', key)
+      normal = comparisons.measured(results, f'normal_{kind}', key)
+      nasty = comparisons.measured(results, f'nasty_{kind}', key)
       if normal is None or nasty is None:
         return None
       found[kind, key] = nasty, normal
   change = {
-    what: abs(measure.paired(*pair)['mean']) for what, pair in found.items()
+    what: abs(comparisons.paired(*pair)['mean']) for what, pair in found.items()
   }
   alike = change['features', 'neighbor_accuracy'] <= _ALIKE
   strongly = change['logits', 'silhouette'] >= max(
@@ -148,10 +148,12 @@ def adversaries(results: Results) -> Found:
     for cell in others
     if cell['role'] == 'teacher' and cell['difference']
   }
-  judged = measure.all_lose(found)
+  judged = comparisons.all_lose(found)
   if judged is None or not costs:
     return judged
-  return judged[0], f'{judged[1]} {measure.listed("Teacher", costs, sign="+")}'
+  return judged[
+    0
+  ], f'{judged[1]} {comparisons.listed("Teacher", costs, sign="+")}'
 
 
 def omega(results: Results) -> Found:
@@ -162,48 +164,51 @@ def omega(results: Results) -> Found:
   if len(teachers) < 2 or not teachers[-1]['difference']:
     return None
   last = teachers[-1]
-  trends = measure.trends([c for c in protected if c['role'] == 'student'])
+  trends = comparisons.trends([c for c in protected if c['role'] == 'student'])
   if not trends:
     return None
   holds = stats.verdict(last['difference']) == 'loss' and all(
     fell for fell, _ in trends.values()
   )
+  told = comparisons.told(trends, 'omega')
   return holds, (
     f'At omega {last["x"]:g} the teacher has '
-    f'{plus_minus(last["difference"], "+")}. {measure.told(trends, "omega")}'
+    f'{plus_minus(last["difference"], "+")}. {told}'
   )
 
 
 def temperature(results: Results) -> Found:
   """Claim 10: the difference falls as tau_S rises."""
-  trends = measure.trends(
-    measure.attacked(results, varied.setting('temperature'))
+  trends = comparisons.trends(
+    comparisons.attacked(results, varied.setting('temperature'))
   )
   if not trends:
     return None
-  return all(fell for fell, _ in trends.values()), measure.told(
+  return all(fell for fell, _ in trends.values()), comparisons.told(
     trends, 'temperature'
   )
 
 
 def alpha(results: Results) -> Found:
   """Claim 11: it falls as alpha rises, and is a loss everywhere."""
-  cells = measure.attacked(results, varied.setting('alpha'))
-  trends = measure.trends(cells)
+  cells = comparisons.attacked(results, varied.setting('alpha'))
+  trends = comparisons.trends(cells)
   if not trends:
     return None
   lost = all(stats.verdict(cell['difference']) == 'loss' for cell in cells)
   falls = all(fell for fell, _ in trends.values())
-  return lost and falls, measure.told(trends, 'alpha')
+  return lost and falls, comparisons.told(trends, 'alpha')
 
 
 def fraction(results: Results) -> Found:
   """Claim 12: nasty is worse than normal at every share."""
-  cells = [c for c in measure.attacked(results, varied.share) if c['effect']]
+  cells = [
+    c for c in comparisons.attacked(results, varied.share) if c['effect']
+  ]
   if len({cell['x'] for cell in cells}) < 2:
     return None
   holds = all(stats.verdict(cell['effect']) == 'loss' for cell in cells)
-  return holds, measure.listed(
+  return holds, comparisons.listed(
     'Nasty against normal:',
     {f'{c["model"]} at {100 * c["x"]:g} %': c['effect'] for c in cells},
     sign='+',
@@ -220,20 +225,20 @@ def data_free(results: Results) -> Found:
   if not effects:
     return None
   holds = all(
-    measure.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
+    comparisons.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
   )
-  return holds, measure.listed('Nasty against normal:', effects, sign='+')
+  return holds, comparisons.listed('Nasty against normal:', effects, sign='+')
 
 
 def inversion(results: Results) -> Found:
   """Claim 14: an independent classifier knows fewer of the nasty images."""
   normal, nasty = (
-    measure.measured(results, name, 'judge_accuracy', 'num_images')
+    comparisons.measured(results, name, 'judge_accuracy', 'num_images')
     for name in ('normal', 'nasty')
   )
   if normal is None or nasty is None:
     return None
-  holds = stats.verdict(measure.paired(nasty, normal)) == 'loss'
+  holds = stats.verdict(comparisons.paired(nasty, normal)) == 'loss'
   return holds, (
     'An independent classifier agrees with the labels of '
     f'{plus_minus(normal)} % of the images of the normal teacher, and of '

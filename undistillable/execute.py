@@ -65,7 +65,7 @@ def run_group(
     What is written to each result.json; of a run whose loss or whose answers
     are not finite, that it diverged.
   """
-  folders = [store.claim(run) for run in group]
+  folders = [store.open_folder(run) for run in group]
   first, program = group[0], store.program(group[0])
   outcomes: list[Any]
   if first.init_from:

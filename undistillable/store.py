@@ -145,7 +145,7 @@ class Store:
     """Where a run is kept."""
     return self.workdir / 'runs' / run.id
 
-  def claim(self, run: runs.Run) -> pathlib.Path:
+  def open_folder(self, run: runs.Run) -> pathlib.Path:
     """The folder of a run, made where it is missing.
 
     Raises:
@@ -168,7 +168,7 @@ class Store:
     path = self.folder(run) / 'result.json'
     if not path.exists():
       return None
-    self.claim(run)
+    self.open_folder(run)
     return writers.read_json(path)
 
   def images(self, run: runs.Run) -> Arrays:

@@ -92,7 +92,7 @@ def run(
   """
   planned = study.plan_fn(config)
   folder = workdir / study.name
-  _claim(config, folder, reuse_workdir)
+  _own_folder(config, folder, reuse_workdir)
   store = store_lib.Store(workdir, config.data_dir, config.eval_batch_size)
   results = _train(planned, store, config, study.go_on)
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
@@ -121,7 +121,7 @@ def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _claim(
+def _own_folder(
   config: ml_collections.ConfigDict, folder: pathlib.Path, reuse: bool
 ) -> None:
   """Keeps the report of one config from replacing that of another."""
