@@ -26,15 +26,20 @@ def plan_teachers(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 def pairs(
   runs: Sequence[runs_lib.Run],
 ) -> Iterator[tuple[runs_lib.Run, runs_lib.Run]]:
-  """(normal, protected) teachers of the first defense, by seed; finished."""
+  """(normal, nasty) teachers by seed, finished.
+
+  Where a config has no nasty ones, those of its first defense.
+  """
   protected = [
     run
     for run in runs
     if run.role == 'teacher' and 'normal' in run.compared_with
   ]
+  methods = [run.method for run in protected]
+  chosen = 'nasty' if 'nasty' in methods else next(iter(methods), None)
   for run in protected:
     twin = run.compared_with['normal']
-    if run.method == protected[0].method and twin in runs:
+    if run.method == chosen and twin in runs:
       yield twin, run
 
 

@@ -54,7 +54,11 @@ def renamed(text: str) -> str:
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a config that is not made from `base`."""
-  old = renamed(' '.join(f'.{name} ' for name in config))
+  # A method of one's own may be called defense, and has no name.
+  named = [
+    n for n in config if n == 'data_free' or 'name' in _fields(config[n])
+  ]
+  old = renamed(' '.join(f'.{name} ' for name in named))
   if old:
     raise errors.InputError(f'config: {old}')
   missing = [name for name in base() if name not in config]
@@ -63,6 +67,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'config: there is no field {missing[0]!r}; start from '
       'undistillable.config.base() and change what differs'
     )
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+  """The fields of a part of a config; none of a single value."""
+  return value if isinstance(value, ml_collections.ConfigDict) else {}
 
 
 def base() -> ml_collections.ConfigDict:
