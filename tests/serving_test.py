@@ -85,3 +85,9 @@ def test_a_class_that_is_withheld_is_served_as_a_finite_score(variables):
   assert np.isfinite(served).all()
   assert (served[:, 1] == losses.WITHHELD).all()
   assert (jax.nn.softmax(served)[:, 1] == 0).all()
+
+
+def test_an_answer_of_another_shape_is_refused(variables):
+  served = serving.answer_fn(MODEL, lambda query, _: query.logits[:, :1])
+  with pytest.raises(ValueError, match='expected one score a class'):
+    served(variables, IMAGES)

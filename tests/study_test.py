@@ -759,3 +759,22 @@ def test_a_served_network_of_a_file_is_one_for_all_seeds(tmp_path):
   changes = {'teacher.init_from': str(weights), 'defenses': ('stingy',)}
   planned = plan_lib.make(_config(seeds=(1, 2), **changes))
   assert sum(run.role == 'teacher' for run in planned) == 2
+
+
+@pytest.mark.parametrize(
+  ('declared', 'message'),
+  [
+    ({'ACCESS': 'label'}, "has ACCESS = 'label'; known: scores, labels, weig"),
+    ({'DATA': 'foriegn'}, "has DATA = 'foriegn'; known: own, foreign, none"),
+    ({'PARENTS': ('normal',)}, "has the parents .'normal'., but no plan"),
+  ],
+)
+def test_what_an_attack_declares_wrongly_is_refused(
+  monkeypatch, declared, message
+):
+  usual = {'PARENTS': ('teacher',), 'Settings': attacks.kd.Settings}
+  name = _own_module(
+    monkeypatch, 'my_package.sly', make=attacks.kd.make, **(usual | declared)
+  )
+  with pytest.raises(errors.InputError, match=message):
+    plan_lib.make(_config(attacks=(name,)))

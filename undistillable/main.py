@@ -92,9 +92,8 @@ def _parse(argv: list[str]) -> list[str]:
     reason = error.args[0]
     while isinstance(reason, Exception):  # ml_collections wraps one in another.
       reason = reason.args[0]
-    hint = config_lib.renamed(' '.join(argv))
-    reason = f'error: the config has no field {reason}'.replace('\n', '. ')
-    sys.exit(f'{reason}; {hint}' if hint else reason)
+    reason = f'the config has no field {reason}'.replace('\n', '. ')
+    sys.exit(f'error: {config_lib.renamed(" ".join(argv)) or reason}')
 
 
 def _own_methods(argv: list[str]) -> list[str]:

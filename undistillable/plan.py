@@ -184,8 +184,14 @@ class Job:
       settings: which differ from those of the config.
       recipe: what differs from the config's for this model and method.
     """
-    given = parents or {}
-    roles = [*attacks.get(method).PARENTS, 'images']
+    given, wanted = parents or {}, attacks.get(method).PARENTS
+    missing = sorted(set(wanted) - set(given))
+    if missing:
+      raise ValueError(
+        f'attack {method!r} has the parents {missing}, but no plan that says '
+        'what they are; a thief is given the teacher'
+      )
+    roles = [*wanted, 'images']
     return self._run(
       'student',
       model,

@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 import pathlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -140,12 +140,21 @@ class Run:
   @property
   def access_to_data(self) -> str:
     """What its method learns from: 'own', 'foreign' or 'none'."""
-    return getattr(self.module, 'DATA', 'own')
+    return self._declared('DATA', ('own', 'foreign', 'none'))
 
   @property
   def access(self) -> str:
     """What its teacher gives away: 'labels', 'scores' or 'weights'."""
-    return getattr(self.module, 'ACCESS', 'scores')
+    return self._declared('ACCESS', ('scores', 'labels', 'weights'))
+
+  def _declared(self, name: str, known: Sequence[str]) -> str:
+    """What its module declares; the first of what is known by default."""
+    value = getattr(self.module, name, known[0])
+    if value not in known:
+      raise ValueError(
+        f'{self.method!r} has {name} = {value!r}; known: {", ".join(known)}'
+      )
+    return value
 
   @property
   def has_owners_data(self) -> bool:

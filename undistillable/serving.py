@@ -74,6 +74,12 @@ def answer_fn(
       logits_fn(variables, images),
       {k: Network(v, known[k]) for k, v in parents.items() if k in known},
     )
-    return jax.lax.stop_gradient(losses.finite(serve(query, settings)))
+    served = losses.finite(serve(query, settings))
+    if served.shape != query.logits.shape:
+      raise ValueError(
+        f'serve returns {served.shape}; expected one score a class, '
+        f'{query.logits.shape}'
+      )
+    return jax.lax.stop_gradient(served)
 
   return answer

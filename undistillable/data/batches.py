@@ -1,7 +1,7 @@
 """From arrays on the device to batches, inside the compiled step."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,9 @@ PrepareFn = Callable[
 ]
 
 
-@functools.lru_cache(maxsize=32)
 def prepare_fn(
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
+  mean: Sequence[float],
+  std: Sequence[float],
   *,
   augment: str = 'none',
   dtype: jax.typing.DTypeLike = jnp.float32,
@@ -43,6 +42,18 @@ def prepare_fn(
   Raises:
     ValueError: an unknown augmentation.
   """
+  means, stds = (tuple(map(float, values)) for values in (mean, std))
+  return _prepare_fn(means, stds, augment, jnp.dtype(dtype))
+
+
+@functools.lru_cache(maxsize=32)
+def _prepare_fn(
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  augment: str,
+  dtype: jax.typing.DTypeLike,
+) -> PrepareFn:
+  """See `prepare_fn`."""
   augment_fn = augment_lib.get_augmentation(augment)
 
   def prepare(

@@ -152,16 +152,20 @@ def _anyway(known: Sequence[Row]) -> str:
   A thief may lose for want of training or of data; the protection is not to be
   praised for that.
   """
-  lost = []
-  for row in known:
+  lost = {}
+  for i, row in enumerate(known):
     if row['effect'] and not row['failed'] and row['verdict'] == 'loss':
       effect = row['effect']['mean']
       normal = row['difference']['mean'] - effect
       if normal < min(effect, 0.0):
-        lost.append(normal)
+        lost[i] = normal
   if not lost:
     return ''
-  return f' (distilling the normal one costs {span(lost)} already)'
+  costs = 'costs'
+  if len(lost) < len(known):
+    costs += f' {_who([known[i] for i in lost], known)}'
+  values = span(list(lost.values()))
+  return f' (distilling the normal one {costs} {values} already)'
 
 
 def _too_dear(owner: Row, known: Sequence[Row]) -> bool:
