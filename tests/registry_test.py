@@ -34,13 +34,17 @@ from undistillable import (
 )
 from undistillable.data import batches
 
+# By what they make, for a control of both is one method.
 METHODS = {
   (kind, name): module
-  for kind, known in (
-    ('attack', attacks.ATTACKS),
-    ('defense', defenses.DEFENSES),
-  )
-  for name, module in known.items()
+  for kind, name, module in {
+    module.make: (kind, name, module)
+    for kind, known in (
+      ('attack', attacks.ATTACKS),
+      ('defense', defenses.DEFENSES),
+    )
+    for name, module in known.items()
+  }.values()
 }
 INVERSION = {
   'num_images': 8,
