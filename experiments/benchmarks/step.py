@@ -13,7 +13,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -52,8 +52,7 @@ _SECS = flags.DEFINE_float('secs', 10.0, 'How long to measure, about.')
 _CLASSES = 10
 _KD_TEACHER = 'resnet18'
 _BATCHES = 4  # That lie on the device.
-# Steps for which an accelerator, which comes back but once an epoch, is timed.
-_EPOCH = 128
+_EPOCH = 128  # Steps.
 # Multiply-adds a second times 2, dense and without sparsity, by `device_kind`.
 # NVIDIA and Google, data sheets; of float32, on NVIDIA, TF32.
 _PEAK_TFLOPS = {
@@ -84,23 +83,31 @@ def main(argv: list[str]) -> None:
   frozen, arrays = parallel.replicate((frozen, arrays))
   run_epoch = parallel.epoch_fn(method, prepare)
   order = batches.epoch_order(key, number, batch, parallel.num_devices())
-  if jax.default_backend() != 'cpu':
-    order = np.tile(order, (_EPOCH // len(order), 1, 1))
+  few, order = order, np.tile(order, (_EPOCH // len(order), 1, 1))
 
-  def epoch() -> None:
-    """As in `train.fit`: first what frozen networks say, then the steps."""
-    nonlocal state
-    answers = {
-      role: parallel.answers(ask, prepare, frozen[role], arrays, order, 0, key)
-      for role, ask in method.answer_fns.items()
+  def ask() -> dict[str, np.ndarray]:
+    """What frozen networks say to a few steps, as before an epoch."""
+    return {
+      role: parallel.answers(fn, prepare, frozen[role], arrays, few, 0, key)
+      for role, fn in method.answer_fns.items()
     }
-    lesson = {**arrays, 'answers': parallel.replicate(answers)}
-    for new, _ in run_epoch(state, {}, lesson, order, key):
-      state = state if new is None else new
 
-  first_secs, *secs = _secs_of_calls(epoch)
-  epoch_secs = statistics.median(secs)
-  images_per_s = batch * len(order) / epoch_secs
+  def epochs() -> Iterator[int]:
+    """Numbers of steps as they are finished, epoch by epoch."""
+    nonlocal state
+    while True:
+      for new, metrics in run_epoch(state, {}, lesson, order, key):
+        state = state if new is None else new
+        yield len(metrics['loss'])
+
+  start = time.perf_counter()
+  lesson = {**arrays, 'answers': parallel.replicate(ask())}
+  steps = epochs()
+  next(steps)
+  compile_secs = time.perf_counter() - start
+  secs = _secs_a_step(steps)
+  ask_secs = min(_secs_of(ask) for _ in range(3)) / len(few)
+  images_per_s = batch / (statistics.median(secs) + ask_secs)
   print(
     json.dumps(
       {
@@ -110,8 +117,8 @@ def main(argv: list[str]) -> None:
         'size': pixels,
         'dtype': _DTYPE.value,
         'images_per_s': round(images_per_s, 1),
-        'steps': len(secs) * len(order),
-        'compile_s': round(max(0.0, first_secs - epoch_secs), 1),
+        'steps': len(secs),
+        'compile_s': round(compile_secs, 1),
         'peak_memory_mb': _peak_memory_mb(),
         'share_of_peak': _share_of_peak(images_per_s),
         'environment': environment.describe(),
@@ -143,19 +150,23 @@ def _method(dtype: Any) -> tuple[method_lib.Method, dict[str, Any]]:
   return defenses.none.make(model, optimizer), {}
 
 
-def _secs_of_calls(function: Callable[[], None]) -> list[float]:
-  """Of the first one, which compiles, and of three or more."""
-
-  def secs_of_call() -> float:
+def _secs_a_step(steps: Iterator[int]) -> list[float]:
+  """Of each step, on average over those of its call, after a first call."""
+  next(steps)
+  secs: list[float] = []
+  calls, end = 0, time.perf_counter() + _SECS.value
+  while calls < 3 or time.perf_counter() < end:
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-  secs = [secs_of_call()]
-  end = time.perf_counter() + _SECS.value
-  while len(secs) < 4 or time.perf_counter() < end:
-    secs.append(secs_of_call())
+    count = next(steps)
+    secs += [(time.perf_counter() - start) / count] * count
+    calls += 1
   return secs
+
+
+def _secs_of(function: Callable[[], Any]) -> float:
+  start = time.perf_counter()
+  function()
+  return time.perf_counter() - start
 
 
 def _peak_memory_mb() -> int:
