@@ -778,3 +778,23 @@ def test_what_an_attack_declares_wrongly_is_refused(
   )
   with pytest.raises(errors.InputError, match=message):
     plan_lib.make(_config(attacks=(name,)))
+
+
+def test_all_data_sets_are_looked_for_before_anything_is_trained(
+  monkeypatch, tmp_path
+):
+  """The foreign one of a thief as well, or it would be missed after hours."""
+  found = []
+  monkeypatch.setattr(data, 'check', lambda name, **_: found.append(name))
+  monkeypatch.setattr(store_lib.Store, 'num_steps', lambda *_: 1)
+
+  class Trained(Exception):  # noqa: N818
+    pass
+
+  def groups(*_):
+    raise Trained
+
+  monkeypatch.setattr(execute, 'groups', groups)
+  with pytest.raises(Trained):
+    study.run(_config('cifar10', attacks=('knockoff',)), tmp_path)
+  assert sorted(found) == ['cifar10', 'cifar100']

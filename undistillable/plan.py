@@ -405,16 +405,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
 def recipe_of(
   config: ml_collections.ConfigDict, model: str, method: str = 'none'
 ) -> dict[str, Any]:
-  """How a network is trained: config.recipe, and what is changed for a model
-  and for a method."""
-  changes = (
-    config.recipes.get(name, {}) for name in (model, registry.short(method))
-  )
-  return functools.reduce(
-    lambda recipe, change: recipe | dict(change),
-    changes,
-    config.recipe.to_dict(),
-  )
+  """How a network is trained: as all are, its model is, and its method is."""
+  recipe = config.recipe.to_dict()
+  for name in (model, registry.short(method)):
+    recipe |= dict(config.recipes.get(name, {}))
+  return recipe
 
 
 def _default_dtype() -> str:

@@ -28,13 +28,11 @@ class Program:
     method: how it learns; None where nothing is trained.
     prepare: images for training, augmented.
     prepare_test: images for evaluation.
-    answer_fn: what a client of the network is answered.
   """
 
   method: method_lib.Method | None
   prepare: parallel.PrepareFn
   prepare_test: parallel.PrepareFn
-  answer_fn: method_lib.ApplyFn
 
   def trained(self) -> method_lib.Method:
     """The method of a run that is known to have one."""
@@ -130,7 +128,6 @@ def _build(run: runs.Run, num_examples: int) -> Program:
     if run.access_to_data == 'none'
     else prepare(augment=recipe['augment']),
     prepare_test=prepare(),
-    answer_fn=answer_fn(run),
   )
 
 

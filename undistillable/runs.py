@@ -168,8 +168,7 @@ class Run:
 
   @property
   def answers_key(self) -> Hashable:
-    """Equal for runs that hear the same answers, and gain by hearing them
-    together."""
+    """Equal for runs that hear the same answers, and gain by it together."""
     if not self.parents or self.num_made is not None or self.asks_once:
       return self.id
     return (

@@ -97,7 +97,6 @@ class Store:
     """
     self.workdir = workdir
     self.eval_batch_size = eval_batch_size
-    self._data_dir = data_dir
     # The last few: the teachers of all seeds serve students in turn.
     self.variables = functools.lru_cache(maxsize=8)(self._variables)
     self._load_task = functools.lru_cache(maxsize=2)(

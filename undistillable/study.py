@@ -175,7 +175,8 @@ def _train(
   check()
   missing = [run for run in planned if run.id not in results]
   if missing:
-    for name in {run.judged_on['name'] for run in missing}:
+    used = [one for run in missing for one in (run.judged_on, run.learns_from)]
+    for name in {one['name'] for one in used if one}:
       data.check(name, data_dir=config.data_dir)
   steps = sum(store.num_steps(run) for run in missing)
   progress = writers.Progress(

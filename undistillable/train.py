@@ -157,6 +157,8 @@ def fit_together(
     if ask_with:
       answers = _ask_once(answer_fns, frozen, data, ask_with, batch_size)
     for epoch in range(first_epoch + 1, epochs + 1):
+      if all(member.failed for member in members):
+        return
       order = batches.epoch_order(
         jax.random.fold_in(order_key, epoch),
         num_examples=num_examples,
