@@ -1,8 +1,9 @@
 """Every field of a config, once, with its meaning.
 
-Each file of configs/ changes what differs. The defaults are those of the article
-for CIFAR-10 (Ma et al., 2021, arXiv:2105.07381). The settings of a method stand
-under its name, as in `config.nasty.omega`; their meaning is in its `Settings`.
+Each file of configs/ changes what differs. The defaults are those of the
+article for CIFAR-10 (Ma et al., 2021, arXiv:2105.07381). The settings of a
+method stand under its name, as in `config.nasty.omega`; their meaning is in its
+`Settings`.
 """
 
 import re
