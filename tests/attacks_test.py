@@ -5,9 +5,8 @@ The whole graph is run once, on a shrunken job with all of them.
 
 import dataclasses
 import functools
-import importlib.util
-import pathlib
 
+import config_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +37,6 @@ from undistillable.attacks import (
   skeptical,
 )
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 RNG = jax.random.key(1)
 SIZE, CLASSES = 8, 10
 MODULES = {
@@ -662,10 +660,7 @@ def test_the_published_iteration_of_dfme_asks_1792_times():
 
 def _config(name='digits', **changes):
   """A config as the command line reads it, shrunk to seconds."""
-  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = config_files.load(name)
   config.lock()
   small = {
     'teacher.model': 'cnn8',

@@ -1,22 +1,12 @@
 """The configs: the article's settings, and what its code does otherwise."""
 
-import importlib.util
-import pathlib
-
+import config_files
 import ml_collections
 import pytest
 
 from undistillable import plan
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
-
-
-def _config(name, preset):
-  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(preset)
 
 
 def _flat(config, prefix=''):
@@ -41,7 +31,7 @@ def _flat(config, prefix=''):
 def test_the_article_is_the_default(
   name, omega, temperature, epochs, milestones, gamma
 ):
-  config = _config(name, 'article')
+  config = config_files.load(name, 'article')
   assert config.nasty.omega == omega
   assert config.nasty.temperature == temperature
   assert config.kd.temperature == temperature
@@ -56,7 +46,7 @@ def test_the_article_is_the_default(
 
 
 def test_the_small_network_learns_with_adam():
-  recipe = plan.recipe_of(_config('cifar10', 'article'), 'cnn')
+  recipe = plan.recipe_of(config_files.load('cifar10', 'article'), 'cnn')
   assert (recipe['optimizer'], recipe['learning_rate']) == ('adam', 1e-3)
   assert (recipe['epochs'], recipe['schedule']) == (100, 'constant')
   assert recipe['weight_decay'] == 0.0
@@ -71,8 +61,8 @@ def test_the_small_network_learns_with_adam():
   ],
 )
 def test_the_released_code_differs_in_what_is_named(name, changed):
-  article = _flat(_config(name, 'article'))
-  released = _flat(_config(name, 'released'))
+  article = _flat(config_files.load(name, 'article'))
+  released = _flat(config_files.load(name, 'released'))
   found = {k: v for k, v in released.items() if v != article[k]}
   students = tuple(s for s in article['students'] if s != 'resnet18')
   common = {'students': students, 'seeds': (0,), 'val_fraction': 0.0}
@@ -82,11 +72,11 @@ def test_the_released_code_differs_in_what_is_named(name, changed):
 @pytest.mark.parametrize('name', ARTICLE)
 @pytest.mark.parametrize('preset', ['article', 'released', 'smoke'])
 def test_every_preset_plans(name, preset):
-  config = _config(name, preset)
+  config = config_files.load(name, preset)
   per_seed = 2 + 3 * len(config.students)
   assert len(plan.make(config)) == per_seed * len(config.seeds)
 
 
 def test_an_unknown_preset_is_named():
   with pytest.raises(ValueError, match="unknown preset 'paper'; known: artic"):
-    _config('cifar10', 'paper')
+    config_files.load('cifar10', 'paper')

@@ -1,9 +1,8 @@
 """Defenses: known answers, neutral settings, what they leave as it was."""
 
 import functools
-import importlib.util
-import pathlib
 
+import config_files
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,6 @@ from undistillable.defenses import (
   stingy,
 )
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 Y = jnp.log(jnp.array([[0.6, 0.25, 0.1, 0.05]]))
 T, S = jnp.array([[3.0, 1.0, -1.0]]), jnp.array([[1.0, 0.0, 0.5]])
 SERVED = [stingy, reverse_sigmoid]
@@ -458,10 +456,6 @@ def test_impossible_settings_are_named(module, settings):
 
 def _config(**changes):
   """The config of digits, shrunk to seconds."""
-  path = CONFIGS / 'digits.py'
-  spec = importlib.util.spec_from_file_location('digits', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
   small = {
     'teacher.model': 'cnn8',
     'students': ('cnn8',),
@@ -473,7 +467,7 @@ def _config(**changes):
     'defenses': ('stingy', 'reverse_sigmoid', 'label_smoothing', 'nasty_head'),
     'attacks': ('kd', 'label_smoothing'),
   }
-  return plan_lib.vary(module.get_config(), small | changes)
+  return plan_lib.vary(config_files.load('digits'), small | changes)
 
 
 @pytest.fixture(scope='module')

@@ -1,11 +1,11 @@
 """Every experiment runs, shares what others need, and survives a divergence."""
 
-import importlib.util
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import config_files
 import numpy as np
 import PIL.Image
 import pytest
@@ -30,12 +30,8 @@ from undistillable.report import draw
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _config(name='digits', *preset):
-  path = ROOT / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(*preset)
+def _config(name='digits'):
+  return config_files.load(name)
 
 
 def _small(data_dir, **changes):

@@ -1,7 +1,7 @@
 """The main job on a shrunken config: what is trained, kept, said, refused."""
 
 import dataclasses
-import importlib.util
+import importlib
 import inspect
 import itertools
 import json
@@ -11,6 +11,7 @@ import re
 import sys
 import types
 
+import config_files
 import jax
 import ml_collections
 import numpy as np
@@ -37,15 +38,10 @@ from undistillable import (
 )
 from undistillable.report import draw
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
-
 
 def _config(name='digits', **changes):
   """A config as the command line reads it, shrunk to seconds."""
-  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = config_files.load(name)
   config.lock()
   small = {
     'teacher.model': 'cnn8',
@@ -529,7 +525,7 @@ def test_a_diverging_teacher_names_omega(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize(
-  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
+  'path', sorted(config_files.FOLDER.glob('*.py')), ids=lambda path: path.stem
 )
 def test_every_config_plans(path):
   config = _config(path.stem)
@@ -549,7 +545,7 @@ def test_every_field_of_a_config_says_what_it_is():
 
 
 @pytest.mark.parametrize(
-  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
+  'path', sorted(config_files.FOLDER.glob('*.py')), ids=lambda path: path.stem
 )
 def test_every_field_of_a_config_can_be_overridden(path):
   """Lists and None cannot, by ml_collections' flags."""
@@ -602,7 +598,7 @@ def test_weights_of_a_file_serve_any_seeds(tmp_path, data_dir):
 def test_no_defense_and_any_attack_can_be_chosen(monkeypatch):
   args = [
     'main',
-    f'--config={CONFIGS / "digits.py"}',
+    f'--config={config_files.FOLDER / "digits.py"}',
     "--config.defenses=('none',)",
     "--config.attacks=('dafl', 'scratch')",
     '--config.dafl.entropy_weight=7.0',
