@@ -226,3 +226,18 @@ def test_images_of_one_seed_are_judged_by_their_number(number, expected):
   results['measurements'] = measurements
   (verdict,) = claims.judge({'inversion': results}, 'inversion')
   assert verdict.status == expected
+
+
+def test_claims_are_those_of_the_article_s_methods_alone():
+  """Whatever else a config names: it fails here, and has no part in them."""
+  entries = fabricated.make_study(ALONE, NORMAL, NASTY)
+  others = fabricated.make_study(
+    ALONE, NORMAL, (99.0, 99.0), attacks=('dkd', 'kd'), defenses=('stingy',)
+  )
+  known = {entry['id'] for entry in entries}
+  more = entries + [entry for entry in others if entry['id'] not in known]
+  assert len(more) > len(entries)
+  assert not evidence.nasty_loss(_of(more))[0]
+  one, two = (claims.judge({'main_table': _of(r)}) for r in (entries, more))
+  assert one == two
+  assert one[2].status == 'holds'

@@ -108,6 +108,15 @@ def test_stingy_serves_the_largest_as_they_are(classes, ratio):
   np.testing.assert_array_equal(served.argmax(-1), logits.argmax(-1))
 
 
+def test_stingy_counts_shares_as_they_are_written():
+  """0.29 of 100 is 28.999999999999996 to a computer."""
+  for number in range(1, 101):
+    served = _serve(stingy, _logits(classes=100), ratio=number / 100)
+    assert (served != losses.WITHHELD).sum(-1).tolist() == [number] * len(
+      served
+    )
+
+
 def test_of_equal_scores_stingy_serves_the_first():
   served = _serve(stingy, jnp.array([[1.0, 2.0, 1.0, 1.0]]), ratio=0.5)
   expected = [[1.0, 2.0, losses.WITHHELD, losses.WITHHELD]]

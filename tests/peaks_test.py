@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
+from undistillable import losses
 from undistillable.report import draw, peaks
 
 # Mean 3, so half the height of the top is 6 and 6.5: one and two peaks.
@@ -18,6 +19,11 @@ def test_peaks_are_at_least_half_as_high_as_the_top():
   # Mean 2, top 6, so the threshold is 4: exactly there is a peak.
   assert peaks.count([[6.0, 4.0, 0.0, -2.0]]) == 2
   assert peaks.count([[6.0, 3.99, 0.0, -1.99]]) == 1
+
+
+def test_a_class_that_is_withheld_is_no_peak_and_moves_no_mean():
+  withheld = np.pad(LOGITS, ((0, 0), (0, 3)), constant_values=losses.WITHHELD)
+  np.testing.assert_array_equal(peaks.count(withheld), peaks.count(LOGITS))
 
 
 def test_peaks_do_not_depend_on_offset_or_scale():

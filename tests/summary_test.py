@@ -275,6 +275,15 @@ def test_sentence_of_one_seed_says_so():
   ].endswith('(one seed)')
 
 
+def test_sentence_says_which_thief_loses_anyway():
+  """From the normal teacher kd loses nothing, dkd four points."""
+  entries = _study((90.0, 91.0), (90.0, 91.0), (70.0, 71.0), attacks=('kd',))
+  weak = _study((90.0, 91.0), (86.0, 87.0), (85.0, 86.0), attacks=('dkd',))
+  entries += [entry for entry in weak if entry['method'] == 'dkd']
+  text = summary_lib.summarize(entries)['sentence']
+  assert '(distilling the normal one costs cnn by dkd 4.0 points alre' in text
+
+
 def test_sentence_says_what_a_thief_loses_anyway():
   """Alone 90, from the normal teacher 86, from the protected one 85."""
   text = sentence((90.0, 91.0), (86.0, 87.0), (85.0, 86.0), cost=(0.1, 0.1))

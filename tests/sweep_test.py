@@ -9,12 +9,15 @@ from undistillable.report import draw, stats, sweep
 OMEGAS = (0, 0.001, 0.004, 0.01, 0.04, 0.1)
 
 
-def _cells(kind, accuracies, xs=OMEGAS, model='cnn8', defense='nasty'):
+def _cells(
+  kind, accuracies, xs=OMEGAS, model='cnn8', defense='nasty', attack='kd'
+):
   """Of one line of a panel; 'teacher' is a protected one."""
   return [
     {
       'role': 'teacher' if kind == 'teacher' else 'student',
       'kind': 'protected' if kind == 'teacher' else kind,
+      'attack': {'control': 'scratch', 'teacher': None}.get(kind, attack),
       'defense': None if kind == 'control' else defense,
       'model': model,
       'x': x,
@@ -200,3 +203,17 @@ def test_caption_tells_one_seed_from_several():
 
 def test_nothing_to_show_is_no_figure():
   assert sweep.figure([], 'Sweep', 'omega').draw is None
+
+
+def test_every_attack_has_a_panel_of_its_own():
+  """With its own students, and the student alone."""
+  cells = _cells('control', [(80.0,)], (None,))
+  for attack, accuracy in (('kd', 70.0), ('dkd', 60.0)):
+    cells += _cells('protected', [(accuracy,)] * 6, attack=attack)
+  found = [
+    {value for line in axes.get_lines() for value in line.get_ydata()}
+    for axes in _axes(cells)
+  ]
+  assert {70.0, 80.0} in found
+  assert {60.0, 80.0} in found
+  assert len(found) == 2

@@ -104,3 +104,21 @@ def test_an_adversary_that_nobody_learns_from_has_no_line():
     'Student small',
     'Student small',
   ]
+
+
+def test_attacks_are_cells_of_their_own():
+  entries = _study(omegas=(0.1,))
+  thieves = [e for e in entries if e['role'] == 'student']
+  worse = [
+    e | {'id': f'dkd-{e["id"]}', 'method': 'dkd', 'test_accuracy': 30.0}
+    for e in thieves
+    if e['teacher']
+  ]
+  for order in (entries + worse, worse + entries):
+    cells = [
+      cell
+      for cell in sweeps.collect(order, _omega)
+      if cell['kind'] == 'protected' and cell['role'] == 'student'
+    ]
+    found = {cell['attack']: cell['accuracy']['mean'] for cell in cells}
+    assert found == pytest.approx({'kd': 80.0, 'dkd': 30.0})

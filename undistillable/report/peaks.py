@@ -37,7 +37,7 @@ def count(logits: npt.ArrayLike) -> np.ndarray:
     int[N], from 1 to K; K where all logits are equal.
   """
   z = np.asarray(logits, np.float64)
-  served = z >= 0.5 * losses.WITHHELD  # The others have no logit.
+  served = ~np.asarray(losses.is_withheld(z))  # The others have no logit.
   top = z.max(axis=1, keepdims=True)
   # Not below 0: the mean of equal numbers may round to above them.
   height = np.maximum(top - z.mean(axis=1, keepdims=True, where=served), 0.0)

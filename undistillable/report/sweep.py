@@ -80,11 +80,11 @@ def _panels_of(cell: sweeps.Cell, cells: Sequence[sweeps.Cell]) -> list[str]:
   """Of a student: one for each attack, where there are several."""
   robbers = [c for c in cells if c['role'] == 'student' and c['defense']]
   panel = f'Student {cell["model"]}'
-  if len({c.get('attack') for c in robbers}) < 2:
+  if len({c['attack'] for c in robbers}) < 2:
     return [panel]
   mine = [cell] if cell['defense'] else robbers
   attacks = dict.fromkeys(
-    c.get('attack') for c in mine if c['model'] == cell['model']
+    c['attack'] for c in mine if c['model'] == cell['model']
   )
   return [f'{panel} by {attack}' for attack in attacks] or [panel]
 

@@ -225,7 +225,7 @@ def images_alt(counts: Mapping[str, int], told: Mapping[str, str]) -> str:
 def line_name(cell: Mapping[str, Any]) -> str:
   """Of a line in the legend of a sweep."""
   if cell['kind'] == 'control':
-    alone = cell.get('attack', entries.CONTROL) == entries.CONTROL
+    alone = cell['attack'] == entries.CONTROL
     return 'student alone' if alone else f'student by {cell["attack"]} alone'
   name = 'normal' if cell['kind'] == 'normal' else cell['defense']
   return f'{name} teacher, and its students'
