@@ -41,7 +41,7 @@ def count(logits: npt.ArrayLike) -> np.ndarray:
   top = z.max(axis=1, keepdims=True)
   # Not below 0: the mean of equal numbers may round to above them.
   height = np.maximum(top - z.mean(axis=1, keepdims=True, where=served), 0.0)
-  return np.sum(served & (top - z <= (1 - _SHARE) * height), axis=1)
+  return np.sum(top - z <= (1 - _SHARE) * height, axis=1)
 
 
 def statistics(
