@@ -61,6 +61,28 @@ def test_crop_equals_numpy_at_every_shift(noise):
     np.testing.assert_array_equal(given[b], expected)
 
 
+def test_crop_can_mirror_the_image_at_its_edges(noise):
+  pad = 2
+  given = augment.crop(
+    noise[:2], np.array([[0, 0], [4, 3]]), pad=pad, mode='reflect'
+  )
+  for b, (y, x) in enumerate([(0, 0), (4, 3)]):
+    padded = np.pad(noise[b], ((pad, pad), (pad, pad), (0, 0)), 'reflect')
+    np.testing.assert_array_equal(given[b], padded[y : y + 9, x : x + 6])
+
+
+def test_reflect_crop_flip_shifts_by_up_to_two_pixels_and_mirrors(noise):
+  image = np.repeat(noise[:1], 2_000, axis=0)
+  given = np.asarray(augment.reflect_crop_flip(jax.random.key(5), image))
+  padded = np.pad(noise[0], ((2, 2), (2, 2), (0, 0)), 'reflect')
+  views = [padded[y : y + 9, x : x + 6] for y in range(5) for x in range(5)]
+  views = np.stack([v[:, ::m] for v in views for m in (1, -1)])
+  found = [int((views == one).all((1, 2, 3)).argmax()) for one in given]
+  assert (views[found] == given).all()
+  counts = np.bincount(found, minlength=50)
+  assert (abs(counts - 40) < 5 * np.sqrt(40)).all(), counts
+
+
 def test_pad_crop_draws_every_shift_equally_often():
   pad = 1
   image = np.zeros((9000, 3, 3, 1), np.uint8)

@@ -5,9 +5,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from undistillable import models
+from undistillable import defenses, models
 from undistillable.models import convolution, layers
 
 
@@ -44,6 +45,55 @@ def test_batch_norm_evaluates_with_the_running_statistics():
   stats = {'mean': jnp.array([1.0]), 'var': jnp.array([4.0])}
   y = norm.apply({**variables, 'batch_stats': stats}, x)
   np.testing.assert_allclose(y, [[1.0]], rtol=1e-5)
+
+
+def test_batch_norm_without_a_scale_is_one_of_scale_1():
+  x, momentum = 2 + 3 * _normal(16, 3), 0.4
+  plain = layers.BatchNorm(train=True, momentum=momentum)
+  bare = layers.BatchNorm(train=True, momentum=momentum, use_scale=False)
+  variables = bare.init(jax.random.key(0), x)
+  assert set(variables['params']) == {'bias'}
+  for given, expected in zip(_train(bare, x), _train(plain, x), strict=True):
+    jax.tree.map(np.testing.assert_array_equal, given, expected)
+
+
+def test_dirac_copies_the_channels_and_fills_up_with_what_pytorch_has():
+  key, x = jax.random.key(0), _normal(2, 5, 5, 3)
+  kernel = layers.dirac(key, (3, 3, 3, 8))
+  y = convolution.conv(x, kernel, padding=1)
+  np.testing.assert_array_equal(y[..., :3], x)
+  others = layers.torch_default(key, (3, 3, 3, 8))[..., 3:]
+  np.testing.assert_array_equal(kernel[..., 3:], others)
+  fewer = convolution.conv(x, layers.dirac(key, (3, 3, 3, 2)), padding=1)
+  np.testing.assert_array_equal(fewer, x[..., :2])
+
+
+def test_whitening_makes_patches_uncorrelated_with_variance_1():
+  # Neighbours and channels are alike, as those of photos.
+  x = np.cumsum(np.cumsum(_normal(50, 9, 9, 3), axis=1), axis=3)
+  layer = layers.Whitening()
+  variables = layer.init(jax.random.key(0), x)
+  assert set(variables['params']) == {'bias'}
+  y = np.array(layer.apply(variables, x))
+  y -= np.asarray(variables['params']['bias'])
+  assert y.shape == (50, 8, 8, 24)
+  np.testing.assert_allclose(y[..., 12:], -y[..., :12], atol=1e-4)
+  covariance = np.cov(y[..., :12].reshape(-1, 12).T)
+  np.testing.assert_allclose(covariance, np.eye(12), atol=5e-3)
+
+
+def test_a_whitening_kernel_learns_nothing():
+  x = _normal(4, 8, 8, 3)
+  model = models.get_model('airbench93', 10, widths=(4, 4, 4))
+  method = defenses.none.make(model, optax.sgd(0.1))
+  batch = {'image': x, 'label': np.arange(4)}
+  start = method.init(jax.random.key(0), batch, {})
+  state, _ = jax.jit(method.step)(start, {}, batch, jax.random.key(1))
+  before, after = start.batch_stats['whiten'], state.batch_stats['whiten']
+  np.testing.assert_array_equal(before['kernel'], after['kernel'])
+  moved = start.params['whiten']['bias'] != state.params['whiten']['bias']
+  assert moved.any()
+  assert 'kernel' not in state.params['whiten']
 
 
 def test_batch_norm_does_not_cancel_where_the_mean_is_large():

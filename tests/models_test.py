@@ -148,6 +148,7 @@ def test_every_model_takes_small_gray_images(name):
 @pytest.mark.parametrize(
   'name',
   [
+    'airbench94',
     'cnn',
     'densenet121',
     'mlp',
@@ -165,7 +166,10 @@ def test_every_family_takes_images_of_other_sizes(name, shape):
 
 @pytest.mark.parametrize(
   ('name', 'num_parameters'),
-  [  # Counted with PyTorch, for ten classes and 32x32x3 images.
+  [  # Counted with PyTorch, for ten classes and 32x32x3 images; less, of
+    # airbench, the whitening kernel and the scales, which are not trained.
+    ('airbench93', 569_656 - 24 * 12 - 2 * (64 + 128 + 128)),
+    ('airbench94', 1_972_792 - 24 * 12 - 2 * (64 + 256 + 256)),
     ('densenet121', 6_956_298),
     ('mlp', 1_841_162),
     ('resnet34', 21_282_122),

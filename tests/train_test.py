@@ -26,6 +26,7 @@ from undistillable import (
   trainee,
 )
 from undistillable.data import batches
+from undistillable.models import layers
 
 MODEL = models.get_model('cnn8', 10)
 TEACHER = models.get_model('cnn16', 10)
@@ -95,6 +96,22 @@ def test_a_stream_parts_the_batches_and_not_the_initial_weights():
     lambda a, b: (a != b).any(), *(state.batch_stats for state in initial)
   )
   assert all(jax.tree.leaves(differing))
+
+
+def test_a_network_that_looks_at_its_data_is_initialised_with_many_images():
+  arrays = _arrays(600)
+  model = models.get_model('airbench93', 10, widths=(4, 4, 4))
+  state = train.initial_state(
+    defenses.none.make(model, optax.sgd(0.05)), arrays, PLAIN, jax.random.key(0)
+  )
+  images = PLAIN(arrays, np.arange(500), jax.random.key(0))['image']
+  expected = layers.Whitening().init(jax.random.key(0), images)
+  np.testing.assert_allclose(
+    state.batch_stats['whiten']['kernel'],
+    expected['batch_stats']['kernel'],
+    rtol=1e-3,
+    atol=1e-3,
+  )
 
 
 def test_the_loss_falls():

@@ -66,6 +66,8 @@ class Method:
 
   Attributes:
     init: `(rng, batch, frozen) -> state`; the state has a property `variables`.
+      The batch is of the first examples, as many as the training loop likes;
+      few networks see more in it than its shape.
     step: `(state, frozen, batch, rng, axis_name=None) -> (state, metrics)`;
       metrics are scalars by name, averaged over the devices of `axis_name`.
     answer_fns: {role: `(variables, images) -> float[B, K]`, or int[B]} of the
@@ -180,8 +182,8 @@ def supervised(
     )
     if extra is None:
       return state
-    # One example is no batch to normalise by.
-    seen, _ = forward(model, variables, frozen, batch, rng, None, train=False)
+    one = jax.tree.map(lambda x: x[:1], batch)
+    seen, _ = forward(model, variables, frozen, one, rng, None, train=False)
     params = extra.init(jax.random.fold_in(rng, 1), seen)
     return dataclasses.replace(
       state, extra=params, extra_opt_state=extra.optimizer.init(params)

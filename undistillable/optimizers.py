@@ -1,8 +1,18 @@
 """Optimizers and learning-rate schedules, by name, as PyTorch applies them."""
 
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
 import optax
 
-SCHEDULES = ('constant', 'cosine', 'step')
+SCHEDULES = ('constant', 'cosine', 'linear', 'step')
+# What the parameters of a group are called: a regular expression that is found
+# somewhere in 'module/name', as in 'norm.*/bias'; the factor of their learning
+# rate, and that of their weight decay.
+Group = tuple[str, float, float]
 
 
 def sgd(
@@ -10,6 +20,7 @@ def sgd(
   *,
   momentum: float = 0.9,
   weight_decay: float = 5e-4,
+  nesterov: bool = False,
 ) -> optax.GradientTransformation:
   """SGD with momentum; weight decay is added to the gradient, of every array.
 
@@ -18,7 +29,7 @@ def sgd(
   """
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
-    optax.sgd(learning_rate, momentum=momentum),
+    optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
   )
 
 
@@ -38,8 +49,9 @@ def adam(
   )
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adam': adam,
+  'nesterov': functools.partial(sgd, nesterov=True),
   'sgd': sgd,
 }
 
@@ -57,8 +69,8 @@ def get_schedule(
   """The learning rate at every step.
 
   Args:
-    name: 'constant'; 'step', times gamma at each milestone; or 'cosine', from
-      the learning rate down to 0 at the end.
+    name: 'constant'; 'step', times gamma at each milestone; 'cosine' or
+      'linear', from the learning rate down to 0 at the end.
     learning_rate: the highest one.
     epochs: length of the training.
     steps_per_epoch: steps in an epoch.
@@ -93,6 +105,10 @@ def get_schedule(
     schedule = optax.cosine_decay_schedule(
       learning_rate, epochs * steps_per_epoch - warmup
     )
+  elif name == 'linear':
+    schedule = optax.linear_schedule(
+      learning_rate, 0.0, epochs * steps_per_epoch - warmup
+    )
   else:
     # optax counts from the end of the warm-up.
     boundaries = {m * steps_per_epoch - warmup: gamma for m in milestones}
@@ -109,6 +125,7 @@ def get_optimizer(
   *,
   momentum: float,
   weight_decay: float,
+  groups: Sequence[Group] = (),
 ) -> optax.GradientTransformation:
   """An optimizer of the registry.
 
@@ -117,12 +134,28 @@ def get_optimizer(
     learning_rate: a number or a schedule.
     momentum: of SGD; beta_1 of Adam. In 0..1, without 1.
     weight_decay: L2 coefficient, >= 0.
+    groups: parameters that learn at another rate, or decay otherwise; what
+      several of them name belongs to the first.
 
   Returns:
     An optax transformation.
 
   Raises:
     ValueError: an unknown name or an impossible value.
+
+  Example:
+    >>> optimizer = get_optimizer(
+    ...   'sgd',
+    ...   0.1,
+    ...   momentum=0.0,
+    ...   weight_decay=0.0,
+    ...   groups=(('bias', 64.0, 1 / 64),),
+    ... )
+    >>> params = {'fc': {'bias': jnp.zeros(()), 'kernel': jnp.zeros(())}}
+    >>> grads = jax.tree.map(jnp.ones_like, params)
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    >>> {name: round(float(x), 2) for name, x in updates['fc'].items()}
+    {'bias': -6.4, 'kernel': -0.1}
   """
   if name not in OPTIMIZERS:
     raise ValueError(
@@ -132,6 +165,53 @@ def get_optimizer(
     raise ValueError(f'momentum={momentum}; expected 0 <= momentum < 1')
   if not weight_decay >= 0:
     raise ValueError(f'weight_decay={weight_decay}; expected a number >= 0')
-  return OPTIMIZERS[name](
-    learning_rate, momentum=momentum, weight_decay=weight_decay
+  patterns = _patterns(groups)
+
+  def of_group(rate: float, decay: float) -> optax.GradientTransformation:
+    return OPTIMIZERS[name](
+      _times(learning_rate, rate),
+      momentum=momentum,
+      weight_decay=weight_decay * decay,
+    )
+
+  if not groups:
+    return of_group(1.0, 1.0)
+
+  def group_of(path: tuple[Any, ...], _: Any) -> int:
+    found = '/'.join(str(getattr(key, 'key', key)) for key in path)
+    numbers = (i for i, p in enumerate(patterns) if p.search(found))
+    return next(numbers, len(patterns))
+
+  factors = [*(group[1:] for group in groups), (1.0, 1.0)]
+  return optax.partition(
+    {i: of_group(*both) for i, both in enumerate(factors)},
+    lambda params: jax.tree_util.tree_map_with_path(group_of, params),
   )
+
+
+def _patterns(groups: Sequence[Group]) -> list[re.Pattern[str]]:
+  """The regular expressions of groups, all of which are as they should be."""
+  patterns = []
+  for group in groups:
+    try:
+      pattern, rate, decay = group
+      patterns.append(re.compile(pattern))
+      fits = rate >= 0 and decay >= 0
+    except (re.error, TypeError, ValueError):
+      fits = False
+    if not fits:
+      raise ValueError(
+        f'groups: {group!r}; expected a regular expression and two factors >= '
+        "0, of learning rate and weight decay, as ('norm.*/bias', 64.0, 1.0)"
+      )
+  return patterns
+
+
+def _times(
+  learning_rate: optax.ScalarOrSchedule, factor: float
+) -> optax.ScalarOrSchedule:
+  """A learning rate, or a schedule of them, times a factor."""
+  if not callable(learning_rate):
+    return factor * learning_rate
+  schedule: Any = learning_rate
+  return schedule if factor == 1 else lambda step: factor * schedule(step)

@@ -173,4 +173,5 @@ def _optimizer(
     schedule,
     momentum=recipe['momentum'],
     weight_decay=recipe['weight_decay'],
+    groups=recipe['groups'],
   )

@@ -19,6 +19,9 @@ from undistillable import (
 )
 from undistillable.data import batches
 
+# What a network sees when it is initialised; most read no more than the shape.
+_FIRST_IMAGES = 500
+
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
 
 
@@ -241,8 +244,8 @@ def initial_state(
 ) -> Any:
   """The state before the first step, on every device."""
   init = _init_fn(method, prepare)
-  one = {k: v[:1] for k, v in arrays.items()}
-  return parallel.replicate(init(key, one, dict(frozen or {})))
+  few = {k: v[:_FIRST_IMAGES] for k, v in arrays.items()}
+  return parallel.replicate(init(key, few, dict(frozen or {})))
 
 
 @functools.lru_cache(maxsize=16)
@@ -252,7 +255,8 @@ def _init_fn(
   """Compiled once for all seeds."""
 
   def init(key: jax.Array, arrays: Any, frozen: method_lib.Frozen) -> Any:
-    batch = prepare(arrays, np.zeros(1, np.int32), key)
+    order = np.arange(len(arrays['label']), dtype=np.int32)
+    batch = prepare(arrays, order, key)
     return method.init(key, batch, frozen)
 
   return jax.jit(init)

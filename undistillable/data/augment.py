@@ -89,6 +89,27 @@ def pad_crop_flip(
   return flip(pad_crop(crop_rng, image, pad=pad), flipped)
 
 
+def reflect_crop_flip(
+  rng: jax.Array, image: jax.Array, *, pad: int = 2
+) -> jax.Array:
+  """`pad_crop_flip`, but what is padded mirrors the image at its edges.
+
+  Args:
+    rng: a JAX random key.
+    image: uint8[B, H, W, C].
+    pad: pixels, fewer than H and W.
+
+  Returns:
+    uint8[B, H, W, C].
+
+  Source: Jordan (2024), arXiv:2404.00498, with 2 pixels.
+  """
+  crop_rng, flip_rng = jax.random.split(rng)
+  flipped = _draw_flip(flip_rng, image.shape[0])
+  shift = _draw_shift(crop_rng, image.shape[0], pad)
+  return flip(crop(image, shift, pad=pad, mode='reflect'), flipped)
+
+
 def rotate_flip(
   rng: jax.Array, image: jax.Array, *, max_degrees: float = 20.0
 ) -> jax.Array:
@@ -112,20 +133,24 @@ def rotate_flip(
   return flip(rotate(image, degrees), _draw_flip(flip_rng, image.shape[0]))
 
 
-def crop(image: jax.Array, shift: jax.Array, *, pad: int) -> jax.Array:
-  """Crops image b of the zero-padded batch at `shift[b]`, back to its size.
+def crop(
+  image: jax.Array, shift: jax.Array, *, pad: int, mode: str = 'constant'
+) -> jax.Array:
+  """Crops image b of the padded batch at `shift[b]`, back to its size.
 
   Args:
     image: uint8[B, H, W, C].
     shift: int32[B, 2], rows and columns, each in 0..2*pad; pad leaves the
       image where it was.
-    pad: pixels of zeros on each side.
+    pad: pixels on each side.
+    mode: of jnp.pad: 'constant' for zeros, 'reflect' for a mirror at the
+      outermost pixels, which are not repeated.
 
   Returns:
     uint8[B, H, W, C].
   """
   edge = (pad, pad)
-  padded = jnp.pad(image, ((0, 0), edge, edge, (0, 0)))
+  padded = jnp.pad(image, ((0, 0), edge, edge, (0, 0)), mode=mode)
 
   def one(padded: jax.Array, shift: jax.Array) -> jax.Array:
     start = (shift[0], shift[1], 0)
@@ -188,6 +213,7 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
   'none': none,
   'pad_crop': pad_crop,
   'pad_crop_flip': pad_crop_flip,
+  'reflect_crop_flip': reflect_crop_flip,
   'rotate_flip': rotate_flip,
 }
 

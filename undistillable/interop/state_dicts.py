@@ -181,6 +181,7 @@ def _template(
   for module in order:
     for collection, leaf in (
       ('params', 'kernel'),
+      ('batch_stats', 'kernel'),  # Of what is not trained.
       ('params', 'scale'),
       ('params', 'bias'),
       ('batch_stats', 'mean'),
@@ -207,7 +208,8 @@ def _fitting_template(
   # Classes, channels and pixels are not known yet: any will do for names.
   draft = _template(name, 10, (32, 32, 3), fields)
   first, last = next(iter(draft)), next(reversed(draft))
-  num_classes = len(tensors[last]) if _has_rank(tensors, last, 1) else 10
+  known = _has_rank(tensors, last, len(draft[last][1]))
+  num_classes = len(tensors[last]) if known else 10
   image_shape = _image_shape(draft, first, tensors, image_size)
   expected = _template(name, max(num_classes, 2), image_shape, fields)
   _check(name, expected, tensors)

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from undistillable.models import (
+  airbench,
   cnn,
   densenet,
   mlp,
@@ -19,6 +20,8 @@ from undistillable.models import (
 )
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+  'airbench93': functools.partial(airbench.Airbench, widths=(64, 128, 128)),
+  'airbench94': airbench.Airbench,
   'cnn': cnn.CNN,
   'cnn16': functools.partial(cnn.CNN, width=16),
   'cnn4': functools.partial(cnn.CNN, width=4),

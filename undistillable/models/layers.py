@@ -26,6 +26,30 @@ torch_default = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
+def dirac(
+  key: jax.Array,
+  shape: tuple[int, ...],
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
+  """Kernels whose first features are the channels that they are given.
+
+  Features beyond the number of channels are as PyTorch initialises them.
+
+  Args:
+    key: a JAX random key.
+    shape: (k, l, C, F), k and l odd.
+    dtype: of the kernel.
+
+  Source: torch.nn.init.dirac_, of the first C features alone, as in Jordan
+  (2024), arXiv:2404.00498, section 3.
+  """
+  rows, columns, channels, features = shape
+  identity = jnp.eye(channels, features, dtype=dtype)
+  centre = jnp.zeros(shape, dtype).at[rows // 2, columns // 2].set(identity)
+  given = jnp.arange(features).reshape(1, 1, 1, -1) < channels
+  return jnp.where(given, centre, torch_default(key, shape, dtype))
+
+
 def _torch_bias(fan_in: int) -> Initializer:
   """Uniform in +-1/sqrt(fan_in), PyTorch's default for biases."""
   bound = 1 / math.sqrt(fan_in)
@@ -76,11 +100,53 @@ class Conv(nn.Module):
     return x
 
 
+class Whitening(nn.Module):
+  """A convolution that whitens 2x2 patches; of it, a bias alone is trained.
+
+  float[B, H, W, C] -> dtype[B, H - 1, W - 1, 8 C]. Half of the features are
+  the principal components of the patches, each divided by its deviation; the
+  others are their negatives. They come from the images of the initialisation,
+  and are kept as `kernel`, float32[2, 2, C, 8 C], among the 'batch_stats'.
+
+  Source: Jordan (2024), arXiv:2404.00498, section 3.2.
+  """
+
+  dtype: Any = jnp.float32
+  epsilon: float = 5e-4  # Added to the variances.
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    features = 8 * x.shape[-1]
+    kernel = self.variable('batch_stats', 'kernel', self._components, x)
+    init = _torch_bias(features // 2)
+    bias = self.param('bias', init, (features,), jnp.float32)
+    frozen = jax.lax.stop_gradient(kernel.value)
+    x = convolution.conv(x.astype(self.dtype), frozen.astype(self.dtype))
+    return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+  def _components(self, x: jax.Array) -> jax.Array:
+    """The kernel that whitens x: float32[2, 2, C, 8 C]."""
+    channels = x.shape[-1]
+    x = x.astype(jnp.float32)
+    # Rows, columns and channels of a patch, in this order.
+    patches = jnp.concatenate(
+      [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], axis=-1
+    ).reshape(-1, 4 * channels)
+    centred = patches - patches.mean(axis=0, keepdims=True)
+    covariance = centred.T @ centred / len(centred)
+    variances, vectors = jnp.linalg.eigh(covariance)
+    deviations = jnp.sqrt(variances + self.epsilon).reshape(1, -1)
+    kernel = (vectors / deviations)[:, ::-1]  # The largest first.
+    kernel = jnp.concatenate([kernel, -kernel], axis=1)
+    return kernel.reshape(2, 2, channels, -1)
+
+
 class Dense(nn.Module):
   """A linear layer: float[B, F] -> dtype[B, features]."""
 
   features: int
   dtype: Any = jnp.float32
+  use_bias: bool = True
   kernel_init: Initializer = torch_default
   bias_init: Initializer | None = None  # None: PyTorch's default.
 
@@ -89,10 +155,12 @@ class Dense(nn.Module):
     fan_in = x.shape[-1]
     shape = (fan_in, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-    init = self.bias_init or _torch_bias(fan_in)
-    bias = self.param('bias', init, (self.features,), jnp.float32)
     x = x.astype(self.dtype) @ kernel.astype(self.dtype)
-    return x + bias.astype(self.dtype).reshape(1, -1)
+    if self.use_bias:
+      init = self.bias_init or _torch_bias(fan_in)
+      bias = self.param('bias', init, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype).reshape(1, -1)
+    return x
 
 
 class BatchNorm(nn.Module):
@@ -100,9 +168,10 @@ class BatchNorm(nn.Module):
 
   In training, `(x - mean) / sqrt(var + eps) * scale + bias` with the biased
   variance of the whole batch, over every device of `axis_name`; the running
-  statistics become `0.9 * running + 0.1 * new`, where the new variance is the
-  unbiased one, n / (n - 1) times as large. Flax's own BatchNorm keeps the
-  biased one, and so evaluates differently from the released networks.
+  statistics become `0.9 * running + 0.1 * new` (with `momentum` 0.1), where the
+  new variance is the unbiased one, n / (n - 1) times as large. Flax's own
+  BatchNorm keeps the biased one, and so evaluates differently from the released
+  networks.
   Statistics are float32 whatever `dtype` is.
   """
 
@@ -111,11 +180,14 @@ class BatchNorm(nn.Module):
   dtype: Any = jnp.float32
   momentum: float = 0.1
   epsilon: float = 1e-5
+  use_scale: bool = True  # False: it is 1.
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (x.shape[-1],)
-    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    scale: jax.Array | float = 1.0
+    if self.use_scale:
+      scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
     zeros, ones = jnp.zeros, jnp.ones
     running_mean = self.variable('batch_stats', 'mean', zeros, shape)
