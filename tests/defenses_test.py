@@ -26,6 +26,7 @@ from undistillable import (
 )
 from undistillable.defenses import (
   label_smoothing,
+  nasty,
   nasty_head,
   none,
   reverse_sigmoid,
@@ -260,6 +261,76 @@ def test_without_epsilon_label_smoothing_is_no_defense():
     for x, y in zip(*map(jax.tree.leaves, (same, plain)), strict=True):
       np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
     assert jnp.abs(other.params['a']['bias'] - same.params['a']['bias']).max()
+
+
+def _conditions(z, adversary, labels, **settings):
+  found = nasty.conditions(
+    jnp.float32(z),
+    jnp.float32(adversary),
+    jnp.array(labels),
+    nasty.Settings(**settings),
+  )
+  return {name: np.asarray(value) for name, value in found.items()}
+
+
+def test_the_conditions_of_a_nasty_teacher_by_hand():
+  log = np.log
+  # At tau 2 the adversary's scores are 4/6, 1/6, 1/6.
+  adversary = [[2 * log(4.0), 0.0, 0.0]]
+  found = _conditions(
+    [[1.0, 4.0, 4.0]], adversary, [0], omega=0.5, temperature=2.0
+  )
+  assert found['gap'] == pytest.approx(1.5)  # 4 less the mean of 1 and 4.
+  assert found['peaks'] == 2
+  assert found['adversary_gap'] == pytest.approx(2 * log(4.0))
+  assert found['adversary_loss'] == pytest.approx(-log(16 / 18))
+  assert found['hold'] == pytest.approx(1 - (256 + 2) / 18**2)
+  assert found['push'] == pytest.approx(0.5 * (1 - (16 + 2) / 36))
+  divergence = -log(3.0) - (log(4 / 6) + 2 * log(1 / 6)) / 3
+  assert found['pull'] == pytest.approx(0.5 * 4 * divergence, rel=1e-5)
+  # Where the adversary is wrong, its gap is negative.
+  wrong = _conditions(adversary, adversary, [1], omega=0.5, temperature=2.0)
+  assert wrong['adversary_gap'] == pytest.approx(-log(4.0))
+  assert wrong['kl'] == 0
+
+
+@pytest.mark.parametrize('scale', [1.0, 4.0])
+def test_hold_and_push_are_the_curvature_of_the_loss_beside_the_adversary(
+  scale,
+):
+  z = _logits(8, 5, scale)
+  labels, omega, temperature = jnp.arange(8) % 5, 0.3, 4.0
+
+  def loss(z, adversary, label):
+    return losses.self_undermining(
+      z, adversary, label, temperature=temperature, omega=omega
+    )
+
+  hessian = jax.vmap(jax.hessian(loss))(z, z, labels)
+  found = _conditions(z, z, labels, omega=omega, temperature=temperature)
+  np.testing.assert_allclose(
+    found['hold'] - found['push'],
+    jnp.trace(hessian, axis1=1, axis2=2),
+    rtol=1e-3,
+    atol=1e-5,
+  )
+
+
+def test_an_adversary_that_is_not_sure_is_told_from_one_that_is():
+  labels = np.arange(8) % 5
+  for gap, nasty_at_last in ((2.0, False), (12.0, True)):
+    adversary = gap * np.eye(5)[labels]
+    metrics = _conditions(
+      adversary, adversary, labels, omega=0.04, temperature=4.0
+    )
+    metrics = {name: float(value.mean()) for name, value in metrics.items()}
+    text = nasty.warning(metrics, nasty.Settings(omega=0.04))
+    assert (text is None) == nasty_at_last
+  unsure = {'hold': 0.2, 'push': 0.05, 'adversary_loss': 0.31}
+  text = nasty.warning(unsure, nasty.Settings(omega=0.04))
+  assert 'cross entropy 0.31' in text
+  assert 'omega from 0.04 above 0.16' in text
+  assert nasty.warning(unsure, nasty.Settings(omega=0.0)) is None
 
 
 @pytest.mark.parametrize('optimizer', ['adam', 'sgd'])

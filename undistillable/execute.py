@@ -180,7 +180,7 @@ def _conclude(
     content = {
       **_describe(run, 'finished'),
       **numbers,
-      **_warning(run, epochs),
+      **_last_epoch(run, epochs),
       'queries': num_queries(run, store),
       'val_accuracy': last.get('val_accuracy'),
       'best_test_accuracy': max(
@@ -222,14 +222,20 @@ def _judge(run: Run, store: store_lib.Store, variables: Any) -> dict[str, Any]:
   return {f'test_{k}': v for k, v in scores.items()}
 
 
-def _warning(run: Run, epochs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """What a method has to say of its last epoch, as of a generator's."""
-  warn = getattr(run.module, 'warning', None)
-  if warn is None or not epochs:
+def _last_epoch(
+  run: Run, epochs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """What a method measured in its last epoch, and has to say of it."""
+  if not epochs:
     return {}
-  metrics = {k.removeprefix('train_'): v for k, v in epochs[-1].items()}
-  text = warn(metrics, run.method_settings)
-  return {'warning': text} if text else {}
+  metrics = {
+    key.removeprefix('train_'): value
+    for key, value in epochs[-1].items()
+    if key.startswith('train_')
+  }
+  warn = getattr(run.module, 'warning', None)
+  text = warn(metrics, run.method_settings) if warn else None
+  return {'training': metrics} | ({'warning': text} if text else {})
 
 
 def num_queries(run: Run, store: store_lib.Store) -> int | None:

@@ -14,7 +14,8 @@ and, where it needs them,
   serve      `(serving.Query, settings) -> log-scores float[B, K]`: what a
              client is answered; without it the logits;
   plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
-  remedy     `settings -> str`: what to change where it destroys the teacher.
+  remedy     `settings -> str`: what to change where it destroys the teacher;
+  warning    `(metrics, settings) -> str | None`: what its last epoch says.
 """
 
 from types import ModuleType

@@ -14,6 +14,7 @@ from undistillable import losses, method, state as state_lib
 from undistillable.defenses import nasty
 
 PARENTS = ('adversary',)
+warning = nasty.warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def make(
       frozen['adversary'].
 
   Returns:
-    The method. Metric `kl` is KL(teacher || adversary) at tau_A, in nats.
+    The method; its metrics are in `nasty.conditions`.
 
   Raises:
     ValueError: the adversary is another network than the teacher, or, when
