@@ -373,3 +373,23 @@ def test_settings_split_into_common_and_differing():
     ('parents.teacher', '–', '–', '–', 'resnet8'),
     ('settings.name', 'none', 'nasty', 'scratch', 'kd'),
   ]
+
+
+def test_what_teachers_measured_in_training_is_a_table():
+  runs = _study((90.0, 91.0), (91.0, 92.0), (70.0, 71.0))
+  for run in runs:
+    run['training'] = {'loss': 0.1, 'accuracy': 99.0}
+  assert conduct.measured(runs) == (('Run',), [])
+  first, second = (run for run in runs if run['method'] == 'nasty')
+  first['training'] |= {'kl': 0.45678, 'adversary_gap': 9.0}
+  second['training'] |= {'kl': 0.5, 'pull': 0.3}
+  for run in runs:
+    if run['role'] == 'student':
+      run['training'] |= {'teacher_loss': 1.0}
+  assert conduct.measured(runs) == (
+    ('Run', 'kl', 'adversary gap', 'pull'),
+    [
+      (first['id'], '0.457', '9', '–'),
+      (second['id'], '0.5', '–', '0.3'),
+    ],
+  )

@@ -36,6 +36,13 @@ def blocks(results: Mapping[str, Any], command: str) -> list[document.Block]:
     parts.append(document.Table(('Item', 'Value'), rows, words.ENVIRONMENT))
   if entries:
     parts += [document.Heading('Runs', 3), _table(entries)]
+  head, rows = measured(entries)
+  if rows:
+    aligned = tuple(range(1, len(head)))
+    parts.append(document.Heading('Protected teachers in training', 3))
+    parts.append(
+      document.Table(head, rows, words.MEASURED, aligned, kind='entries')
+    )
   parts += [document.Heading('Limits'), document.Text(words.LIMITS)]
   return [*parts, document.Link(words.SOURCE, words.SOURCE_URL)]
 
@@ -66,6 +73,30 @@ def differing(
     if key not in shared
   ]
   return ('Setting', *columns), rows
+
+
+def measured(
+  entries: Sequence[Entry],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+  """(head, rows): what the methods of teachers measured in the last epoch."""
+  found = {
+    entry['id']: {
+      key: value
+      for key, value in entry.get('training', {}).items()
+      if key not in ('loss', 'accuracy')
+    }
+    for entry in sorted(entries, key=lambda e: e['id'])
+    if entry['role'] == 'teacher'
+  }
+  found = {name: metrics for name, metrics in found.items() if metrics}
+  keys = list(
+    dict.fromkeys(key for metrics in found.values() for key in metrics)
+  )
+  rows = [
+    (name, *(_number(metrics.get(key), '.3g') for key in keys))
+    for name, metrics in found.items()
+  ]
+  return ('Run', *(key.replace('_', ' ') for key in keys)), rows
 
 
 def duration(secs: float | None) -> str:

@@ -25,6 +25,11 @@ ENTRIES = (
   'All {number} runs, {total} in all. Accuracy and NLL (negative log '
   'likelihood, nats) on every test image.'
 )
+MEASURED = (
+  'Means over the last epoch, of training images as they were augmented; what '
+  'each is stands with the method, as in conditions() of nasty. Where hold '
+  'exceeds push, a teacher stays beside its adversary.'
+)
 LIMITS = (
   'A protection is known to hold only against the attacks, students and data '
   'named here. A thief with another attack, more queries or other images may '
