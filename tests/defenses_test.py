@@ -265,10 +265,7 @@ def test_without_epsilon_label_smoothing_is_no_defense():
 
 def _conditions(z, adversary, labels, **settings):
   found = nasty.conditions(
-    jnp.float32(z),
-    jnp.float32(adversary),
-    jnp.array(labels),
-    nasty.Settings(**settings),
+    jnp.float32(z), jnp.float32(adversary), jnp.array(labels), **settings
   )
   return {name: np.asarray(value) for name, value in found.items()}
 
@@ -326,11 +323,50 @@ def test_an_adversary_that_is_not_sure_is_told_from_one_that_is():
     metrics = {name: float(value.mean()) for name, value in metrics.items()}
     text = nasty.warning(metrics, nasty.Settings(omega=0.04))
     assert (text is None) == nasty_at_last
-  unsure = {'hold': 0.2, 'push': 0.05, 'adversary_loss': 0.31}
-  text = nasty.warning(unsure, nasty.Settings(omega=0.04))
+  unsure = {'hold': 0.2, 'push': 0.05, 'adversary_loss': 0.31, 'omega': 0.04}
+  text = nasty.warning(unsure, nasty.Settings())
   assert 'cross entropy 0.31' in text
   assert 'omega from 0.04 above 0.16' in text
-  assert nasty.warning(unsure, nasty.Settings(omega=0.0)) is None
+  assert nasty.warning(unsure | {'omega': 0.0}, nasty.Settings()) is None
+
+
+def _nasty(module, **settings):
+  """Of a small network, after three steps: state and metrics."""
+  model = models.get_model('cnn8', 10)
+  method = module.make(
+    model, optax.sgd(0.05), module.Settings(**settings), {'adversary': model}
+  )
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.float32(rng.normal(size=(32, 8, 8, 1))),
+    'label': jnp.arange(32) % 10,
+  }
+  adversary = model.init(jax.random.key(9), batch['image'])
+  # As sure as one that has learned.
+  params = jax.tree.map(lambda x: 3 * x, adversary['params'])
+  frozen = {'adversary': {**adversary, 'params': params}}
+  state = method.init(jax.random.key(0), batch, frozen)
+  step = jax.jit(method.step)
+  for i in range(3):
+    state, metrics = step(state, frozen, batch, jax.random.key(i))
+  return state, {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize('module', [nasty, nasty_head])
+def test_a_balance_chooses_the_omega_that_gives_it(module):
+  _, metrics = _nasty(module, balance=2.5, temperature=8.0)
+  assert metrics['push'] / metrics['hold'] == pytest.approx(2.5, rel=1e-4)
+  # And then learns as with that omega.
+  state, _ = _nasty(module, balance=2.5, temperature=8.0)
+  given, same = _nasty(module, omega=metrics['omega'], temperature=8.0)
+  assert same['omega'] == pytest.approx(metrics['omega'], rel=1e-6)
+  assert metrics['omega'] > 0.01
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    state.variables,
+    given.variables,
+  )
+  assert given.extra == ()
 
 
 @pytest.mark.parametrize('optimizer', ['adam', 'sgd'])

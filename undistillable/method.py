@@ -85,8 +85,8 @@ class Extra(NamedTuple):
   """A second group of parameters, trained beside the network and then dropped.
 
   Attributes:
-    init: `(rng, Forward) -> params`; of an initial forward pass, in evaluation
-      mode, of a single example.
+    init: `(rng, Forward) -> params`; of an initial forward pass of the first
+      examples, in evaluation mode.
     optimizer: an optax transformation.
   """
 
@@ -182,8 +182,7 @@ def supervised(
     )
     if extra is None:
       return state
-    one = jax.tree.map(lambda x: x[:1], batch)
-    seen, _ = forward(model, variables, frozen, one, rng, None, train=False)
+    seen, _ = forward(model, variables, frozen, batch, rng, None, train=False)
     params = extra.init(jax.random.fold_in(rng, 1), seen)
     return dataclasses.replace(
       state, extra=params, extra_opt_state=extra.optimizer.init(params)

@@ -20,14 +20,18 @@ class Settings:
   Attributes:
     omega: weight of the divergence, >= 0. The released code has 0.04.
     temperature: tau_A > 0.
+    balance: where it is above 0, omega is not read, but so large that push is
+      as many times hold, on the first training images; see `conditions`.
   """
 
   omega: float = 0.004
   temperature: float = 4.0
+  balance: float = 0.0
 
   def __post_init__(self) -> None:
     losses.check_not_negative('omega', self.omega)
     losses.check_positive('temperature', self.temperature)
+    losses.check_not_negative('balance', self.balance)
 
 
 def make(
@@ -55,6 +59,7 @@ def make(
     optimizer,
     loss_fn(settings),
     answer_fns={'adversary': method.as_frozen_fn(parents['adversary'])},
+    extra=extra(settings),
   )
 
 
@@ -63,25 +68,48 @@ def loss_fn(settings: Settings) -> method.LossFn:
 
   def loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
     adversary_logits = seen.answers['adversary']
+    omega = settings.omega
+    if settings.balance:
+      omega = jax.lax.stop_gradient(seen.extra['omega'])
     loss = losses.self_undermining(
       seen.logits,
       adversary_logits,
       seen.batch['label'],
       temperature=settings.temperature,
-      omega=settings.omega,
+      omega=omega,
     )
     return loss, conditions(
-      seen.logits, adversary_logits, seen.batch['label'], settings
+      seen.logits,
+      adversary_logits,
+      seen.batch['label'],
+      temperature=settings.temperature,
+      omega=omega,
     )
 
   return loss
+
+
+def extra(settings: Settings) -> method.Extra | None:
+  """Keeps the omega that is chosen by `Settings.balance`, if one is."""
+
+  def init(rng: jax.Array, seen: method.Forward) -> dict[str, jax.Array]:
+    del rng
+    adversary_logits = seen.answers['adversary']
+    hold = doubt(adversary_logits).mean()
+    most = doubt(adversary_logits, settings.temperature).mean()
+    # Nothing holds a teacher whose adversary has no doubt at all.
+    return {'omega': settings.balance * hold / jnp.maximum(most, 1e-9)}
+
+  return method.Extra(init, optax.set_to_zero()) if settings.balance else None
 
 
 def conditions(
   logits: jax.Array,
   adversary_logits: jax.Array,
   labels: jax.Array,
-  settings: Settings,
+  *,
+  temperature: float,
+  omega: jax.typing.ArrayLike,
 ) -> method.Metrics:
   """What decides whether a teacher becomes nasty, and how far it has got.
 
@@ -95,7 +123,8 @@ def conditions(
     logits: float[B, K], of the teacher.
     adversary_logits: float[B, K].
     labels: int[B].
-    settings: omega and tau.
+    temperature: tau_A.
+    omega: weight of the divergence.
 
   Returns:
     float32[B] each. Of the teacher: `kl`, KL(teacher || adversary) at tau, in
@@ -103,53 +132,59 @@ def conditions(
     classes at least half as far above the mean as the highest. Of the
     adversary: `adversary_loss`, its cross entropy; `adversary_gap`, likewise
     but of the true class; `hold`; `push`; `pull`, omega tau^2 KL(uniform ||
-    adversary) at tau, what an undecided teacher gains.
+    adversary) at tau, what an undecided teacher gains. And `omega`.
   """
-  num_classes = logits.shape[-1]
-  tau, omega = settings.temperature, settings.omega
-
-  def gap(z: jax.Array, chosen: jax.Array) -> jax.Array:
-    others = (z.sum(-1) - chosen) / (num_classes - 1)
-    return chosen - others
-
-  def doubt(temperature: float) -> jax.Array:
-    q = jnp.exp(losses.log_scores(adversary_logits, temperature))
-    return 1 - jnp.sum(jnp.square(q), axis=-1)
-
-  z, top = logits.astype(jnp.float32), logits.max(-1).astype(jnp.float32)
+  z = jnp.asarray(logits, jnp.float32)
+  a = jnp.asarray(adversary_logits, jnp.float32)
+  weight = jnp.asarray(omega, jnp.float32)
+  top = z.max(-1)
   half = (top + z.mean(-1)) / 2
-  true = jnp.take_along_axis(adversary_logits, labels[:, None], axis=-1)[:, 0]
+  true = jnp.take_along_axis(a, labels[:, None], axis=-1)[:, 0]
+  uniform = losses.kl_divergence(jnp.zeros_like(a), a, temperature=temperature)
   return {
-    'kl': losses.kl_divergence(logits, adversary_logits, temperature=tau),
-    'gap': gap(z, top),
+    'kl': losses.kl_divergence(logits, a, temperature=temperature),
+    'gap': _above_others(z, top),
     'peaks': jnp.sum(z >= half[:, None], axis=-1).astype(jnp.float32),
-    'adversary_loss': losses.cross_entropy(adversary_logits, labels),
-    'adversary_gap': gap(adversary_logits, true),
-    'hold': doubt(1.0),
-    'push': omega * doubt(tau),
-    'pull': omega
-    * tau**2
-    * losses.kl_divergence(
-      jnp.zeros_like(adversary_logits), adversary_logits, temperature=tau
-    ),
+    'adversary_loss': losses.cross_entropy(a, labels),
+    'adversary_gap': _above_others(a, true),
+    'hold': doubt(a),
+    'push': weight * doubt(a, temperature),
+    'pull': weight * temperature**2 * uniform,
+    'omega': jnp.full_like(top, weight),
   }
+
+
+def doubt(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """1 - sum_k q_k^2 with q = softmax(logits / tau): [..., K] -> float32[...].
+
+  It is the trace of the Hessian of cross entropy in the logits, and of that of
+  tau^2 KL(. || logits) where both answers are alike.
+  """
+  q = jnp.exp(losses.log_scores(logits, temperature))
+  return 1 - jnp.sum(jnp.square(q), axis=-1)
+
+
+def _above_others(logits: jax.Array, chosen: jax.Array) -> jax.Array:
+  """One logit less the mean of the others: [..., K] and [...] -> [...]."""
+  return chosen - (logits.sum(-1) - chosen) / (logits.shape[-1] - 1)
 
 
 def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
   """Says so where the adversary is too unsure for the teacher to leave it."""
-  hold, push = metrics['hold'], metrics['push']
-  if not settings.omega or push >= hold:
+  del settings
+  omega, hold, push = (metrics[name] for name in ('omega', 'hold', 'push'))
+  if push >= hold or not omega:
     return None
-  enough = settings.omega * hold / push
   return (
     'the adversary is not sure enough of its training images (cross entropy '
-    f'{metrics["adversary_loss"]:.2g}), so this teacher follows it, and is '
+    f'{metrics["adversary_loss"]:.2g}), so this teacher follows it and is '
     'hardly nasty; train the adversary for more epochs or with less weight '
-    f'decay, or raise omega from {settings.omega:.2g} above '
-    f'{enough:.2g}, which will cost accuracy'
+    f'decay, or raise omega from {omega:.2g} above {omega * hold / push:.2g}, '
+    'which will cost accuracy'
   )
 
 
 def remedy(settings: Settings) -> str:
   """What to change where the teacher collapses or diverges."""
-  return f'lower nasty.omega (now {settings.omega})'
+  name = 'balance' if settings.balance else 'omega'
+  return f'lower nasty.{name} (now {getattr(settings, name)})'

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
 from undistillable import losses, method, state as state_lib
@@ -68,11 +67,30 @@ def make(
     )
   answer_fns = {'adversary': method.frozen_fn(model)}
 
+  def supervised(
+    variables: state_lib.PyTree, images: jax.Array
+  ) -> tuple[method.Method, state_lib.PyTree]:
+    """The training of the last layer, and which parameters are in it.
+
+    They cannot be known before the images have a shape; to build the method
+    anew costs nothing but time for tracing.
+    """
+    is_head = last_layer(model, variables, images)
+    learner = method.supervised(
+      model,
+      _masked(optimizer, is_head),
+      nasty.loss_fn(settings),
+      answer_fns=answer_fns,
+      extra=nasty.extra(settings),
+      train=False,
+    )
+    return learner, is_head
+
   def init(
     rng: jax.Array, batch: method.Batch, frozen: method.Frozen
   ) -> state_lib.TrainState:
     start = frozen['adversary']
-    is_head = last_layer(model, start, batch['image'])
+    learner, is_head = supervised(start, batch['image'])
     noise = optax.tree.random_like(rng, start['params'])
     params = jax.tree.map(
       lambda x, change, is_head: x + settings.noise * change if is_head else x,
@@ -80,11 +98,10 @@ def make(
       noise,
       is_head,
     )
-    return state_lib.TrainState(
-      step=jnp.zeros((), jnp.int32),
+    return dataclasses.replace(
+      learner.init(rng, batch, frozen),
       params=params,
       batch_stats=start.get('batch_stats', {}),
-      opt_state=_masked(optimizer, is_head).init(params),
     )
 
   def step(
@@ -94,17 +111,8 @@ def make(
     rng: jax.Array,
     axis_name: str | None = None,
   ) -> tuple[state_lib.TrainState, method.Metrics]:
-    # Which layer is the last one cannot be known before the images have a
-    # shape; to build the method anew costs nothing but time for tracing.
-    is_head = last_layer(model, state.variables, batch['image'])
-    supervised = method.supervised(
-      model,
-      _masked(optimizer, is_head),
-      nasty.loss_fn(settings),
-      answer_fns=answer_fns,
-      train=False,
-    )
-    return supervised.step(state, frozen, batch, rng, axis_name)
+    learner, _ = supervised(state.variables, batch['image'])
+    return learner.step(state, frozen, batch, rng, axis_name)
 
   return method.Method(init, step, answer_fns)
 
