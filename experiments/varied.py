@@ -20,6 +20,11 @@ def omega(entry: Entry, by_id: _ById) -> float | None:
   return _owner(entry, by_id)['config']['settings'].get('omega')
 
 
+def balance(entry: Entry, by_id: _ById) -> float | None:
+  """Likewise: by how much push exceeds hold, see `nasty.conditions`."""
+  return _owner(entry, by_id)['config']['settings'].get('balance')
+
+
 def share(entry: Entry, by_id: _ById) -> float | None:
   """What part of the training set a network has seen; a control's too."""
   config = entry['config']

@@ -50,6 +50,7 @@ def _small(data_dir, **changes):
     'grid.stronger_students': ('cnn8',),
     'grid.adversaries': ('mlp',),
     'grid.omegas': (0.0, 0.05),
+    'grid.balances': (0.5, 2.0),
     'grid.temperatures': (1.0, 8.0),
     'grid.alphas': (0.5, 0.9),
     'grid.fractions': (0.5, 1.0),

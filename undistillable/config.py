@@ -152,6 +152,7 @@ def base() -> ml_collections.ConfigDict:
   # Besides the teacher's own kind.
   config.grid.adversaries = ('cnn', 'resnetc20', 'resnet50')
   config.grid.omegas = (0.0, 0.001, 0.004, 0.01, 0.04, 0.1)  # 0: no defense.
+  config.grid.balances = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # See nasty.
   config.grid.temperatures = (1.0, 2.0, 4.0, 8.0, 16.0, 20.0)  # tau_S
   config.grid.alphas = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # Weights of the teacher.
   config.grid.fractions = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # Of the thief's data.
