@@ -30,8 +30,9 @@ _NUM = 4  # Images in each file of a CIFAR archive made here.
 
 
 def _write_tar(path, files):
-  """A .tar.gz of {name: content}."""
-  with tarfile.open(path, 'w:gz', compresslevel=1) as tar:
+  """A .tar.gz of {name: content}, or a .tar."""
+  mode = 'w:gz' if path.suffix == '.gz' else 'w'
+  with tarfile.open(path, mode) as tar:
     for name, content in files.items():
       info = tarfile.TarInfo(name)
       info.size = len(content)
@@ -125,6 +126,24 @@ def test_cifar_archives_become_the_arrays_in_them(name, files_fn, tmp_path):
     assert _examples(split) == _examples({'image': image, 'label': label})
   names = _NAMES10 if name == 'cifar10' else _NAMES100
   assert given.class_names == tuple(names)
+
+
+def test_an_archive_that_was_decompressed_is_read_alike(tmp_path):
+  splits = []
+  for ending in ('tar.gz', 'tar'):
+    folder = tmp_path / ending
+    folder.mkdir()
+    archive = _write_tar(folder / f'cifar.{ending}', _binary('cifar10'))
+    data.prepare('cifar10', data_dir=folder, archive=archive, unverified=True)
+    splits.append(data.load('cifar10', data_dir=folder).test)
+  np.testing.assert_array_equal(splits[0]['image'], splits[1]['image'])
+
+
+def test_an_archive_that_was_unpacked_is_refused(tmp_path):
+  with pytest.raises(
+    data.DataError, match='is a folder; cifar10 takes cifar-1'
+  ):
+    data.prepare('cifar10', data_dir=tmp_path, archive=tmp_path)
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
@@ -574,7 +593,7 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('cifar10', 'gone.tar.gz is no file; cifar10 takes cifar-10-binary'),
+    ('cifar10', 'there is no file .*gone.tar.gz; cifar10 takes cifar-10-b'),
     ('digits', 'gone.tar.gz: digits takes no archive'),
   ],
 )

@@ -193,6 +193,20 @@ def test_check_names_what_an_interrupted_preparation_left(left, tmp_path):
     data.check('cifar10', data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+  'given', ['data/cifar10/3.0.2', 'data/cifar10', 'data/downloads', '.']
+)
+def test_check_finds_what_lies_beside_the_folder_that_was_given(
+  given, tmp_path
+):
+  (tmp_path / 'data' / 'cifar10' / '3.0.2').mkdir(parents=True)
+  (tmp_path / 'data' / 'downloads').mkdir()
+  with pytest.raises(data.DataError) as error:
+    data.check('cifar10', data_dir=tmp_path / given)
+  assert 'not prepared in' in str(error.value)
+  assert str(error.value).endswith(f'; pass data_dir={tmp_path / "data"}')
+
+
 def _edit(file, **changes):
   content = json.loads(file.read_text())
   content.update(changes)
@@ -265,7 +279,8 @@ def test_load_names_the_file_with_damaged_bytes(copied_dir):
     data.load('digits', data_dir=copied_dir)
 
 
-def test_tfrecord_files_are_read_without_tensorflow(copied_dir, digits):
+@pytest.mark.parametrize('older', [False, True])
+def test_tfrecord_files_are_read_without_tensorflow(older, copied_dir, digits):
   from array_record.python import array_record_module
 
   path = copied_dir / 'digits' / '1.0.0'
@@ -277,7 +292,14 @@ def test_tfrecord_files_are_read_without_tensorflow(copied_dir, digits):
         stream.write(struct.pack('<QI', len(record), 0) + record + bytes(4))
     reader.close()
     file.unlink()
-  _edit(path / 'dataset_info.json', fileFormat='tfrecord')
+  info = json.loads((path / 'dataset_info.json').read_text())
+  if older:  # Than the fields that say so; tfds assumes the same.
+    del info['fileFormat']
+    for split in info['splits']:
+      del split['filepathTemplate']
+  else:
+    info['fileFormat'] = 'tfrecord'
+  (path / 'dataset_info.json').write_text(json.dumps(info))
   data.check('digits', data_dir=copied_dir)
   given = data.load('digits', data_dir=copied_dir)
   np.testing.assert_array_equal(given.train['image'], digits.train['image'])

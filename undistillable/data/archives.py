@@ -42,9 +42,13 @@ def check(
   if not source.archives:
     raise dataset.DataError(f'{archive}: {source.name} takes no archive')
   names = ' or '.join(official.name for official in source.archives)
+  if archive.is_dir():
+    raise dataset.DataError(
+      f'{archive} is a folder; {source.name} takes {names} as it was published'
+    )
   if not archive.is_file():
     raise dataset.DataError(
-      f'{archive} is no file; {source.name} takes {names}'
+      f'there is no file {archive}; {source.name} takes {names}'
     )
   if not unverified:
     digest = _sha256(archive)

@@ -85,9 +85,12 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
 
 
 def _read_tar(archive: pathlib.Path) -> _Files:
-  """The files of a .tar.gz; a link leads to another of them, or nowhere."""
+  """The files of a tar archive, compressed or not.
+
+  A link leads to another of them, or nowhere.
+  """
   files = {}
-  with tarfile.open(archive, 'r:gz') as tar:
+  with tarfile.open(archive) as tar:
     for member in tar:
       if stream := tar.extractfile(member):  # None of a folder.
         files[member.name.rpartition('/')[2]] = stream.read()

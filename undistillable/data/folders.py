@@ -14,8 +14,9 @@ from undistillable.data import dataset
 # {split: [(file, number of records), ...]}.
 Shards = dict[str, list[tuple[pathlib.Path, int]]]
 
-# What tfds assumes of folders older than the field.
+# What tfds assumes of folders older than these fields.
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+_FORMAT = 'tfrecord'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
@@ -54,7 +55,9 @@ def check(source: dataset.Source, data_dir: pathlib.Path) -> Folder:
   path = find(source, data_dir)
   prepare = f'`{source.command} --data_dir={data_dir}`'
   if path is None:
-    raise dataset.DataError(_absent(source, data_dir) + f'; {prepare} does it')
+    near = _nearby(source, data_dir)
+    advice = f'pass data_dir={near}' if near else f'{prepare} does it'
+    raise dataset.DataError(f'{_absent(source, data_dir)}; {advice}')
   try:
     _check_features(source, path / 'features.json')
     file_format, shards = _list_shards(path / 'dataset_info.json')
@@ -64,6 +67,15 @@ def check(source: dataset.Source, data_dir: pathlib.Path) -> Folder:
       f'{source.name}: {fault}. Remove {path} and prepare it again: {prepare}'
     ) from fault
   return Folder(path, file_format, shards)
+
+
+def _nearby(
+  source: dataset.Source, data_dir: pathlib.Path
+) -> pathlib.Path | None:
+  """Where `source` lies, if `data_dir` is a level or two too deep or high."""
+  inside = sorted(data_dir.iterdir()) if data_dir.is_dir() else []
+  above = data_dir.absolute().parents[:2]
+  return next((d for d in (*above, *inside) if find(source, d)), None)
 
 
 def _version_number(path: pathlib.Path) -> tuple[int, ...]:
@@ -140,7 +152,7 @@ def _list_shards(file: pathlib.Path) -> tuple[str, Shards]:
       ]
       if not sum(lengths):
         raise _FaultError(f'{file} says {name} is empty')
-    return info['fileFormat'], shards
+    return info.get('fileFormat', _FORMAT), shards
 
 
 def _format(
@@ -154,7 +166,7 @@ def _format(
   fields = {
     'DATASET': info['name'],
     'SPLIT': split,
-    'FILEFORMAT': info['fileFormat'],
+    'FILEFORMAT': info.get('fileFormat', _FORMAT),
     'SHARD_INDEX': f'{index:05d}',
     'NUM_SHARDS': f'{num_shards:05d}',
     'SHARD_X_OF_Y': f'{index:05d}-of-{num_shards:05d}',
