@@ -75,6 +75,15 @@ def no_figures(monkeypatch):
   monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
 
 
+def test_several_hosts_are_refused_before_anything_is_written(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  with pytest.raises(errors.InputError, match='4 hosts .* is not supported'):
+    study.run(_config(), tmp_path / 'work')
+  assert not list(tmp_path.iterdir())
+
+
 def test_the_main_job_trains_every_version(done):
   results, workdir, _ = done
   found = [(run['role'], run['method']) for run in results['runs']]

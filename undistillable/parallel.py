@@ -36,6 +36,15 @@ def num_devices() -> int:
   return jax.device_count()
 
 
+def check_hosts() -> None:
+  """Raises InputError where several hosts take part, as in a TPU pod."""
+  if jax.process_count() > 1:
+    raise errors.InputError(
+      f'{jax.process_count()} hosts share this computation, which is not '
+      'supported; start the command on one of them, without jax.distributed'
+    )
+
+
 def check_batch_size(batch_size: int, num_examples: int) -> None:
   """Raises InputError for a batch that cannot be split or filled."""
   if batch_size < 1 or batch_size % num_devices():

@@ -11,6 +11,7 @@ from undistillable import (
   data,
   errors,
   execute,
+  parallel,
   plan,
   runs as runs_lib,
   store as store_lib,
@@ -90,6 +91,7 @@ def run(
     errors.InputError: a config, workdir or data set that does not fit.
     errors.DivergedError: a training failed; the message says what to change.
   """
+  parallel.check_hosts()
   planned = study.plan_fn(config)
   folder = workdir / study.name
   _own_folder(config, folder, reuse_workdir)

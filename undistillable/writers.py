@@ -4,12 +4,16 @@ import json
 import math
 import os
 import pathlib
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import tqdm.auto
 
 from undistillable import errors
+
+_SECS_BETWEEN_LINES = 60.0  # Of a progress bar that goes to a file.
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
@@ -42,24 +46,24 @@ def read_json(path: pathlib.Path) -> Any:
 class Metrics:
   """One line of metrics.jsonl an epoch, and the same as TensorBoard events.
 
-  A run that is resumed drops the lines of epochs that it is about to repeat.
+  A run that is resumed drops what it had written of epochs that it is about to
+  repeat: TensorBoard would show them twice.
   """
 
-  def __init__(self, folder: pathlib.Path, *, tensorboard: bool = True):
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
     self._path = folder / 'metrics.jsonl'
-    self._events = None
-    if tensorboard:
-      import tensorboardX  # Slow to import, and of no use to a library user.
-
-      self._events = tensorboardX.SummaryWriter(str(folder / 'tensorboard'))
+    self._events: Any = None
 
   def resume(self, epoch: int) -> None:
-    """Keeps the lines up to and including `epoch`."""
-    lines = list(read_metrics(self._path.parent))
+    """Keeps what was written up to and including `epoch`."""
+    lines = [x for x in read_metrics(self._folder) if x['epoch'] <= epoch]
     with self._path.open('w', encoding='utf-8') as file:
-      for line in lines:
-        if line['epoch'] <= epoch:
-          file.write(json.dumps(line) + '\n')
+      file.writelines(json.dumps(line) + '\n' for line in lines)
+    self.close()
+    shutil.rmtree(self._folder / 'tensorboard', ignore_errors=True)
+    for line in lines:
+      self._write_events(line)
 
   def write(self, scalars: Mapping[str, float]) -> None:
     """Appends one epoch; `scalars` holds epoch and step among the others."""
@@ -70,15 +74,23 @@ class Metrics:
     }
     with self._path.open('a', encoding='utf-8') as file:
       file.write(json.dumps(finite) + '\n')
-    if self._events:
-      for key, value in finite.items():
-        if value is not None and key not in ('epoch', 'step'):
-          self._events.add_scalar(key, value, int(scalars['step']))
+    self._write_events(finite)
 
   def close(self) -> None:
     """Writes what is still buffered."""
     if self._events:
       self._events.close()
+      self._events = None
+
+  def _write_events(self, scalars: Mapping[str, float | None]) -> None:
+    if not self._events:
+      import tensorboardX  # Slow to import, and of no use to a library user.
+
+      folder = self._folder / 'tensorboard'
+      self._events = tensorboardX.SummaryWriter(str(folder))
+    for key, value in scalars.items():
+      if value is not None and key not in ('epoch', 'step'):
+        self._events.add_scalar(key, value, scalars['step'])
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
@@ -100,10 +112,13 @@ class Progress:
 
   def __init__(self, total_steps: int, num_runs: int, *, show: bool = True):
     self._num_runs = num_runs
+    # A file would keep every state of the bar.
+    self._watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
     self._bar = tqdm.auto.tqdm(
       total=total_steps,
       disable=not show,
       unit='step',
+      mininterval=0.1 if self._watched else _SECS_BETWEEN_LINES,
       smoothing=0.05,
       dynamic_ncols=True,
       bar_format=(
@@ -115,7 +130,7 @@ class Progress:
     """Begins the run `index`, counted from 1, and others beside it."""
     others = f' and {num_others} beside it' if num_others else ''
     self._bar.set_description_str(
-      f'run {index}/{self._num_runs} {label}{others}'
+      f'run {index}/{self._num_runs} {label}{others}', refresh=self._watched
     )
 
   def advance(self, steps: int, loss: float, accuracy: float) -> None:
