@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from undistillable import paths
 from undistillable.interop import state_dicts
 
 _TORCH_SUFFIXES = ('.bin', '.pt', '.pth', '.tar')
@@ -37,7 +38,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     >>> load('weights.safetensors')['fc.bias'].shape
     (10,)
   """
-  path = pathlib.Path(path)
+  path = paths.local(path, 'path')
   if not path.is_file():
     raise FileNotFoundError(f'no checkpoint file at {path}')
   suffix = path.suffix.lower()
@@ -57,7 +58,7 @@ def save(
   Example:
     >>> save('weights.safetensors', {'fc.bias': np.zeros(10, np.float32)})
   """
-  path = pathlib.Path(path)
+  path = paths.local(path, 'path')
   if path.suffix != '.safetensors':
     raise ValueError(f'{path}: the suffix must be .safetensors')
   # safetensors writes the buffer as it lies, whatever its strides say.
