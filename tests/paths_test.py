@@ -1,6 +1,7 @@
 """Paths that users give: ~ is their home everywhere, a URL nowhere."""
 
 import pathlib
+import types
 
 import config_files
 import numpy as np
@@ -57,12 +58,20 @@ def _config(**changes):
     ('file/work', {}, 'file is a file, expected a folder'),
   ],
 )
-def test_what_a_study_refuses_leaves_nothing(workdir, changes, message, home):
+def test_what_a_study_refuses_leaves_nothing(
+  workdir, changes, message, home, monkeypatch
+):
+  split = {
+    'image': np.zeros((50, 8, 8, 1), np.uint8),
+    'label': np.arange(50) % 10,
+  }
+  few = types.SimpleNamespace(train=split, test=split, class_names='0123456789')
+  monkeypatch.setattr(data, 'load', lambda name, data_dir: few)
   (home / 'file').touch()
   changes = {'data_dir': '~/data'} | changes
   with pytest.raises(errors.InputError, match=message):
     study.run(_config(**changes), workdir)
-  assert {path.name for path in home.iterdir()} <= {'data', 'file'}
+  assert [path.name for path in home.iterdir()] == ['file']
 
 
 def test_weights_lie_at_home(home):

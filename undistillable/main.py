@@ -63,8 +63,11 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
     # Everything is written and closed by now; to take the interpreter down
     # under a computation that is still running can crash it.
     os._exit(130)
-  print(table.text(results['summary']))
-  print(f'\nReport: {workdir / chosen.name / "report.html"}')
+  report = workdir / chosen.name / 'report.html'
+  try:
+    print(f'{table.text(results["summary"])}\n\nReport: {report}', flush=True)
+  except OSError as error:  # Where it is printed to may be full, or gone.
+    sys.exit(f'error: the report is {report}, but cannot be printed: {error}')
 
 
 if __name__ == '__main__':

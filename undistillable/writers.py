@@ -1,6 +1,8 @@
 """Where the numbers of a run go: JSON lines, TensorBoard, a progress bar."""
 
+import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -10,6 +12,9 @@ from typing import Any
 import tqdm.auto
 
 from undistillable import errors
+
+# A terminal that is gone, or has another encoding, ends no training.
+_UNSEEN = contextlib.suppress(OSError, ValueError)
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
@@ -49,9 +54,7 @@ class Metrics:
     self._path = folder / 'metrics.jsonl'
     self._events = None
     if tensorboard:
-      import tensorboardX  # Slow to import, and of no use to a library user.
-
-      self._events = tensorboardX.SummaryWriter(str(folder / 'tensorboard'))
+      self._events = _events(folder / 'tensorboard')
 
   def resume(self, epoch: int) -> None:
     """Keeps the lines up to and including `epoch`."""
@@ -79,6 +82,19 @@ class Metrics:
     """Writes what is still buffered."""
     if self._events:
       self._events.close()
+
+
+def _events(folder: pathlib.Path) -> Any:
+  """A writer of TensorBoard events; None where there can be none."""
+  try:
+    import tensorboardX  # Slow to import, and of no use to a library user.
+
+    return tensorboardX.SummaryWriter(str(folder))
+  # They only repeat metrics.jsonl, and protobuf, of which a machine may have
+  # another version, raises what it likes when it is imported.
+  except Exception as error:
+    logging.warning('there are no TensorBoard events: %s', error)
+    return None
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
@@ -114,19 +130,22 @@ class Progress:
   def start(self, index: int, label: str, num_others: int = 0) -> None:
     """Begins the run `index`, counted from 1, and others beside it."""
     others = f' and {num_others} beside it' if num_others else ''
-    self._bar.set_description_str(
-      f'run {index}/{self._num_runs} {label}{others}'
-    )
+    with _UNSEEN:
+      self._bar.set_description_str(
+        f'run {index}/{self._num_runs} {label}{others}'
+      )
 
   def advance(self, steps: int, loss: float, accuracy: float) -> None:
     """Counts steps and shows the latest numbers."""
-    self._bar.set_postfix_str(
-      f'loss {loss:.3f}, acc {accuracy:.1f} %', refresh=False
-    )
-    self._bar.update(steps)
+    with _UNSEEN:
+      self._bar.set_postfix_str(
+        f'loss {loss:.3f}, acc {accuracy:.1f} %', refresh=False
+      )
+      self._bar.update(steps)
 
   def __enter__(self) -> 'Progress':
     return self
 
   def __exit__(self, *exc_info: object) -> None:
-    self._bar.close()
+    with _UNSEEN:
+      self._bar.close()

@@ -75,14 +75,15 @@ def write(
   ]
   said = answer.title, answer.headline, answer.sentence
   text = document.markdown(*said, parts)
-  draw.replace(folder / 'report.md', text.encode('utf-8'))
+  # A command may hold what its terminal's encoding could not say.
+  draw.replace(folder / 'report.md', text.encode('utf-8', 'replace'))
   text = document.page(
     *said,
     parts,
     eyebrow=words.eyebrow(summary, results.get('environment') or {}),
     tone=answer.tone,
   )
-  draw.replace(folder / 'report.html', text.encode('utf-8'))
+  draw.replace(folder / 'report.html', text.encode('utf-8', 'replace'))
 
 
 def main_figures(
