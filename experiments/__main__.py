@@ -4,7 +4,7 @@ Of each the question, how many networks it trains, how many of those no
 experiment above it needs, and how long these take on this machine, roughly.
 """
 
-from absl import flags, logging
+from absl import logging
 
 import experiments
 from experiments import estimate, experiment as experiment_lib
@@ -41,5 +41,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.set_default(command.CONFIG, 'configs/digits.py')
-  command.run(main)
+  command.run(main, default='configs/digits.py')

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from undistillable import command, config as config_lib, errors
+from undistillable import command, config as config_lib, errors, terminal
 
 DIGITS = '--config=configs/digits.py'
 BASE = """
@@ -160,6 +160,16 @@ def test_a_config_file_may_lie_at_home(parse, tmp_path, monkeypatch):
   assert parse('--config=~/own.py').limit == 3
 
 
+def test_a_command_may_have_a_config_of_its_own(monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['main'])
+  with flagsaver.flagsaver():
+    command.parse(['main'], default='configs/digits.py')
+    assert command.CONFIG.value.dataset == 'digits'
+    flags.FLAGS['config'].unparse()
+    with pytest.raises(SystemExit, match='error: .*no config file nope.py'):
+      command.parse(['main'], default='nope.py')
+
+
 def test_without_a_config_one_is_asked_for(parse):
   parse()
   with pytest.raises(errors.InputError, match='there is no --config; name a f'):
@@ -188,7 +198,7 @@ def test_what_a_terminal_cannot_show_is_replaced(encoding, monkeypatch):
   written = io.BytesIO()
   stream = io.TextIOWrapper(written, encoding=encoding, write_through=True)
   monkeypatch.setattr(sys, 'stdout', stream)
-  command.be_printable()
+  terminal.be_printable()
   print('98.5 ± 0.2 · ── 数')
   expected = {
     'ascii': b'98.5 +- 0.2 . -- ?\n',

@@ -3,7 +3,7 @@
 What it finds is found before data is loaded, or anything compiled or written.
 """
 
-import codecs
+import functools
 import importlib.machinery
 import importlib.util
 import inspect
@@ -17,11 +17,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from undistillable import config as config_lib, errors, paths
-
-# What reports and tables hold beside ASCII, for a terminal or a log file of
-# another encoding.
-_PLAIN = {'─': '-', '·': '.', '±': '+-', '…': '...', '×': 'x', '–': '-'}
+from undistillable import config as config_lib, errors, paths, terminal
 
 
 class _Parser(flags.ArgumentParser):
@@ -39,14 +35,15 @@ CONFIG = config_flags.DEFINE_config_file(
 flags.FLAGS['config'].parser = _Parser()
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], default: str | None = None) -> None:
   """Calls `main` with what is left of the command line.
 
   Args:
     main: what absl calls; what it raises of `errors.InputError` and `OSError`
       ends the process with one sentence.
+    default: the config file where none is named.
   """
-  be_printable()
+  terminal.be_printable()
 
   def say(argv: list[str]) -> None:
     if len(argv) > 1:
@@ -56,10 +53,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (errors.InputError, OSError) as error:
       sys.exit(f'error: {error}')
 
-  app.run(say, flags_parser=parse)
+  app.run(say, flags_parser=functools.partial(parse, default=default))
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], default: str | None = None) -> list[str]:
   """absl's parser, which ends with one sentence for whatever it refuses.
 
   Modules of one's own that the command line names bring their settings into
@@ -68,6 +65,8 @@ def parse(argv: list[str]) -> list[str]:
   try:
     for name in _own_methods(argv):
       config_lib.know(name)
+    if default is not None:
+      flags.set_default(CONFIG, default)
     rest = flags.FLAGS(argv)
     if CONFIG.value is not None:
       config_lib.check(CONFIG.value)
@@ -143,21 +142,6 @@ def load(path: str) -> ml_collections.ConfigDict:
   except Exception as error:
     raise errors.InputError(f'{place}{_where(error, str(place))}') from error
   return found
-
-
-def be_printable() -> None:
-  """Lets what a terminal cannot show be replaced, instead of ending a job."""
-  codecs.register_error('undistillable', _plain)
-  for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, 'reconfigure'):
-      stream.reconfigure(errors='undistillable')
-
-
-def _plain(error: UnicodeError) -> tuple[str, int]:
-  """What stands for characters that an encoding does not have."""
-  assert isinstance(error, UnicodeEncodeError)
-  missing = error.object[error.start : error.end]
-  return ''.join(_PLAIN.get(one, '?') for one in missing), error.end
 
 
 def _where(error: Exception, file: str) -> str:
