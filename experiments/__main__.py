@@ -4,41 +4,32 @@ Of each the question, how many networks it trains, how many of those no
 experiment above it needs, and how long these take on this machine, roughly.
 """
 
-import sys
-
-from absl import app, logging
-from ml_collections import config_flags
+from absl import logging
 
 import experiments
 from experiments import estimate, experiment as experiment_lib
-from undistillable import errors, runs as runs_lib
+from undistillable import command, runs as runs_lib
 from undistillable.report import conduct
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', 'configs/digits.py', 'A file of configs/.'
-)
 _COLUMNS = ('experiment', 'networks', 'new', 'time', 'question')
 
 
 def main(argv: list[str]) -> None:
   """Prints the list."""
-  if len(argv) > 1:
-    sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
+  del argv
   logging.set_verbosity(logging.WARNING)  # JAX tells which devices it lacks.
-  speed, together = estimate.measured_speed(), _CONFIG.value.together
+  config = command.config()
+  speed, together = estimate.measured_speed(), config.together
   rows: list[tuple[str, ...]] = [_COLUMNS]
   seen: dict[runs_lib.Run, None] = {}  # In order.
-  try:
-    for name in experiments.NAMES:
-      experiment = experiment_lib.load(name)
-      planned = experiment.plan_fn(_CONFIG.value)
-      new = [run for run in planned if run not in seen]
-      seen |= dict.fromkeys(new)
-      time = conduct.duration(estimate.seconds(new, speed, together))
-      counts = str(len(planned)), str(len(new))
-      rows.append((name, *counts, time, experiment.title))
-  except errors.InputError as error:
-    sys.exit(f'error: {error}')
+  for name in experiments.NAMES:
+    experiment = experiment_lib.load(name)
+    planned = experiment.plan_fn(config)
+    new = [run for run in planned if run not in seen]
+    seen |= dict.fromkeys(new)
+    time = conduct.duration(estimate.seconds(new, speed, together))
+    counts = str(len(planned)), str(len(new))
+    rows.append((name, *counts, time, experiment.title))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   for row in rows:
     cells = [row[0].ljust(widths[0])]
@@ -50,4 +41,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, default='configs/digits.py')

@@ -7,15 +7,14 @@ prints is Markdown, and can be read as it is.
 """
 
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 import experiments
 from experiments import claims
-from undistillable import errors, writers
+from undistillable import command, errors, paths, writers
 from undistillable.report import document
 
 _WORKDIRS = flags.DEFINE_multi_string(
@@ -69,16 +68,12 @@ def _card(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(argv: list[str]) -> None:
   """Prints the scorecards."""
-  if len(argv) > 1:
-    sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
-  try:
-    print(
-      scorecard([pathlib.Path(workdir) for workdir in _WORKDIRS.value or ()])
-    )
-  except errors.InputError as error:
-    sys.exit(f'error: {error}')
+  del argv
+  workdirs = [paths.local(one, 'workdir') for one in _WORKDIRS.value or ()]
+  if not workdirs:
+    raise errors.InputError('there is no --workdir; name that of experiments')
+  print(scorecard(workdirs))
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('workdir')
-  app.run(main)
+  command.run(main)

@@ -134,12 +134,13 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_digits_need_no_folder_to_write_into(tmp_path, monkeypatch):
+@pytest.mark.parametrize('number', [errno.EACCES, errno.ENOTDIR])
+def test_digits_need_no_folder_to_write_into(number, tmp_path, monkeypatch):
   make_dir = pathlib.Path.mkdir
 
   def refuse(path, *args, **kwargs):
     if path == tmp_path / 'locked':
-      raise PermissionError(errno.EACCES, 'locked', str(path))
+      raise OSError(number, 'locked', str(path))
     make_dir(path, *args, **kwargs)
 
   monkeypatch.setattr(pathlib.Path, 'mkdir', refuse)

@@ -1,8 +1,13 @@
 """State dicts and files: there and back, and what goes wrong on the way."""
 
+import argparse
 import collections
 import json
+import os
+import pickle
 import sys
+import types
+import zipfile
 
 import fixtures_rule
 import jax
@@ -240,6 +245,178 @@ def test_pytorch_files_are_unwrapped(tmp_path):
   torch.save({'epoch': 3}, tmp_path / 'no.pt')
   with pytest.raises(ValueError, match='holds no state dict'):
     interop.load(tmp_path / 'no.pt')
+
+
+class _Storage:
+  """The numbers of a tensor, apart from it."""
+
+  def __init__(self, numbers):
+    self.numbers = numbers
+
+
+@pytest.fixture
+def save_torch(tmp_path, monkeypatch):
+  """`(name, content) -> path`, a file as torch.save writes it, without torch.
+
+  A zip archive of a pickle, which names functions and types of torch, and of
+  the numbers of each tensor.
+  """
+  named = {
+    'torch': ('FloatStorage', 'HalfStorage', 'LongStorage'),
+    'torch._utils': ('_rebuild_parameter', '_rebuild_tensor_v2'),
+  }
+  for module, names in named.items():
+    fake = types.ModuleType(module)
+    for name in names:
+      setattr(fake, name, type(name, (), {'__module__': module}))
+    monkeypatch.setitem(sys.modules, module, fake)
+  kinds = {'float32': 'Float', 'float16': 'Half', 'int64': 'Long'}
+  torch, utils = (sys.modules[name] for name in named)
+
+  def save(name, content):
+    storages = []
+
+    class Pickler(pickle.Pickler):
+      def persistent_id(self, value):
+        if not isinstance(value, _Storage):
+          return None
+        storages.append(value.numbers)
+        kind = getattr(torch, f'{kinds[value.numbers.dtype.name]}Storage')
+        key = str(len(storages) - 1)
+        return 'storage', kind, key, 'cpu', len(value.numbers)
+
+      def reducer_override(self, value):
+        if not isinstance(value, np.ndarray):
+          return NotImplemented
+        # As it lies: a transposed array has the strides of a view.
+        numbers = _Storage(np.append(7, value.ravel('K')).astype(value.dtype))
+        strides = tuple(stride // value.itemsize for stride in value.strides)
+        args = numbers, 1, value.shape, strides, False, None
+        return utils._rebuild_tensor_v2, args
+
+    path = tmp_path / name
+    with zipfile.ZipFile(path, 'w') as archive:
+      with archive.open('archive/data.pkl', 'w') as file:
+        Pickler(file, protocol=2).dump(content)
+      archive.writestr('archive/byteorder', 'little')
+      for key, numbers in enumerate(storages):
+        archive.writestr(f'archive/data/{key}', numbers.tobytes())
+    return path
+
+  return save
+
+
+def _prefixed(prefix, state_dict):
+  return {prefix + key: value for key, value in state_dict.items()}
+
+
+@pytest.mark.parametrize(
+  ('name', 'wrap'),
+  [
+    ('plain.pt', lambda tensors: tensors),
+    ('last.pth.tar', lambda t: {'epoch': 3, 'state_dict': t}),
+    ('acc.pth', lambda t: {'net': t, 'acc': np.float64(93.1), 'epoch': 3}),
+    ('best.pt', lambda t: {'model_state_dict': t, 'loss': np.float32(0.1)}),
+    (
+      'args.pt',
+      lambda t: {'model': t, 'args': argparse.Namespace(lr=0.1, out=['x'])},
+    ),
+    ('fast.pt', lambda t: _prefixed('_orig_mod.', t)),
+    ('both.pt', lambda t: _prefixed('module._orig_mod.', t)),
+    ('swapped.pt', lambda t: _prefixed('_orig_mod.module.', t)),
+    (
+      'part.pt',
+      lambda t: {
+        k.replace('conv2.', 'conv2._orig_mod.'): v for k, v in t.items()
+      },
+    ),
+    (
+      'lightning.ckpt',
+      lambda t: {
+        'state_dict': _prefixed('model.', t)
+        | {'loss.weight': np.ones(3, '<f4')},
+        'hyper_parameters': argparse.Namespace(),
+      },
+    ),
+    ('deep.pt', lambda t: {'model': {'state_dict': _prefixed('a.net.', t)}}),
+    ('backbone.pt', lambda t: _prefixed('backbone.', t)),
+  ],
+)
+def test_common_forms_of_checkpoints_are_read(name, wrap, save_torch):
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  state_dict['conv1.weight'] = np.asfortranarray(state_dict['conv1.weight'])
+  counted = state_dict | {'bn1.num_batches_tracked': np.array([3])}
+  loaded = interop.load(save_torch(name, wrap(counted)))
+  _assert_equal(
+    interop.from_torch('cnn8', loaded), interop.from_torch('cnn8', state_dict)
+  )
+
+
+def test_two_networks_in_one_file_are_not_mistaken_for_one():
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  two = _prefixed('teacher.', state_dict) | _prefixed('student.', state_dict)
+  with pytest.raises(ValueError, match='26 missing: .*; 52 unexpected'):
+    interop.from_torch('cnn8', two)
+
+
+class _Evil:
+  """What would run a command where a pickle is trusted."""
+
+  def __init__(self, command):
+    self.command = command
+
+  def __reduce__(self):
+    return os.system, (self.command,)
+
+
+def test_code_in_a_file_is_not_run(save_torch, tmp_path):
+  command = f'touch {tmp_path}/was_run'
+  weights = {'fc.bias': np.ones(3, np.float32)}
+  path = save_torch('evil.pt', {'state_dict': weights, 'x': _Evil(command)})
+  assert list(interop.load(path)) == ['fc.bias']
+  path = save_torch('evil.pt', _Evil(command))
+  with pytest.raises(ValueError, match='holds a whole module'):
+    interop.load(path)
+  assert not (tmp_path / 'was_run').exists()
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (argparse.Namespace(lr=0.1), 'holds a whole module, whose code is not run'),
+    ({'epoch': 3}, 'holds no state dict'),
+    ([np.ones(3, np.float32)], 'holds no state dict'),
+    (
+      {'x': np.ones(3, '<f4'), 'arch': 'cnn'},
+      'arch beside the tensors is none',
+    ),
+  ],
+)
+def test_a_pytorch_file_of_something_else_says_so(content, message, save_torch):
+  with pytest.raises(ValueError, match=message) as error:
+    interop.load(save_torch('x.pt', content))
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_damaged_pytorch_file_says_so(save_torch, monkeypatch):
+  whole = save_torch('x.pt', {'x': np.ones(3, np.float32)})
+  content = whole.read_bytes()
+  whole.write_bytes(content[:-50])
+  with pytest.raises(ValueError, match='x.pt is truncated, damaged'):
+    interop.load(whole)
+  whole.write_bytes(b'no file of torch.save')
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(ImportError, match='of PyTorch before 1.6, or none of it'):
+    interop.load(whole)
+
+
+def test_a_tensor_lies_within_its_storage(save_torch):
+  class Larger(np.ndarray):
+    strides = (400,)
+
+  tensor = np.ones(3, np.float32).view(Larger)
+  with pytest.raises(ValueError, match='lies outside its storage'):
+    interop.load(save_torch('x.pt', {'x': tensor}))
 
 
 def test_a_loaded_network_computes_as_before():

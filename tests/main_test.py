@@ -24,7 +24,10 @@ def _main(*args):
   ('args', 'message'),
   [
     (['--config.nasty.omega=-1'], 'omega=-1.0; expected a number >= 0'),
-    (['--config.teacher.model=lenet'], "unknown model 'lenet'; known: cnn"),
+    (
+      ['--config.teacher.model=lenet'],
+      "unknown model 'lenet'; known: airbench93",
+    ),
     (['--config.nasty.omegaa=1'], 'Did you mean "omega" instead of "omegaa"'),
     (['--config.defense.omega=1'], 'defense of the first edition is now'),
     (['extra'], "unexpected arguments ['extra']"),

@@ -414,7 +414,7 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'defenses': ()}, 'defenses is empty'),
     ({'queries': 'twice'}, "unknown queries 'twice'; known: cached, fresh"),
     ({'nasty.omega': -0.1}, 'omega=-0.1; expected a number >= 0'),
-    ({'nasty.omega': float('nan')}, 'omega=nan; expected a number >= 0'),
+    ({'nasty.omega': float('nan')}, 'omega=nan; expected a finite number'),
     ({'nasty.temperature': 0.0}, 'temperature=0.0; expected a positive'),
     ({'kd.temperature': -1.0}, 'temperature=-1.0; expected a positive'),
     ({'kd.alpha': 1.1}, r'alpha=1.1; expected a weight in 0..1'),

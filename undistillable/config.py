@@ -6,16 +6,18 @@ method stand under its name, as in `config.nasty.omega`; their meaning is in its
 `Settings`.
 """
 
+import difflib
+import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from undistillable import attacks, defenses, errors, registry
+from undistillable import attacks, defenses, errors, paths, registry
 
 # What the first edition called otherwise.
 _RENAMED = {
@@ -25,6 +27,13 @@ _RENAMED = {
   'preset': 'single settings, as dafl.one_hot_weight',
   'settings': 'dafl.<setting> and deep_inversion.<setting>',
   'student_recipe': 'recipes.made_up',
+}
+# How the type of a field is called.
+_TOLD = {
+  bool: 'True or False',
+  float: 'a finite number',
+  int: 'a whole number',
+  str: 'a text',
 }
 # Methods of one's own, whose settings are in every config from then on.
 _OWN: dict[str, ModuleType] = {}
@@ -53,7 +62,11 @@ def renamed(text: str) -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises InputError for a config that is not made from `base`."""
+  """Checks that a config has the fields of `base`, each of its type.
+
+  Raises:
+    errors.InputError: which field is missing, unknown or of another type.
+  """
   # A method of one's own may be called defense, and has no name.
   named = [
     n for n in config if n == 'data_free' or 'name' in _fields(config[n])
@@ -61,12 +74,105 @@ def check(config: ml_collections.ConfigDict) -> None:
   old = renamed(' '.join(f'.{name} ' for name in named))
   if old:
     raise errors.InputError(f'config: {old}')
-  missing = [name for name in base() if name not in config]
-  if missing:
+  wanted = base()
+  recipe = wanted.recipe
+  for name in wanted:
+    if name not in config:
+      raise errors.InputError(
+        f'config: there is no field {name!r}; start from '
+        'undistillable.config.base() and change what differs'
+      )
+    if name != 'recipes':
+      _check_field(name, config, wanted)
+  for name in config:
+    # The settings of a method of one's own are its own affair.
+    if name not in wanted and not _fields(config[name]):
+      raise errors.InputError(_unknown(name, wanted))
+  if not isinstance(config.recipes, ml_collections.ConfigDict):
     raise errors.InputError(
-      f'config: there is no field {missing[0]!r}; start from '
-      'undistillable.config.base() and change what differs'
+      f'config: recipes={config.recipes!r}; expected recipes by name'
     )
+  for name, changes in config.recipes.items():
+    if not isinstance(changes, ml_collections.ConfigDict):
+      raise errors.InputError(
+        f'config: recipes.{name}={changes!r}; expected fields of recipe'
+      )
+    _check_fields(f'recipes.{name}.', changes, recipe)
+  given = {
+    'data_dir': config.data_dir,
+    'teacher.init_from': config.teacher.init_from,
+    'adversary.init_from': config.adversary.init_from,
+  }
+  for name, path in given.items():
+    if path is not None:
+      paths.local(path, name)
+
+
+def _check_fields(
+  prefix: str,
+  given: ml_collections.ConfigDict,
+  wanted: ml_collections.ConfigDict,
+) -> None:
+  """Checks those fields that there are."""
+  for name in given:
+    if name not in wanted:
+      raise errors.InputError(_unknown(f'{prefix}{name}', wanted))
+    _check_field(name, given, wanted, prefix)
+
+
+def _check_field(
+  name: str,
+  given: ml_collections.ConfigDict,
+  wanted: ml_collections.ConfigDict,
+  prefix: str = '',
+) -> None:
+  """Checks a field, and those below it."""
+  value, example, full = given[name], wanted[name], f'{prefix}{name}'
+  if isinstance(example, ml_collections.ConfigDict):
+    if not isinstance(value, ml_collections.ConfigDict):
+      raise errors.InputError(
+        f'config: {full}={value!r}; expected the fields {", ".join(example)}'
+      )
+    _check_fields(f'{full}.', value, example)
+    for key in example:
+      if key not in value:
+        raise errors.InputError(
+          f"config: there is no field '{full}.{key}'; start from "
+          'undistillable.config.base() and change what differs'
+        )
+    return
+  if value is None and example is None:
+    return
+  kind = wanted.get_type(name)
+  if kind in (list, tuple):
+    fits = isinstance(value, list | tuple)
+    kinds = {type(one) for one in example}
+    if fits and len(kinds) == 1:
+      (kind,) = kinds
+      fits = all(_is(one, kind) for one in value)
+      told = f'{_TOLD[kind]} each'
+    else:
+      told = 'several, as (1, 2)'
+  else:
+    fits, told = _is(value, kind), _TOLD.get(kind, kind.__name__)
+  if not fits:
+    raise errors.InputError(f'config: {full}={value!r}; expected {told}')
+
+
+def _is(value: Any, kind: type) -> bool:
+  """Whether a value may stand where a type is expected."""
+  if kind is float:
+    return _is(value, int) or isinstance(value, float) and math.isfinite(value)
+  if kind is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  return isinstance(value, kind)
+
+
+def _unknown(name: str, wanted: Iterable[str]) -> str:
+  """What to say of a field that there is not."""
+  close = difflib.get_close_matches(name.rpartition('.')[2], wanted, n=1)
+  hint = f'; did you mean {close[0]!r}?' if close else ''
+  return f'config: there is no field {name!r} in undistillable.config{hint}'
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
@@ -236,10 +342,12 @@ def preset(
     known: {name: `config -> None`}.
 
   Raises:
-    ValueError: there is none of this name.
+    errors.InputError: there is none of this name.
   """
   if name not in known:
-    raise ValueError(f'unknown preset {name!r}; known: {", ".join(known)}')
+    raise errors.InputError(
+      f'unknown preset {name!r}; known: {", ".join(known)}'
+    )
   known[name](config)
   return config
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.special
 
-from undistillable import losses, method, parallel
+from undistillable import errors, losses, method, parallel
+from undistillable.data import checks
 from undistillable.state import PyTree
 
 _FLOOR = 1e-4  # Of a probability that is withheld.
@@ -30,7 +31,12 @@ def predict(
 
   Returns:
     float32[N, K].
+
+  Raises:
+    ValueError: arrays that are no examples.
   """
+  arrays = checks.examples(arrays)
+  batch_size = checks.whole('batch_size', batch_size, 1)
   num_examples = len(arrays['label'])
   devices = parallel.num_devices()
   share = -(-batch_size // devices)
@@ -58,7 +64,17 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     accuracy in percent, and nll: the mean cross entropy in nats. Where some
     classes are withheld, it is that of `(1 - K f) p + f` with f = 1e-4: one
     withheld truth would decide it otherwise.
+
+  Raises:
+    ValueError: the shapes do not fit, or labels are not in 0..K-1.
   """
+  logits, labels = np.asarray(logits), np.asarray(labels)
+  if logits.ndim != 2 or not logits.size or logits.shape[:1] != labels.shape:
+    raise errors.InputError(
+      f'logits of shape {logits.shape} and labels of shape {labels.shape}; '
+      'expected [N, K] and [N], of at least one example'
+    )
+  checks.labels(labels, logits.shape[-1])
   log_p = _log_scores(logits)
   if losses.is_withheld(log_p).any():
     num_classes = log_p.shape[-1]
@@ -82,8 +98,17 @@ def fidelity(
     agreement: percent of examples with the same top class; kl: the mean of
     KL(teacher || student) at temperature 1, in nats.
 
+  Raises:
+    ValueError: the shapes differ.
+
   Source: Stanton et al. (2021), arXiv:2106.05945, section 3.
   """
+  logits, teacher_logits = np.asarray(logits), np.asarray(teacher_logits)
+  if logits.shape != teacher_logits.shape or logits.ndim != 2:
+    raise errors.InputError(
+      f'logits of shapes {logits.shape} and {teacher_logits.shape}; expected '
+      'the same [N, K] of both networks'
+    )
   log_p, log_q = _log_scores(teacher_logits), _log_scores(logits)
   same = logits.argmax(-1) == teacher_logits.argmax(-1)
   return {

@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import jax.typing
+import numpy as np
 import optax
 
 # Stands for the logarithm of a score of 0: a class that is not served. Its
@@ -369,6 +370,16 @@ def _check_labels(logits: jax.Array, labels: jax.Array) -> None:
       f'labels are {jnp.result_type(labels)}; expected integers, one an '
       'example (for one-hot labels pass labels.argmax(-1))'
     )
+  # Of what is traced nobody knows the values yet.
+  if not isinstance(labels, jax.core.Tracer) and jnp.size(labels):
+    # As NumPy's: in a function that JAX compiles it would trace its own.
+    values = np.asarray(labels)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= jnp.shape(logits)[-1]:
+      raise ValueError(
+        f'labels are from {low} to {high}; expected 0 to '
+        f'{jnp.shape(logits)[-1] - 1}, for logits of shape {jnp.shape(logits)}'
+      )
 
 
 def _check_same_shape(p_logits: jax.Array, q_logits: jax.Array) -> None:

@@ -8,16 +8,18 @@ program.
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import state as state_lib
+from undistillable import errors, state as state_lib
 
 # image: float[B, H, W, C], label: int[B]; and where they were asked for before,
 # answers: {role: float[B, K]}, see `Method`
@@ -74,11 +76,14 @@ class Method:
       frozen networks of which the step reads nothing but their answers to the
       batch's own images. Whoever has these already hands them in as
       batch['answers'][role], and frozen[role] is then not read.
+    logits_fn: `(variables, images) -> float[B, K]` of the network in training,
+      where the labels must be of its K classes.
   """
 
   init: Callable[..., Any]
   step: Callable[..., tuple[Any, Any]]
   answer_fns: Mapping[str, ApplyFn] = dataclasses.field(default_factory=dict)
+  logits_fn: ApplyFn | None = None
 
 
 class Extra(NamedTuple):
@@ -125,6 +130,7 @@ def supervised(
     returns anything but one number an example.
   """
   answer_fns = dict(answer_fns or {})
+  _check_module(model)
 
   def forward(
     network: nn.Module,
@@ -143,9 +149,12 @@ def supervised(
         'mutable': [*mutable, 'intermediates'],
         'capture_intermediates': True,
       }
+    # Flax draws from 'params' where a module asks for any other stream.
+    streams = {'dropout': rng, 'params': jax.random.fold_in(rng, 1)}
     logits, updates = network.apply(
-      variables, batch['image'], train=train, rngs={'dropout': rng}, **options
+      variables, batch['image'], train=train, rngs=streams, **options
     )
+    _check_logits(logits, batch['image'], model)
     features = features_fn(updates['intermediates']) if features_fn else ()
     given = batch.get('answers', {})
     answers = {
@@ -170,6 +179,7 @@ def supervised(
     rng: jax.Array, batch: Batch, frozen: Frozen
   ) -> state_lib.TrainState:
     variables = model.init(rng, batch['image'], train=False)
+    _check_collections(variables, model)
     variables = {
       'params': variables['params'],
       'batch_stats': variables.get('batch_stats', {}),
@@ -240,7 +250,7 @@ def supervised(
       )
     return state, metrics
 
-  return Method(init, step, answer_fns)
+  return Method(init, step, answer_fns, frozen_fn(model))
 
 
 def frozen_fn(model: nn.Module) -> ApplyFn:
@@ -253,9 +263,18 @@ def frozen_fn(model: nn.Module) -> ApplyFn:
     `(variables, images) -> logits`.
   """
 
+  _check_module(model)
+
   def apply_fn(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
     frozen = jax.lax.stop_gradient(variables)
-    logits: Any = model.apply(frozen, images, train=False)
+    try:
+      logits: Any = model.apply(frozen, images, train=False)
+    except flax.errors.InvalidRngError as error:
+      raise errors.InputError(
+        f'{type(model).__name__} draws random numbers with train=False; '
+        'expected none in an evaluation'
+      ) from error
+    _check_logits(logits, images, model)
     return jax.lax.stop_gradient(logits)
 
   return apply_fn
@@ -285,7 +304,63 @@ def features_fn(model: nn.Module) -> ApplyFn:
 
 def as_frozen_fn(network: ApplyFn | nn.Module) -> ApplyFn:
   """`frozen_fn` of a module; a function is taken as it is."""
-  return frozen_fn(network) if isinstance(network, nn.Module) else network
+  if isinstance(network, nn.Module):
+    return frozen_fn(network)
+  _check_no_other(network)
+  return network
+
+
+def _check_module(model: Any) -> None:
+  """Raises InputError for what cannot be called as a module of Linen."""
+  name = type(model).__name__
+  if not isinstance(model, nn.Module):
+    _check_no_other(model)
+    raise errors.InputError(
+      f'the network is of type {name}; expected a flax.linen module, called as '
+      'module(images, train=...)'
+    )
+  parameters = inspect.signature(type(model).__call__).parameters
+  any_name = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+  if 'train' not in parameters and not any_name:
+    raise errors.InputError(
+      f'{name}.__call__ takes {", ".join(list(parameters)[1:])}; expected '
+      'images and train, as in module(images, train=False)'
+    )
+
+
+def _check_no_other(network: Any) -> None:
+  """Raises InputError for a module of another library, callable as it is."""
+  origins = [kind.__module__ for kind in type(network).__mro__]
+  if any(origin.startswith('flax.nnx') for origin in origins):
+    raise errors.InputError(
+      f'{type(network).__name__} is a module of flax.nnx; expected one of '
+      'flax.linen, which flax.nnx.bridge.to_linen(its class, ...) makes'
+    )
+  if any(origin.startswith('torch.nn') for origin in origins):
+    raise errors.InputError(
+      f'{type(network).__name__} is a module of PyTorch; expected one of '
+      'flax.linen; see undistillable.interop for its weights'
+    )
+
+
+def _check_collections(variables: Mapping[str, Any], model: nn.Module) -> None:
+  """Raises InputError for variables that a training would not keep."""
+  if 'params' not in variables or set(variables) - {'params', 'batch_stats'}:
+    raise errors.InputError(
+      f'{type(model).__name__} has variables in {sorted(variables)}; expected '
+      "'params', and of what is not trained none but 'batch_stats'"
+    )
+
+
+def _check_logits(logits: Any, images: jax.Array, model: nn.Module) -> None:
+  """Raises InputError for an answer that is not one score a class."""
+  shape = getattr(logits, 'shape', None)
+  if shape is None or len(shape) != 2 or shape[0] != len(images):
+    given = type(logits).__name__ if shape is None else f'shape {shape}'
+    raise errors.InputError(
+      f'{type(model).__name__} answers {len(images)} images with {given}; '
+      f'expected logits of shape ({len(images)}, classes)'
+    )
 
 
 def average(tree: Any, axis_name: str | None) -> Any:

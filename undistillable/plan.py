@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from undistillable import (
   defenses,
   errors,
   models,
+  paths,
   programs,
   registry,
   runs as runs_lib,
@@ -232,10 +232,11 @@ class Job:
     run = self._run('teacher', chosen.model, 'none', {}, share=1.0)
     if chosen.init_from is None:
       return run
-    if not pathlib.Path(chosen.init_from).is_file():
-      raise ValueError(f'init_from: there is no file {chosen.init_from}')
+    path = paths.local(chosen.init_from, 'init_from')
+    if not path.is_file():
+      raise ValueError(f'init_from: there is no file {path}')
     # Whatever seed: the same file is the same network.
-    return dataclasses.replace(run, init_from=chosen.init_from, seed=0)
+    return dataclasses.replace(run, init_from=str(path), seed=0)
 
   def _run(
     self,

@@ -20,7 +20,8 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
     kind: 'defense' or 'attack', for the error.
 
   Raises:
-    errors.InputError: there is none, or it lacks `make` or `Settings`.
+    errors.InputError: there is none, it cannot be run, or it lacks `make` or
+      `Settings`.
   """
   if name in known:
     return known[name]
@@ -31,15 +32,24 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
     )
   try:
     module = importlib.import_module(name)
-  except ImportError as error:
+  # A module of one's own can fail in any way when it is run.
+  except Exception as error:
     raise errors.InputError(
-      f'the {kind} {name!r} cannot be imported ({error})'
+      f'the {kind} {name!r} cannot be imported ({type(error).__name__}: '
+      f'{error})'
     ) from error
   for wanted in ('make', 'Settings'):
     if not hasattr(module, wanted):
       raise errors.InputError(
         f'the {kind} {name!r} has no {wanted}; see "Extend it" in the README'
       )
+  try:
+    defaults(module)
+  except TypeError as error:
+    raise errors.InputError(
+      f'the {kind} {name!r}: its Settings are no dataclass whose fields all '
+      f'have a default ({error})'
+    ) from error
   return module
 
 

@@ -1,6 +1,7 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from undistillable import (
   errors,
   execute,
   parallel,
+  paths,
   plan,
   runs as runs_lib,
   store as store_lib,
@@ -69,7 +71,7 @@ MAIN = Study('', plan.make, _measure_main, write.write, go_on=False)
 
 def run(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike[str],
   *,
   study: Study = MAIN,
   reuse_workdir: bool = False,
@@ -79,7 +81,8 @@ def run(
 
   Args:
     config: see configs/digits.py.
-    workdir: where the runs go, and the report into its folder `study.name`.
+    workdir: where the runs go, and the report into its folder `study.name`;
+      may begin with ~.
     study: the main job, or one of `experiments`.
     reuse_workdir: whether the report of another config there may be replaced.
     command: what the report says was typed.
@@ -92,10 +95,16 @@ def run(
     errors.DivergedError: a training failed; the message says what to change.
   """
   parallel.check_hosts()
+  workdir = paths.local(workdir, 'workdir')
   planned = study.plan_fn(config)
   folder = workdir / study.name
-  _own_folder(config, folder, reuse_workdir)
+  own_config = _own_config(config, folder, reuse_workdir)
+  paths.check_folder(folder, 'workdir')
   store = store_lib.Store(workdir, config.data_dir, config.eval_batch_size)
+  _check_data(planned, store, config)
+  # From here on, what there is to mend is found, and something is written.
+  folder.mkdir(parents=True, exist_ok=True)
+  writers.write_json(folder / 'config.json', own_config)
   results = _train(planned, store, config, study.go_on)
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
   if not finished:
@@ -123,11 +132,10 @@ def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _own_folder(
+def _own_config(
   config: ml_collections.ConfigDict, folder: pathlib.Path, reuse: bool
-) -> None:
-  """Keeps the report of one config from replacing that of another."""
-  folder.mkdir(parents=True, exist_ok=True)
+) -> Any:
+  """What says whose report this is; one config must not replace another's."""
   path = folder / 'config.json'
   content = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
   content = writers.as_json(content)
@@ -140,7 +148,21 @@ def _own_folder(
         '--workdir, or add --reuse_workdir to keep its finished runs and '
         'replace its report'
       )
-  writers.write_json(path, content)
+  return content
+
+
+def _check_data(
+  planned: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  config: ml_collections.ConfigDict,
+) -> None:
+  """Checks that the data of all runs to train are there, and fill a batch."""
+  missing = [run for run in planned if not store.result(run)]
+  used = [one for run in missing for one in (run.judged_on, run.learns_from)]
+  for name in {one['name'] for one in used if one}:
+    data.check(name, data_dir=config.data_dir)
+  for run in missing:
+    store.num_steps(run)
 
 
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -176,10 +198,6 @@ def _train(
 
   check()
   missing = [run for run in planned if run.id not in results]
-  if missing:
-    used = [one for run in missing for one in (run.judged_on, run.learns_from)]
-    for name in {one['name'] for one in used if one}:
-      data.check(name, data_dir=config.data_dir)
   steps = sum(store.num_steps(run) for run in missing)
   progress = writers.Progress(
     steps, len(planned), show=bool(missing) and config.progress

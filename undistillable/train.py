@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import pathlib
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from undistillable import (
   parallel,
   trainee as trainee_lib,
 )
-from undistillable.data import batches
+from undistillable.data import batches, checks
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500
@@ -38,7 +38,7 @@ def fit(
   ask_with: parallel.PrepareFn | None = None,
   evaluate_fn: trainee_lib.EvaluateFn | None = None,
   evaluate_every_epochs: int = 1,
-  folder: pathlib.Path | None = None,
+  folder: str | os.PathLike[str] | None = None,
   checkpoint_every_epochs: int = 1,
   on_step: OnStepFn | None = None,
   label: str = 'network',
@@ -51,7 +51,8 @@ def fit(
 
   Args:
     method: from `defenses` or `attacks`.
-    arrays: the training set, image uint8[N, H, W, C] and label int32[N].
+    arrays: the training set, image uint8[N, H, W, C] and label int[N], in
+      0..K-1; or all -1 where the method reads none.
     prepare: see `data.batches.prepare_fn`.
     epochs: how often every example is seen, but for the rest of a last batch.
     batch_size: over all devices.
@@ -77,9 +78,14 @@ def fit(
     The last state; `.variables` are those of the trained network.
 
   Raises:
-    ValueError: the batch does not fit the data or the devices.
+    ValueError: the batch does not fit the data or the devices, or the arrays
+      are no examples of the network's classes.
     errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
+  arrays = checks.examples(arrays)
+  num_classes = _num_classes(method, arrays, prepare, frozen)
+  if num_classes is not None:
+    checks.labels(arrays['label'], num_classes)
   (outcome,) = fit_together(
     [trainee_lib.Trainee(method, evaluate_fn, folder, label, remedy)],
     arrays,
@@ -140,10 +146,24 @@ def fit_together(
   Raises:
     ValueError: the batch does not fit the data or the devices.
   """
+  arrays = checks.examples(arrays)
   num_examples = len(arrays['label'])
+  batch_size = checks.whole('batch_size', batch_size, 1)
   parallel.check_batch_size(batch_size, num_examples)
-  if epochs < 1:
-    raise ValueError(f'epochs={epochs}; expected at least 1')
+  epochs = checks.whole('epochs', epochs, 1)
+  seed = checks.whole('seed', seed)
+  for name, every in (
+    ('evaluate_every_epochs', evaluate_every_epochs),
+    ('checkpoint_every_epochs', checkpoint_every_epochs),
+  ):
+    checks.whole(name, every, 1)
+  for trainee in trainees:
+    for role in trainee.method.answer_fns:
+      if role not in (frozen or {}):
+        raise errors.InputError(
+          f'the method asks a frozen network, the {role}; expected its '
+          f'variables, as frozen={{{role!r}: variables}}'
+        )
   init_key, *keys = jax.random.split(jax.random.key(seed), 3)
   number = zlib.crc32(stream.encode())  # Python's own hash is salted.
   order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
@@ -213,6 +233,32 @@ def fit_together(
     for (epoch, _), members in alike.items():
       train_from(epoch, members)
   return [member.outcome for member in everyone]
+
+
+def _num_classes(
+  method: method_lib.Method,
+  arrays: Mapping[str, np.ndarray],
+  prepare: parallel.PrepareFn,
+  frozen: method_lib.Frozen | None,
+) -> int | None:
+  """How many classes a network tells apart; None where nobody says.
+
+  Nothing is computed. What does not fit the arrays is found before a compiler
+  could be busy with it.
+  """
+  few = {k: v[:1] for k, v in arrays.items()}
+  key, order = jax.random.key(0), np.zeros(1, np.int32)
+  try:
+    batch = jax.eval_shape(prepare, few, order, key)
+  except KeyError as error:
+    raise errors.InputError(
+      f'prepare reads {error} of the arrays; given {", ".join(few)}'
+    ) from error
+  if method.logits_fn is None:
+    return None
+  state = jax.eval_shape(method.init, key, batch, dict(frozen or {}))
+  logits = jax.eval_shape(method.logits_fn, state.variables, batch['image'])
+  return logits.shape[-1]
 
 
 def _ask_once(

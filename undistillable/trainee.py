@@ -1,14 +1,20 @@
 """A network in training: what watches it, what is written of it, its end."""
 
 import dataclasses
-import pathlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from undistillable import checkpoints, errors, method as method_lib, writers
+from undistillable import (
+  checkpoints,
+  errors,
+  method as method_lib,
+  paths,
+  writers,
+)
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
 HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
@@ -20,7 +26,7 @@ class Trainee:
 
   method: method_lib.Method
   evaluate_fn: EvaluateFn | None = None
-  folder: pathlib.Path | None = None
+  folder: str | os.PathLike[str] | None = None
   label: str = 'network'
   remedy: str = 'lower the learning rate'
 
@@ -88,10 +94,11 @@ class Member:
 class Record:
   """What a training leaves in its folder; nothing without one."""
 
-  def __init__(self, folder: pathlib.Path | None):
+  def __init__(self, folder: str | os.PathLike[str] | None):
     self._metrics: writers.Metrics | None = None
     self._checkpoints: checkpoints.Checkpoints | None = None
-    if folder:
+    if folder is not None:
+      folder = paths.local(folder, 'folder')
       folder.mkdir(parents=True, exist_ok=True)
       self._metrics = writers.Metrics(folder)
       self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')

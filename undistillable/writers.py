@@ -1,6 +1,8 @@
 """Where the numbers of a run go: JSON lines, TensorBoard, a progress bar."""
 
+import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -14,6 +16,8 @@ import tqdm.auto
 from undistillable import errors
 
 _SECS_BETWEEN_LINES = 60.0  # Of a progress bar that goes to a file.
+# A terminal that is gone, or has another encoding, ends no training.
+_UNSEEN = contextlib.suppress(OSError, ValueError)
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
@@ -80,17 +84,27 @@ class Metrics:
     """Writes what is still buffered."""
     if self._events:
       self._events.close()
-      self._events = None
+    self._events = None
 
   def _write_events(self, scalars: Mapping[str, float | None]) -> None:
-    if not self._events:
-      import tensorboardX  # Slow to import, and of no use to a library user.
-
-      folder = self._folder / 'tensorboard'
-      self._events = tensorboardX.SummaryWriter(str(folder))
+    if self._events is None:
+      self._events = _events(self._folder / 'tensorboard') or False
     for key, value in scalars.items():
-      if value is not None and key not in ('epoch', 'step'):
+      if self._events and value is not None and key not in ('epoch', 'step'):
         self._events.add_scalar(key, value, scalars['step'])
+
+
+def _events(folder: pathlib.Path) -> Any:
+  """A writer of TensorBoard events; None where there can be none."""
+  try:
+    import tensorboardX  # Slow to import, and of no use to a library user.
+
+    return tensorboardX.SummaryWriter(str(folder))
+  # They only repeat metrics.jsonl, and protobuf, of which a machine may have
+  # another version, raises what it likes when it is imported.
+  except Exception as error:
+    logging.warning('there are no TensorBoard events: %s', error)
+    return None
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
@@ -129,19 +143,22 @@ class Progress:
   def start(self, index: int, label: str, num_others: int = 0) -> None:
     """Begins the run `index`, counted from 1, and others beside it."""
     others = f' and {num_others} beside it' if num_others else ''
-    self._bar.set_description_str(
-      f'run {index}/{self._num_runs} {label}{others}', refresh=self._watched
-    )
+    with _UNSEEN:
+      self._bar.set_description_str(
+        f'run {index}/{self._num_runs} {label}{others}', refresh=self._watched
+      )
 
   def advance(self, steps: int, loss: float, accuracy: float) -> None:
     """Counts steps and shows the latest numbers."""
-    self._bar.set_postfix_str(
-      f'loss {loss:.3f}, acc {accuracy:.1f} %', refresh=False
-    )
-    self._bar.update(steps)
+    with _UNSEEN:
+      self._bar.set_postfix_str(
+        f'loss {loss:.3f}, acc {accuracy:.1f} %', refresh=False
+      )
+      self._bar.update(steps)
 
   def __enter__(self) -> 'Progress':
     return self
 
   def __exit__(self, *exc_info: object) -> None:
-    self._bar.close()
+    with _UNSEEN:
+      self._bar.close()

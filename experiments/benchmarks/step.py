@@ -20,10 +20,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from undistillable import (
   attacks,
+  command,
   data,
   defenses,
   environment,
@@ -196,4 +197,4 @@ def _share_of_peak(images_per_s: float) -> float | None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -33,6 +33,15 @@ hold_out = splits.hold_out
 prepare_fn = batches.prepare_fn
 take_fraction = splits.take_fraction
 
+# Of a home, too, that is none: /dev/null, or a folder that nobody made.
+_NOT_WRITABLE = (
+  errno.EACCES,
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.EPERM,
+  errno.EROFS,
+)
+
 DATASETS = {
   'cifar10': cifar.CIFAR10,
   'cifar100': cifar.CIFAR100,
@@ -162,7 +171,7 @@ def _prepare_embedded(
   try:
     prepare(name, data_dir=data_dir)
   except OSError as error:
-    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno not in _NOT_WRITABLE:
       raise
     data_dir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     prepare(name, data_dir=data_dir)

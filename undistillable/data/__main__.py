@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from undistillable import data, errors
+from undistillable import data, errors, terminal
 from undistillable.data import dataset, folders
 
 
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Under nohup a hangup is ignored, and is to be.
     if number and signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, lambda number, _: sys.exit(128 + number))
+  terminal.be_printable()
   arguments = _parse(argv)
   try:
     arguments.fn(arguments)

@@ -15,7 +15,7 @@ import secrets
 import urllib.request
 from collections.abc import Iterator
 
-from undistillable import errors
+from undistillable import errors, paths
 from undistillable.data import dataset
 
 _CHUNK_BYTES = 1 << 20
@@ -38,7 +38,7 @@ def check(
   Raises:
     dataset.DataError: no file, or not an official one.
   """
-  archive = pathlib.Path(path).expanduser()
+  archive = paths.local(path, 'archive')
   if not source.archives:
     raise dataset.DataError(f'{archive}: {source.name} takes no archive')
   names = ' or '.join(official.name for official in source.archives)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jax.typing
 import numpy as np
 
-from undistillable.data import augment as augment_lib
+from undistillable import errors
+from undistillable.data import augment as augment_lib, checks
 
 # (arrays, indices int[b], random key) -> a batch for the network.
 PrepareFn = Callable[
@@ -40,9 +41,17 @@ def prepare_fn(
     'label': int32[b]}`.
 
   Raises:
-    ValueError: an unknown augmentation.
+    ValueError: an unknown augmentation, or impossible means and deviations.
+      The function raises one, before anything is compiled, for images that are
+      not uint8[N, H, W, C].
   """
-  means, stds = (tuple(map(float, values)) for values in (mean, std))
+  means, stds = (tuple(map(float, np.ravel(x))) for x in (mean, std))
+  fits = len(means) == len(stds) and all(0 <= x <= 1 for x in means)
+  if not fits or not all(0 < x < float('inf') for x in stds):
+    raise errors.InputError(
+      f'mean={means}, std={stds}; expected one of each a channel, of images '
+      'from 0 to 1: means in 0..1, deviations above 0'
+    )
   return _prepare_fn(means, stds, augment, jnp.dtype(dtype))
 
 
@@ -61,6 +70,7 @@ def _prepare_fn(
     indices: jax.Array | np.ndarray,
     rng: jax.Array,
   ) -> dict[str, jax.Array]:
+    checks.images(arrays['image'], len(mean))
     images = augment_fn(rng, arrays['image'][indices])
     return {
       'image': augment_lib.normalize(images, mean, std, dtype),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from undistillable import errors
+from undistillable import errors, paths
 
 # {'image': uint8[N, H, W, C], 'label': int32[N]}.
 Split = Mapping[str, np.ndarray]
@@ -122,9 +122,11 @@ class Source:
 
 def resolve_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """`data_dir`, or tfds' own default where it is None."""
+  name = 'data_dir'
   if data_dir is None:
-    data_dir = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-  path = pathlib.Path(data_dir).expanduser()
+    data_dir = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    name = 'TFDS_DATA_DIR'
+  path = paths.local(data_dir, name)
   if path.exists() and not path.is_dir():
     raise DataError(f'data_dir={path} is a file, expected a folder')
   return path

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from undistillable.data import dataset
+from undistillable.data import checks, dataset
 
 # Keep the two draws apart, so that the thief's share of what is left after
 # holding out does not depend on what was held out.
@@ -24,7 +24,8 @@ def hold_out(
     its order, with each class represented in proportion.
 
   Raises:
-    ValueError: fraction out of range, or so small that it holds out nothing.
+    ValueError: fraction out of range, or so small that it holds out nothing;
+      or images and labels of different numbers.
 
   Example:
     >>> label = np.repeat(np.arange(2), 50)
@@ -36,6 +37,7 @@ def hold_out(
     raise ValueError(
       f'the held-out fraction must be at least 0 and below 1; given {fraction}'
     )
+  split = checks.examples(split)
   order = _stratified_order(split['label'], (_HOLD_OUT, seed))
   num_held_out = round(fraction * len(order))
   if fraction and num_held_out in (0, len(order)):
@@ -63,7 +65,8 @@ def take_fraction(
     A split of round(fraction * N) examples, in the order of `split`.
 
   Raises:
-    ValueError: fraction out of range, or so small that it takes nothing.
+    ValueError: fraction out of range, or so small that it takes nothing; or
+      images and labels of different numbers.
 
   Source: Ma et al. (2021), arXiv:2105.07381, the ablation of the share of
   training samples; the released code draws without regard to class.
@@ -72,6 +75,7 @@ def take_fraction(
     raise ValueError(
       f'the fraction to take must be above 0 and at most 1; given {fraction}'
     )
+  split = checks.examples(split)
   order = _stratified_order(split['label'], (_TAKE, seed))
   num_taken = round(fraction * len(order))
   if not num_taken:

@@ -1,4 +1,4 @@
-"""State dicts in files: safetensors, and PyTorch's own where torch is."""
+"""State dicts in files: safetensors, and PyTorch's own."""
 
 import os
 import pathlib
@@ -6,29 +6,32 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from undistillable.interop import state_dicts
+from undistillable import paths
+from undistillable.interop import state_dicts, torch_files
 
-_TORCH_SUFFIXES = ('.bin', '.pt', '.pth', '.tar')
+_TORCH_SUFFIXES = ('.bin', '.ckpt', '.pt', '.pth', '.tar')
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """The tensors of a checkpoint file, by name.
 
   Args:
-    path: a `.safetensors` file, or a `.pt`, `.pth`, `.tar` or `.bin` file
-      written by `torch.save`, for which PyTorch must be installed. Only
-      tensors and plain containers are unpickled, never code.
+    path: a `.safetensors` file, or a `.pt`, `.pth`, `.tar`, `.ckpt` or `.bin`
+      file written by `torch.save`. PyTorch is needed for those of versions
+      before 1.6 alone. Only tensors and plain containers are unpickled, never
+      code; what else is beside the weights is passed over.
 
   Returns:
     Arrays by tensor name, for `from_torch`.
 
   Raises:
     FileNotFoundError: where there is no such file.
-    ImportError: for a PyTorch file without PyTorch.
+    ImportError: for an old PyTorch file without PyTorch.
     ValueError: for another suffix, or a file that is damaged or holds no state
       dict.
 
@@ -37,7 +40,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     >>> load('weights.safetensors')['fc.bias'].shape
     (10,)
   """
-  path = pathlib.Path(path)
+  path = paths.local(path, 'path')
   if not path.is_file():
     raise FileNotFoundError(f'no checkpoint file at {path}')
   suffix = path.suffix.lower()
@@ -57,7 +60,7 @@ def save(
   Example:
     >>> save('weights.safetensors', {'fc.bias': np.zeros(10, np.float32)})
   """
-  path = pathlib.Path(path)
+  path = paths.local(path, 'path')
   if path.suffix != '.safetensors':
     raise ValueError(f'{path}: the suffix must be .safetensors')
   # safetensors writes the buffer as it lies, whatever its strides say.
@@ -78,29 +81,72 @@ def _load_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _load_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads what torch.save wrote, and unwraps the state dict in it."""
-  try:
-    import torch  # An optional dependency, heavy, and needed here alone.
-  except ImportError as error:
-    raise ImportError(
-      f'{path} is a PyTorch file: install torch (pip install torch), or '
-      'convert the file where torch is: safetensors.torch.save_file('
-      "state_dict, 'weights.safetensors'), with the state dict that it holds"
-    ) from error
-  try:
-    loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
-  except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+  if torch_files.is_archive(path):
+    try:
+      loaded = torch_files.read(path)
+    except ValueError as error:
+      raise ValueError(
+        f'{path} is truncated, damaged or no file of torch.save ({error})'
+      ) from error
+  else:
+    loaded = _load_old(path)
+  if isinstance(loaded, torch_files.Other):
     raise ValueError(
-      f'{path} is truncated, damaged or no file of weights alone ({error})'
-    ) from error
+      f'{path} holds a whole module, whose code is not run; save its weights '
+      'alone: torch.save(model.state_dict(), path)'
+    )
   loaded = state_dicts.unwrap(loaded)
-  if not isinstance(loaded, Mapping) or not all(
-    isinstance(value, torch.Tensor) for value in loaded.values()
+  if not isinstance(loaded, Mapping) or not any(
+    isinstance(value, np.ndarray) for value in loaded.values()
   ):
     raise ValueError(
       f'{path} holds no state dict (a mapping of names to tensors), neither '
       f'directly nor under {", ".join(state_dicts.WRAPPERS)}'
     )
+  for key, value in loaded.items():
+    if not isinstance(value, np.ndarray):
+      raise ValueError(
+        f'{path}: {key} beside the tensors is none; save the state dict alone: '
+        'torch.save(model.state_dict(), path)'
+      )
   return {
-    key: x.float().numpy() if x.is_floating_point() else x.numpy()
+    str(key): x.astype(np.float32) if _is_float(x) else x
     for key, x in loaded.items()
   }
+
+
+def _is_float(x: np.ndarray) -> bool:
+  """Whether an array is of floating point, bfloat16 included."""
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _load_old(path: pathlib.Path) -> Any:
+  """Reads a file of PyTorch before 1.6, for which PyTorch is needed."""
+  try:
+    import torch  # An optional dependency, heavy, and needed here alone.
+  except ImportError as error:
+    raise ImportError(
+      f'{path} is a file of PyTorch before 1.6, or none of it at all: install '
+      'torch (pip install torch) to have it read, or save it again where torch '
+      'is: torch.save(torch.load(path), path)'
+    ) from error
+  try:
+    loaded = torch.load(path, map_location='cpu', weights_only=True)
+  # What torch says goes over six lines, and recommends to run what is there.
+  except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    raise ValueError(
+      f'{path} cannot be read safely: it is truncated, damaged, or holds more '
+      'than weights; save them alone where torch is: '
+      'torch.save(model.state_dict(), path)'
+    ) from error
+  return _as_arrays(loaded, torch.Tensor)
+
+
+def _as_arrays(value: Any, kind: type) -> Any:
+  """Tensors as arrays, in dicts of dicts."""
+  if isinstance(value, Mapping):
+    return {key: _as_arrays(one, kind) for key, one in value.items()}
+  if not isinstance(value, kind):
+    return value
+  tensor: Any = value
+  return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -7,7 +7,8 @@ kernels transposed from OIHW to HWIO, or from (out, in) to (in, out).
 
 import functools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +25,18 @@ _LEAVES = {
   'var': 'running_var',
 }
 # Where training scripts put the weights, beside the epoch and the optimiser.
-WRAPPERS = ('state_dict', 'model', 'net')
+WRAPPERS = (
+  'state_dict',
+  'model_state_dict',
+  'model_state',
+  'model',
+  'module',
+  'net',
+  'network',
+  'weights',
+)
+# What DataParallel and torch.compile put into names, wherever they wrap.
+_WRAPPED = re.compile(r'^(?:module\.)+|(?<![^.])_orig_mod\.')
 # PyTorch's tensor names to (our path: collection, module, leaf; its shape).
 _Template = dict[str, tuple[tuple[str, str, str], tuple[int, ...]]]
 _SHOWN = 5  # Names listed for each kind of problem; the rest are counted.
@@ -44,8 +56,10 @@ def from_torch(
   Args:
     name: a key of `models.MODELS`.
     state_dict: tensor names to arrays (NumPy, JAX or PyTorch), or a checkpoint
-      that holds them as 'state_dict', 'model' or 'net'. A DataParallel prefix
-      `module.` and `num_batches_tracked` are dropped.
+      that holds them as 'state_dict', 'model', 'net' or the like. What
+      DataParallel and `torch.compile` put into names is dropped, as are
+      `num_batches_tracked` and the name of an attribute under which a larger
+      module, as of Lightning, holds the network.
     image_size: pixels of a side, or (height, width). Only needed for the
       networks that flatten their feature maps, and there only when the images
       are not square.
@@ -66,6 +80,7 @@ def from_torch(
     (512, 10)
   """
   tensors = _clean(state_dict)
+  tensors = _within(tensors, _draft(name, overrides))
   expected = _fitting_template(name, tensors, image_size, overrides)
   variables: dict[str, Any] = {}
   for tensor_name, (path, _) in expected.items():
@@ -123,10 +138,15 @@ def to_torch(
 
 def unwrap(checkpoint: Any) -> Any:
   """The state dict in a checkpoint of a training script; others as they are."""
-  for wrapper in WRAPPERS:
-    if isinstance(checkpoint, Mapping):
-      inner = checkpoint.get(wrapper)
-      checkpoint = inner if isinstance(inner, Mapping) else checkpoint
+  while isinstance(checkpoint, Mapping):
+    inner = [
+      checkpoint[wrapper]
+      for wrapper in WRAPPERS
+      if isinstance(checkpoint.get(wrapper), Mapping)
+    ]
+    if not inner:
+      break
+    checkpoint = inner[0]
   return checkpoint
 
 
@@ -138,11 +158,15 @@ def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """float32 arrays by name, without DataParallel's prefix and counters."""
   tensors: dict[str, np.ndarray] = {}
   for key, value in unwrap(state_dict).items():
-    name = key.removeprefix('module.')
+    name = str(key)
+    while (shorter := _WRAPPED.sub('', name)) != name:
+      name = shorter
     if name.endswith('num_batches_tracked'):
       continue
     if name in tensors:
-      raise ValueError(f'{name} is there twice, with and without "module."')
+      raise ValueError(
+        f'{name} is there twice, with and without "module." or "_orig_mod."'
+      )
     if hasattr(value, 'detach'):  # A PyTorch tensor, perhaps bfloat16.
       value = value.detach().cpu().float()
     if np.iscomplexobj(value):
@@ -155,6 +179,31 @@ def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         'alone'
       ) from error
   return tensors
+
+
+def _within(
+  tensors: dict[str, np.ndarray], expected: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """The tensors of a network that is an attribute of a larger module.
+
+  Where all names that are expected stand behind one prefix, as in
+  'model.conv1.weight', those behind it, without it; otherwise all.
+  """
+  expected = list(expected)
+  ending = f'.{expected[0]}'
+  found = []
+  for name in tensors:
+    prefix = name.removesuffix(ending[1:]) if name.endswith(ending) else ''
+    if prefix and all(prefix + one in tensors for one in expected):
+      found.append(prefix)
+  if len(found) != 1 or expected[0] in tensors:
+    return tensors
+  (prefix,) = found
+  return {
+    name.removeprefix(prefix): array
+    for name, array in tensors.items()
+    if name.startswith(prefix)
+  }
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,8 +254,7 @@ def _fitting_template(
 ) -> _Template:
   """The template of `name` whose shapes `tensors` have, or a ValueError."""
   fields = tuple(sorted(overrides.items()))
-  # Classes, channels and pixels are not known yet: any will do for names.
-  draft = _template(name, 10, (32, 32, 3), fields)
+  draft = _draft(name, overrides)
   first, last = next(iter(draft)), next(reversed(draft))
   known = _has_rank(tensors, last, len(draft[last][1]))
   num_classes = len(tensors[last]) if known else 10
@@ -214,6 +262,11 @@ def _fitting_template(
   expected = _template(name, max(num_classes, 2), image_shape, fields)
   _check(name, expected, tensors)
   return expected
+
+
+def _draft(name: str, overrides: Mapping[str, Any]) -> _Template:
+  """One before classes, channels and pixels are known: right but for shapes."""
+  return _template(name, 10, (32, 32, 3), tuple(sorted(overrides.items())))
 
 
 def _has_rank(tensors: Mapping[str, np.ndarray], name: str, rank: int) -> bool:

@@ -1,6 +1,7 @@
 """Lists the networks: python -m undistillable.models [classes] [pixels]."""
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -88,10 +89,16 @@ def _products(jaxpr: Any) -> Iterator[tuple[int, int, bool]]:
 
 def main() -> None:
   """Prints a Markdown table of the registry."""
-  num_classes, image_size = (*map(int, sys.argv[1:]), *(10, 32))[:2]
+  given = sys.argv[1:]
+  if len(given) > 2 or not all(re.fullmatch('[1-9][0-9]*', g) for g in given):
+    sys.exit(f'error: {given}; expected [classes] [pixels], two numbers')
+  num_classes, image_size = (*map(int, given), *(10, 32)[len(given) :])
+  try:
+    sizes = {n: size(n, num_classes, image_size) for n in models.MODELS}
+  except ValueError as error:
+    sys.exit(f'error: {error}')
   print('| network | parameters | multiply-adds |\n|---|---|---|')
-  for name in models.MODELS:
-    one = size(name, num_classes, image_size)
+  for name, one in sizes.items():
     operations = f'{one.multiply_adds / 1e6:,.1f} M'
     print(f'| `{name}` | {one.parameters:,} | {operations} |')
 

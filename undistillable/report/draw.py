@@ -140,12 +140,22 @@ def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
   if shown.draw is None:
     return [section, document.Text(shown.caption, 'note')]
   path = f'figures/{shown.name}.png'
-  with matplotlib.rc_context(STYLE):
-    panels = shown.draw()
-    replace(folder / path, png(shown.title, panels))
-    texts = [
-      svg(panel, f'{shown.name}-{i}-') if panel else '<br>'
-      for i, panel in enumerate(panels)
+  try:
+    with matplotlib.rc_context():
+      matplotlib.rcdefaults()  # Not what a user has set for his own figures.
+      matplotlib.rcParams.update(STYLE)
+      panels = shown.draw()
+      replace(folder / path, png(shown.title, panels))
+      texts = [
+        svg(panel, f'{shown.name}-{i}-') if panel else '<br>'
+        for i, panel in enumerate(panels)
+      ]
+  # A figure decorates: whatever hinders it, the report is written.
+  except Exception as error:
+    reason = f'{type(error).__name__}: {error}'
+    return [
+      section,
+      document.Text(f'This figure could not be drawn ({reason}).', 'note'),
     ]
   return [section, document.Picture(path, shown.alt, shown.caption, texts)]
 

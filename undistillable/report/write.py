@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from undistillable import paths
 from undistillable.report import (
   accuracy,
   answer as answer_lib,
@@ -52,8 +53,8 @@ def write(
     results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
     write.write(results, workdir, command='python -m undistillable.main ...')
   """
-  workdir = pathlib.Path(workdir)
-  folder = workdir if folder is None else pathlib.Path(folder)
+  workdir = paths.local(workdir, 'workdir')
+  folder = workdir if folder is None else paths.local(folder, 'folder')
   summary = summary_lib.summarize(results['runs'])
   if figures is None:
     figures = main_figures(summary, results['runs'], workdir, folder)
@@ -74,14 +75,15 @@ def write(
   ]
   said = answer.title, answer.headline, answer.sentence
   text = document.markdown(*said, parts)
-  draw.replace(folder / 'report.md', text.encode('utf-8'))
+  # A command may hold what its terminal's encoding could not say.
+  draw.replace(folder / 'report.md', text.encode('utf-8', 'replace'))
   text = document.page(
     *said,
     parts,
     eyebrow=words.eyebrow(summary, results.get('environment') or {}),
     tone=answer.tone,
   )
-  draw.replace(folder / 'report.html', text.encode('utf-8'))
+  draw.replace(folder / 'report.html', text.encode('utf-8', 'replace'))
 
 
 def main_figures(

@@ -1,0 +1,142 @@
+"""What torch.save wrote, read without PyTorch and without running anything.
+
+Such a file is a zip archive: `data.pkl`, a pickle of names, shapes and strides,
+and a file of raw numbers for each storage. The pickle is read by an unpickler
+that makes tensors and plain containers. Whatever else it asks for, as for the
+arguments of a training script or a NumPy number beside the weights, becomes an
+inert `Other`: no class or function of another package is imported or called.
+"""
+
+import collections
+import io
+import math
+import pathlib
+import pickle
+import zipfile
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+_DTYPES: dict[str, Any] = {
+  'BFloat16Storage': jnp.bfloat16,
+  'BoolStorage': np.bool_,
+  'ByteStorage': np.uint8,
+  'CharStorage': np.int8,
+  'ComplexDoubleStorage': np.complex128,
+  'ComplexFloatStorage': np.complex64,
+  'DoubleStorage': np.float64,
+  'FloatStorage': np.float32,
+  'HalfStorage': np.float16,
+  'IntStorage': np.int32,
+  'LongStorage': np.int64,
+  'ShortStorage': np.int16,
+}
+
+
+class Other:
+  """Stands for what is neither a tensor nor a plain container."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    pass
+
+  def __setstate__(self, state: Any) -> None:
+    pass
+
+  def __setitem__(self, key: Any, value: Any) -> None:
+    pass
+
+  def append(self, value: Any) -> None:
+    pass
+
+  def extend(self, values: Any) -> None:
+    pass
+
+  def add(self, value: Any) -> None:
+    pass
+
+
+class _Kind(Other):
+  """The type of the numbers of a storage."""
+
+  def __init__(self, name: str):
+    self.dtype = np.dtype(_DTYPES[name])
+
+
+class _Storage(Other):
+  """float[n], or of another type."""
+
+  def __init__(self, numbers: np.ndarray):
+    self.numbers = numbers
+
+
+def is_archive(path: pathlib.Path) -> bool:
+  """Whether a file is of the kind that is read here, as since PyTorch 1.6."""
+  with path.open('rb') as file:
+    return file.read(4) == b'PK\x03\x04'  # Also of one that is cut off.
+
+
+def read(path: pathlib.Path) -> Any:
+  """What a file holds: containers of arrays, numbers, texts and `Other`.
+
+  Raises:
+    ValueError: it is damaged, or no file of torch.save.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = archive.namelist()
+      (index,) = [n for n in names if n.split('/')[1:] == ['data.pkl']]
+      root = index.removesuffix('data.pkl')
+      order = f'{root}byteorder'
+      if order in names and archive.read(order) != b'little':
+        raise ValueError('its numbers are not little-endian')
+      return _Unpickler(archive, root).load()
+  # Damaged bytes raise what they like in zipfile and pickle.
+  except Exception as error:
+    raise ValueError(f'{type(error).__name__}: {error}') from error
+
+
+class _Unpickler(pickle.Unpickler):
+  """Makes arrays and plain containers, and calls nothing else."""
+
+  def __init__(self, archive: zipfile.ZipFile, root: str):
+    super().__init__(io.BytesIO(archive.read(f'{root}data.pkl')))
+    self._archive, self._root = archive, root
+
+  def find_class(self, module: str, name: str) -> Any:
+    # A pickle can set attributes of what it is given, so that functions and
+    # classes of ours are made anew each time, and NumPy's types hidden.
+    match f'{module}.{name}':
+      case 'collections.OrderedDict':
+        return collections.OrderedDict
+      case 'torch._utils._rebuild_parameter':
+        return lambda tensor, *_: tensor
+      case 'torch._utils._rebuild_tensor_v2':
+        return lambda *args: _tensor(*args)
+    if module == 'torch' and name in _DTYPES:
+      return _Kind(name)
+    return type('Other', (Other,), {})
+
+  def persistent_load(self, pid: Any) -> Any:
+    _, kind, key, *_ = pid
+    if not isinstance(kind, _Kind):
+      return Other()
+    numbers = self._archive.read(f'{self._root}data/{key}')
+    return _Storage(np.frombuffer(numbers, kind.dtype))
+
+
+def _tensor(
+  storage: Any, offset: int, shape: Any, strides: Any, *_: Any
+) -> np.ndarray | Other:
+  """An array of its own, from its place in a storage."""
+  if not isinstance(storage, _Storage):
+    return Other()
+  numbers = storage.numbers
+  if not math.prod(shape):
+    return np.zeros(shape, numbers.dtype)
+  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  if min((offset, *shape, *strides)) < 0 or last >= len(numbers):
+    raise ValueError(f'a tensor of {shape} lies outside its storage')
+  steps = [stride * numbers.itemsize for stride in strides]
+  view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps)
+  return view.copy()

@@ -1,0 +1,22 @@
+"""Terminals and log files, whatever their encoding."""
+
+import codecs
+import sys
+
+# What tables and reports hold beside ASCII.
+_PLAIN = {'─': '-', '·': '.', '±': '+-', '…': '...', '×': 'x', '–': '-'}
+
+
+def be_printable() -> None:
+  """Lets what a terminal cannot show be replaced, instead of ending a job."""
+  codecs.register_error('undistillable', _plain)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='undistillable')
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+  """What stands for characters that an encoding does not have."""
+  assert isinstance(error, UnicodeEncodeError)
+  missing = error.object[error.start : error.end]
+  return ''.join(_PLAIN.get(one, '?') for one in missing), error.end
