@@ -10,6 +10,7 @@ import optax
 
 from undistillable import (
   data,
+  defenses,
   method as method_lib,
   optimizers,
   oracle,
@@ -25,19 +26,14 @@ class Program:
   """What is compiled for a run; runs that differ in their seed share it.
 
   Attributes:
-    method: how it learns; None where nothing is trained.
+    method: how it learns.
     prepare: images for training, augmented.
     prepare_test: images for evaluation.
   """
 
-  method: method_lib.Method | None
+  method: method_lib.Method
   prepare: parallel.PrepareFn
   prepare_test: parallel.PrepareFn
-
-  def trained(self) -> method_lib.Method:
-    """The method of a run that is known to have one."""
-    assert self.method, 'nothing is trained'
-    return self.method
 
 
 def build(run: runs.Run, num_examples: int) -> Program:
@@ -53,38 +49,12 @@ def build(run: runs.Run, num_examples: int) -> Program:
   Raises:
     ValueError: an unknown name or an impossible value in its config.
   """
-  return _build(anonymous(run), num_examples)
-
-
-def anonymous(run: runs.Run) -> runs.Run:
-  """The run, less what its program does not depend on."""
-  parents = {role: _as_asked(parent) for role, parent in run.parents.items()}
-  return dataclasses.replace(run, parents=parents, seed=0, compared_with={})
+  return _build(run.as_built, num_examples)
 
 
 def answer_fn(run: runs.Run) -> method_lib.ApplyFn:
   """What a client of a network is answered, `(variables, images) -> [B, K]`."""
-  return _answer_fn(_as_asked(run))
-
-
-def _as_asked(run: runs.Run) -> runs.Run:
-  """A run, less what its answers do not depend on, but for its weights."""
-  if hasattr(run.module, 'serve'):
-    parents = {k: _as_asked(parent) for k, parent in run.parents.items()}
-  else:
-    plain = 'none' if run.role == 'teacher' else 'scratch'
-    run = dataclasses.replace(run, method=plain, settings={})
-    parents = {}
-  return dataclasses.replace(
-    run,
-    parents=parents,
-    recipe={},
-    learns_from={},
-    queries='',
-    seed=0,
-    init_from=None,
-    compared_with={},
-  )
+  return _answer_fn(run.as_asked)
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,13 +73,10 @@ def _answer_fn(run: runs.Run) -> method_lib.ApplyFn:
 def _build(run: runs.Run, num_examples: int) -> Program:
   """See `build`."""
   recipe = dict(run.recipe)
-  parallel.check_batch_size(recipe['batch_size'], num_examples)
-  for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
-    if recipe[field] < 1:
-      raise ValueError(f'{field}={recipe[field]}; expected at least 1')
-  network = run.network()
-  method = run.module.make(
-    network,
+  # Where nothing is trained: how the network learned that is served.
+  make = run.module.make or defenses.none.make
+  method = make(
+    run.network(),
     _optimizer(run, num_examples),
     run.method_settings,
     {
@@ -136,7 +103,7 @@ def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
   module = parent.network()
   if run.role == 'teacher' or role != 'teacher':
     return module
-  return _oracle(_as_asked(parent), run.access)
+  return _oracle(parent.as_asked, run.access)
 
 
 @functools.lru_cache(maxsize=64)

@@ -138,6 +138,11 @@ class Run:
     return registry.settings(self.module, self.settings)
 
   @property
+  def only_serves(self) -> bool:
+    """Whether nothing is trained: the network of the parent 'normal' serves."""
+    return self.module.make is None
+
+  @property
   def access_to_data(self) -> str:
     """What its method learns from: 'own', 'foreign' or 'none'."""
     return self._declared('DATA', ('own', 'foreign', 'none'))
@@ -180,6 +185,32 @@ class Run:
       tuple((role, parent.id) for role, parent in self.parents.items()),
       json.dumps([self.learns_from, self.judged_on], sort_keys=True),
       tuple(self.recipe[field] for field in _SHARED_FIELDS),
+    )
+
+  @property
+  def as_built(self) -> 'Run':
+    """Itself, less what its program does not depend on."""
+    parents = {role: run.as_asked for role, run in self.parents.items()}
+    return dataclasses.replace(self, parents=parents, seed=0, compared_with={})
+
+  @property
+  def as_asked(self) -> 'Run':
+    """Itself, less what its answers do not depend on, but for its weights."""
+    method, settings, parents = self.method, self.settings, self.parents
+    if not hasattr(self.module, 'serve'):
+      method = 'none' if self.role == 'teacher' else 'scratch'
+      settings, parents = {}, {}
+    return dataclasses.replace(
+      self,
+      method=method,
+      settings=settings,
+      parents={role: run.as_asked for role, run in parents.items()},
+      recipe={},
+      learns_from={},
+      queries='',
+      seed=0,
+      init_from=None,
+      compared_with={},
     )
 
   @property

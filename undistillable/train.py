@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -12,17 +13,40 @@ import jax
 import numpy as np
 
 from undistillable import (
+  checkpoints,
   errors,
   method as method_lib,
   parallel,
-  trainee as trainee_lib,
+  writers,
 )
 from undistillable.data import batches
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500
 
+EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
+HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+  """A network to train, alone or beside others.
+
+  Attributes:
+    method: from `defenses` or `attacks`.
+    evaluate_fn: its numbers enter the metrics under their names.
+    folder: for metrics and checkpoints; a training that stopped there is
+      resumed. None writes nothing.
+    label: what to call the network in errors.
+    remedy: what to change should the loss become non-finite.
+  """
+
+  method: method_lib.Method
+  evaluate_fn: EvaluateFn | None = None
+  folder: pathlib.Path | None = None
+  label: str = 'network'
+  remedy: str = 'lower the learning rate'
 
 
 def fit(
@@ -30,48 +54,19 @@ def fit(
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
-  epochs: int,
-  batch_size: int = 128,
-  frozen: method_lib.Frozen | None = None,
-  seed: int = 0,
-  stream: str = '',
-  ask_with: parallel.PrepareFn | None = None,
-  evaluate_fn: trainee_lib.EvaluateFn | None = None,
-  evaluate_every_epochs: int = 1,
+  evaluate_fn: EvaluateFn | None = None,
   folder: pathlib.Path | None = None,
-  checkpoint_every_epochs: int = 1,
-  on_step: OnStepFn | None = None,
-  label: str = 'network',
-  remedy: str = 'lower the learning rate',
+  **options: Any,
 ) -> Any:
   """Trains one network.
-
-  Every random number depends on the seed, the stream and the number of the step
-  alone, so that a resumed training equals an uninterrupted one.
 
   Args:
     method: from `defenses` or `attacks`.
     arrays: the training set, image uint8[N, H, W, C] and label int32[N].
     prepare: see `data.batches.prepare_fn`.
-    epochs: how often every example is seen, but for the rest of a last batch.
-    batch_size: over all devices.
-    frozen: variables of the networks that the method reads, by role.
-    seed: of initialisation, order, augmentation and dropout.
-    stream: a name that parts the order, augmentation and dropout of networks
-      with one seed, not their initial weights: a protected teacher starts
-      where its normal twin did, and sees other batches, as in the released
-      code of Ma et al. (2021), arXiv:2105.07381.
-    ask_with: asks the networks of `method.answer_fns` once, about every image
-      as this prepares it; None asks anew in each epoch, about the images as
-      the network in training sees them.
-    evaluate_fn: its numbers enter the metrics under their names.
-    evaluate_every_epochs: and after the last one.
-    folder: for metrics and checkpoints; a training that stopped there is
-      resumed. None writes nothing.
-    checkpoint_every_epochs: and after the last one.
-    on_step: called with a number of steps taken, their loss and accuracy.
-    label: what to call the network in errors.
-    remedy: what to change should the loss become non-finite.
+    evaluate_fn: see `Trainee`.
+    folder: see there.
+    **options: epochs and the others of `fit_together`.
 
   Returns:
     The last state; `.variables` are those of the trained network.
@@ -80,27 +75,15 @@ def fit(
     ValueError: the batch does not fit the data or the devices.
     errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
-  (outcome,) = fit_together(
-    [trainee_lib.Trainee(method, evaluate_fn, folder, label, remedy)],
-    arrays,
-    prepare,
-    epochs=epochs,
-    batch_size=batch_size,
-    frozen=frozen,
-    seed=seed,
-    stream=stream,
-    ask_with=ask_with,
-    evaluate_every_epochs=evaluate_every_epochs,
-    checkpoint_every_epochs=checkpoint_every_epochs,
-    on_step=on_step,
-  )
+  trainee = Trainee(method, evaluate_fn, folder)
+  (outcome,) = fit_together([trainee], arrays, prepare, **options)
   if isinstance(outcome, errors.DivergedError):
     raise outcome
   return outcome
 
 
 def fit_together(
-  trainees: Sequence[trainee_lib.Trainee],
+  trainees: Sequence[Trainee],
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
@@ -120,16 +103,24 @@ def fit_together(
   whose `answer_fns` are equal. Each becomes, bit for bit, what it would alone,
   and one that diverges leaves the others as they are.
 
+  Every random number depends on the seed, the stream and the number of the step
+  alone, so that a resumed training equals an uninterrupted one.
+
   Args:
     trainees: the networks.
-    arrays: one training set for all of them; see `fit`, as for what follows.
-    prepare: images for the networks.
-    epochs: as many for each.
+    arrays: the training set, image uint8[N, H, W, C] and label int32[N].
+    prepare: see `data.batches.prepare_fn`.
+    epochs: how often every example is seen, but for the rest of a last batch.
     batch_size: over all devices.
-    frozen: what any of the methods reads.
-    seed: for each the one with which it would train alone.
-    stream: for each alike.
-    ask_with: for each alike.
+    frozen: variables of the networks that the methods read, by role.
+    seed: of initialisation, order, augmentation and dropout.
+    stream: a name that parts the order, augmentation and dropout of networks
+      with one seed, not their initial weights: a protected teacher starts
+      where its normal twin did, and sees other batches, as in the released
+      code of Ma et al. (2021), arXiv:2105.07381.
+    ask_with: asks the networks of `method.answer_fns` once, about every image
+      as this prepares it; None asks anew in each epoch, about the images as
+      the network in training sees them.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
     on_step: called with the steps of one of the networks, loss and accuracy.
@@ -150,9 +141,7 @@ def fit_together(
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
 
-  def train_from(
-    first_epoch: int, members: Sequence[trainee_lib.Member]
-  ) -> None:
+  def train_from(first_epoch: int, members: Sequence[_Member]) -> None:
     """Trains those that have got equally far, and ask the same."""
     answer_fns = members[0].trainee.method.answer_fns
     read = {k: v for k, v in frozen.items() if k not in answer_fns}
@@ -200,14 +189,14 @@ def fit_together(
         )
 
   with contextlib.ExitStack() as stack:
-    alike: dict[Any, list[trainee_lib.Member]] = {}
+    alike: dict[Any, list[_Member]] = {}
     everyone = []
     for trainee in trainees:
-      record = stack.enter_context(trainee_lib.Record(trainee.folder))
+      record = stack.enter_context(_Record(trainee.folder))
       method = trainee.method
       state = initial_state(method, arrays, prepare, init_key, frozen)
       epoch, state = record.resume(state)
-      everyone.append(trainee_lib.Member(trainee, record, state))
+      everyone.append(_Member(trainee, record, state))
       key = epoch, frozenset(method.answer_fns.items())
       alike.setdefault(key, []).append(everyone[-1])
     for (epoch, _), members in alike.items():
@@ -262,10 +251,118 @@ def _init_fn(
   return jax.jit(init)
 
 
-def _last_of(metrics: trainee_lib.HostMetrics) -> tuple[int, float, float]:
+def _last_of(metrics: HostMetrics) -> tuple[int, float, float]:
   """How many steps were taken, and how well the network did in the last."""
   return (
     len(metrics['loss']),
     float(metrics['loss'][-1]),
     float(metrics['accuracy'][-1]),
   )
+
+
+class _Member:
+  """A network in training, and what has become of it."""
+
+  def __init__(self, trainee: Trainee, record: '_Record', state: Any):
+    self.trainee = trainee
+    self.outcome = state  # Or the error that ended it.
+    self._record = record
+    self._step = int(state.step)
+    self._chunks: list[HostMetrics] = []  # Of this epoch.
+
+  @property
+  def failed(self) -> bool:
+    """Whether it has diverged; what is still computed for it is dropped."""
+    return isinstance(self.outcome, errors.DivergedError)
+
+  def add(self, metrics: HostMetrics) -> None:
+    """Takes note of the next steps; the first non-finite loss is the end."""
+    if self.failed:
+      return
+    finite = np.isfinite(metrics['loss'])
+    if not finite.all():
+      step = self._step + int(np.argmin(finite)) + 1
+      self.outcome = errors.DivergedError(
+        f'{self.trainee.label}: the loss is not finite at step {step}; '
+        f'{self.trainee.remedy}'
+      )
+    self._chunks.append(metrics)
+    self._step += len(finite)
+
+  def end_epoch(
+    self, epoch: int, state: Any, secs: float, *, evaluate: bool, save: bool
+  ) -> None:
+    """Writes what there is to say of an epoch that took it `secs`."""
+    if self.failed:
+      return
+    self.outcome = state
+    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
+    if evaluate and self.trainee.evaluate_fn:
+      start = time.monotonic()
+      values = self.trainee.evaluate_fn(state.variables)
+      secs += time.monotonic() - start
+      try:
+        check_finite(values, self.trainee.label, self.trainee.remedy)
+      except errors.DivergedError as error:
+        self.outcome = error
+        return
+      scalars |= values
+    self._record.write(scalars | {'secs': secs})
+    if save:
+      self._record.save(epoch, state)
+
+  def _means(self) -> dict[str, float]:
+    """The metrics of the epoch that ends."""
+    chunks, self._chunks = self._chunks, []
+    return {
+      f'train_{key}': float(np.concatenate([c[key] for c in chunks]).mean())
+      for key in chunks[0]
+    }
+
+
+class _Record:
+  """What a training leaves in its folder; nothing without one."""
+
+  def __init__(self, folder: pathlib.Path | None):
+    self._metrics: writers.Metrics | None = None
+    self._checkpoints: checkpoints.Checkpoints | None = None
+    if folder:
+      folder.mkdir(parents=True, exist_ok=True)
+      self._metrics = writers.Metrics(folder)
+      self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')
+
+  def __enter__(self) -> '_Record':
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    if self._metrics and self._checkpoints:
+      self._metrics.close()
+      self._checkpoints.close()
+
+  def resume(self, state: Any) -> tuple[int, Any]:
+    """Epochs done, and the state to go on from."""
+    if not self._metrics or not self._checkpoints:
+      return 0, state
+    epoch, restored = self._checkpoints.restore(state)
+    self._metrics.resume(epoch)
+    return epoch, state if restored is None else restored
+
+  def write(self, scalars: dict[str, float]) -> None:
+    if self._metrics:
+      self._metrics.write(scalars)
+
+  def save(self, epoch: int, state: Any) -> None:
+    if self._checkpoints:
+      self._checkpoints.save(epoch, state)
+
+
+def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
+  """Raises DivergedError where an evaluation found anything but numbers.
+
+  In training a BatchNorm hides weights that have grown beyond all bounds; its
+  running statistics, with which a network is evaluated, do not.
+  """
+  if not np.isfinite(list(values.values())).all():
+    raise errors.DivergedError(
+      f'{label}: its answers are not finite when it is evaluated; {remedy}'
+    )
