@@ -51,7 +51,7 @@ def features(run: runs_lib.Run, store: store_lib.Store) -> np.ndarray:
   """
   (material,) = store.open([run])
   return evaluate.predict(
-    method.features_fn(run.network()),
+    method.features_fn(material.program.network),
     store.variables(run),
     material.task.test,
     material.program.prepare_test,

@@ -130,7 +130,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   nasty = plan_lib.make(config)[1]
   splits = store_lib.load_task(nasty.judged_on, data_dir)
   variables = store_lib.Store(workdir, data_dir).variables(nasty)
-  model = nasty.network()
+  model = programs.build(nasty, 64).network
   mean, std = data.NORMALIZATIONS['digits']
   images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
   logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(

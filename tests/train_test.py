@@ -187,7 +187,7 @@ def test_a_finished_training_takes_no_further_step(tmp_path):
 @pytest.mark.usefixtures('full_compilation')
 def test_a_looped_epoch_equals_single_steps():
   arrays = _arrays()
-  order = batches.epoch_order(jax.random.key(0), 40, 8, 2)
+  order = parallel.epoch_order(jax.random.key(0), 40, 8)
   ends, losses = [], []
   for make in (parallel.steps_fn, parallel.loops_fn):
     state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(1))
@@ -233,7 +233,7 @@ def test_what_a_cpu_runs_slowly_in_a_loop_is_not_put_into_one(model, loops):
 
 def test_every_example_comes_once_an_epoch_in_a_new_order():
   orders = [
-    batches.epoch_order(jax.random.key(epoch), 40, 8, 2) for epoch in (1, 2)
+    parallel.epoch_order(jax.random.key(epoch), 40, 8) for epoch in (1, 2)
   ]
   for order in orders:
     assert order.shape == (5, 2, 4)

@@ -55,6 +55,32 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, _everywhere())
 
 
+def epoch_order(
+  key: jax.Array, num_examples: int, batch_size: int
+) -> np.ndarray:
+  """Which examples each device sees at each step of one epoch.
+
+  A permutation of all examples; those left over by the last whole batch wait
+  for the next epoch, which has another permutation.
+
+  Args:
+    key: of the epoch.
+    num_examples: in the training set.
+    batch_size: over all devices.
+
+  Returns:
+    int32[steps, D, batch_size // D], of D devices.
+  """
+  order = np.asarray(_permutation(key, num_examples))
+  steps = num_examples // batch_size
+  return order[: steps * batch_size].reshape(steps, num_devices(), -1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
+  return jax.random.permutation(key, num_examples)
+
+
 @functools.lru_cache(maxsize=16)
 def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   """The fitting way to run an epoch on this backend.
@@ -269,7 +295,7 @@ def answers(
     prepare: images, drawn as the steps of the epoch draw them.
     variables: of the network.
     arrays: on the devices.
-    order: int32[steps, D, b], as of `batches.epoch_order`.
+    order: int32[steps, D, b], as of `epoch_order`.
     first_step: the number of its first step.
     key: of the steps.
 
@@ -286,6 +312,23 @@ def answers(
   table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
   table[order.ravel()] = rows
   return table
+
+
+def answers_to_all(
+  answer_fn: method_lib.ApplyFn,
+  prepare: PrepareFn,
+  variables: Any,
+  arrays: Any,
+  batch_size: int,
+) -> np.ndarray:
+  """What a frozen network says of every image; see `answers`."""
+  num_examples = len(arrays['label'])
+  steps = -(-num_examples // batch_size)
+  # The last batch is padded with the last example.
+  order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
+  order = order.reshape(steps, num_devices(), -1).astype(np.int32)
+  key = jax.random.key(0)  # Nothing is drawn.
+  return answers(answer_fn, prepare, variables, arrays, order, 0, key)
 
 
 @functools.lru_cache(maxsize=16)

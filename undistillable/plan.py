@@ -388,6 +388,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'unknown queries {config.queries!r}; known: cached, fresh'
     )
+  if config.dtype not in (None, 'bfloat16', 'float32'):
+    raise ValueError(
+      f'unknown dtype {config.dtype!r}; known: bfloat16, float32'
+    )
   if not 0 <= config.val_fraction < 1:
     raise ValueError(
       f'val_fraction={config.val_fraction}; expected 0 <= val_fraction < 1'

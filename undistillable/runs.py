@@ -16,10 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
-
-from undistillable import attacks, data, defenses, models, registry, writers
+from undistillable import attacks, defenses, registry, writers
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
@@ -31,7 +28,6 @@ _SHARED_FIELDS = (
   'evaluate_every_epochs',
   'checkpoint_every_epochs',
 )
-DTYPES = ('bfloat16', 'float32')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -231,17 +227,3 @@ class Run:
       return None
     steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
     return self.settings.get('num_images', steps)
-
-  @property
-  def num_classes(self) -> int:
-    """Of the data set that it is judged on."""
-    return data.get_source(self.judged_on['name']).num_classes
-
-  def network(self) -> nn.Module:
-    """The untrained module."""
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f'unknown dtype {self.dtype!r}; known: {", ".join(DTYPES)}'
-      )
-    dtype = jnp.dtype(self.dtype)
-    return models.get_model(self.model, self.num_classes, dtype=dtype)

@@ -198,7 +198,8 @@ class Store:
     """
     first = group[0]
     folders = [self._own_folder(run) for run in group]
-    examples, frozen = self.examples(first), self.frozen(first)
+    task, examples = self.task(first.judged_on), self.examples(first)
+    frozen = self.frozen(first)
     return [
       Material(
         run,
@@ -206,7 +207,7 @@ class Store:
         programs.build(run, len(examples['label'])),
         examples,
         frozen,
-        self.task(run.judged_on),
+        task,
         self.eval_batch_size,
       )
       for run, folder in zip(group, folders, strict=True)

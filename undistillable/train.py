@@ -6,7 +6,7 @@ import functools
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from undistillable import (
   parallel,
   writers,
 )
-from undistillable.data import batches
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500
@@ -141,87 +140,54 @@ def fit_together(
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
 
-  def train_from(first_epoch: int, members: Sequence[_Member]) -> None:
-    """Trains those that have got equally far, and ask the same."""
-    answer_fns = members[0].trainee.method.answer_fns
-    read = {k: v for k, v in frozen.items() if k not in answer_fns}
-    answers: dict[str, Any] = {}
-    if ask_with:
-      answers = _ask_once(answer_fns, frozen, data, ask_with, batch_size)
-    for epoch in range(first_epoch + 1, epochs + 1):
-      if all(member.failed for member in members):
-        return
-      order = batches.epoch_order(
-        jax.random.fold_in(order_key, epoch),
-        num_examples=num_examples,
-        batch_size=batch_size,
-        num_devices=parallel.num_devices(),
-      )
-      if not ask_with:
-        first_step = (epoch - 1) * len(order)
+  members: list[_Member] = []
+  # Those that have got equally far, and ask the same.
+  alike: dict[Any, list[_Member]] = {}
+  with contextlib.ExitStack() as stack:
+    for trainee in trainees:
+      record = stack.enter_context(_Record(trainee.folder))
+      state = initial_state(trainee.method, arrays, prepare, init_key, frozen)
+      member = _Member(trainee, record, state)
+      members.append(member)
+      key = member.epochs_done, frozenset(trainee.method.answer_fns.items())
+      alike.setdefault(key, []).append(member)
+    for (epochs_done, _), together in alike.items():
+      answer_fns = together[0].trainee.method.answer_fns
+      read = {k: v for k, v in frozen.items() if k not in answer_fns}
+      answers: dict[str, Any] = {}
+      if ask_with:
         answers = {
-          role: parallel.answers(
-            ask, prepare, frozen[role], data, order, first_step, step_key
+          role: parallel.answers_to_all(
+            ask, ask_with, frozen[role], data, batch_size
           )
           for role, ask in answer_fns.items()
         }
-      lesson = {**data, 'answers': parallel.replicate(answers)}
-      for member in members:
-        if member.failed:
-          continue
-        start = time.monotonic()
-        run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
-        state = member.outcome
-        for new, metrics in run_epoch(state, read, lesson, order, step_key):
-          state = new
-          member.add(metrics)
-          if on_step:
-            on_step(*_last_of(metrics))
-          if member.failed:
-            break
+      for epoch in range(epochs_done + 1, epochs + 1):
+        if all(member.failed for member in together):
+          break
+        epoch_key = jax.random.fold_in(order_key, epoch)
+        order = parallel.epoch_order(epoch_key, num_examples, batch_size)
+        if not ask_with:
+          first_step = (epoch - 1) * len(order)
+          answers = {
+            role: parallel.answers(
+              ask, prepare, frozen[role], data, order, first_step, step_key
+            )
+            for role, ask in answer_fns.items()
+          }
+        lesson = {**data, 'answers': parallel.replicate(answers)}
         last = epoch == epochs
-        member.end_epoch(
-          epoch,
-          state,
-          time.monotonic() - start,
-          evaluate=last or epoch % evaluate_every_epochs == 0,
-          save=last or epoch % checkpoint_every_epochs == 0,
-        )
-
-  with contextlib.ExitStack() as stack:
-    alike: dict[Any, list[_Member]] = {}
-    everyone = []
-    for trainee in trainees:
-      record = stack.enter_context(_Record(trainee.folder))
-      method = trainee.method
-      state = initial_state(method, arrays, prepare, init_key, frozen)
-      epoch, state = record.resume(state)
-      everyone.append(_Member(trainee, record, state))
-      key = epoch, frozenset(method.answer_fns.items())
-      alike.setdefault(key, []).append(everyone[-1])
-    for (epoch, _), members in alike.items():
-      train_from(epoch, members)
-  return [member.outcome for member in everyone]
-
-
-def _ask_once(
-  answer_fns: Mapping[str, method_lib.ApplyFn],
-  frozen: method_lib.Frozen,
-  arrays: Mapping[str, jax.Array],
-  prepare: parallel.PrepareFn,
-  batch_size: int,
-) -> dict[str, np.ndarray]:
-  """Answers to every image, in the order of the data."""
-  num_examples, devices = len(arrays['label']), parallel.num_devices()
-  steps = -(-num_examples // batch_size)
-  # The last batch is padded with the last example.
-  order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
-  order = order.reshape(steps, devices, -1).astype(np.int32)
-  key = jax.random.key(0)  # Nothing is drawn.
-  return {
-    role: parallel.answers(ask, prepare, frozen[role], arrays, order, 0, key)
-    for role, ask in answer_fns.items()
-  }
+        for member in together:
+          if not member.failed:
+            run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
+            member.go_through(
+              run_epoch(member.outcome, read, lesson, order, step_key),
+              epoch,
+              on_step,
+              evaluate=last or epoch % evaluate_every_epochs == 0,
+              save=last or epoch % checkpoint_every_epochs == 0,
+            )
+  return [member.outcome for member in members]
 
 
 def initial_state(
@@ -251,23 +217,15 @@ def _init_fn(
   return jax.jit(init)
 
 
-def _last_of(metrics: HostMetrics) -> tuple[int, float, float]:
-  """How many steps were taken, and how well the network did in the last."""
-  return (
-    len(metrics['loss']),
-    float(metrics['loss'][-1]),
-    float(metrics['accuracy'][-1]),
-  )
-
-
 class _Member:
   """A network in training, and what has become of it."""
 
   def __init__(self, trainee: Trainee, record: '_Record', state: Any):
     self.trainee = trainee
-    self.outcome = state  # Or the error that ended it.
+    self.epochs_done, last = record.resume(state)
+    self.outcome: Any = last  # Or the error that ended it.
     self._record = record
-    self._step = int(state.step)
+    self._step = int(self.outcome.step)
     self._chunks: list[HostMetrics] = []  # Of this epoch.
 
   @property
@@ -275,10 +233,41 @@ class _Member:
     """Whether it has diverged; what is still computed for it is dropped."""
     return isinstance(self.outcome, errors.DivergedError)
 
-  def add(self, metrics: HostMetrics) -> None:
+  def go_through(
+    self,
+    steps: Iterable[tuple[Any, HostMetrics]],
+    epoch: int,
+    on_step: OnStepFn | None,
+    *,
+    evaluate: bool,
+    save: bool,
+  ) -> None:
+    """Takes the steps of an epoch, and writes what there is to say of it."""
+    start = time.monotonic()
+    for new, metrics in steps:
+      state = new
+      self._note(metrics)
+      if on_step:
+        loss, accuracy = metrics['loss'], metrics['accuracy']
+        on_step(len(loss), float(loss[-1]), float(accuracy[-1]))
+      if self.failed:
+        return
+    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
+    if evaluate and self.trainee.evaluate_fn:
+      values = self.trainee.evaluate_fn(state.variables)
+      try:
+        check_finite(values, self.trainee.label, self.trainee.remedy)
+      except errors.DivergedError as error:
+        self.outcome = error
+        return
+      scalars |= values
+    self.outcome = state
+    self._record.write(scalars | {'secs': time.monotonic() - start})
+    if save:
+      self._record.save(epoch, state)
+
+  def _note(self, metrics: HostMetrics) -> None:
     """Takes note of the next steps; the first non-finite loss is the end."""
-    if self.failed:
-      return
     finite = np.isfinite(metrics['loss'])
     if not finite.all():
       step = self._step + int(np.argmin(finite)) + 1
@@ -288,28 +277,6 @@ class _Member:
       )
     self._chunks.append(metrics)
     self._step += len(finite)
-
-  def end_epoch(
-    self, epoch: int, state: Any, secs: float, *, evaluate: bool, save: bool
-  ) -> None:
-    """Writes what there is to say of an epoch that took it `secs`."""
-    if self.failed:
-      return
-    self.outcome = state
-    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
-    if evaluate and self.trainee.evaluate_fn:
-      start = time.monotonic()
-      values = self.trainee.evaluate_fn(state.variables)
-      secs += time.monotonic() - start
-      try:
-        check_finite(values, self.trainee.label, self.trainee.remedy)
-      except errors.DivergedError as error:
-        self.outcome = error
-        return
-      scalars |= values
-    self._record.write(scalars | {'secs': secs})
-    if save:
-      self._record.save(epoch, state)
 
   def _means(self) -> dict[str, float]:
     """The metrics of the epoch that ends."""

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import PIL.Image
 
-from undistillable import data, evaluate, parallel, state as state_lib
+from undistillable import data, evaluate, oracle, parallel, state as state_lib
 from undistillable.attacks import inversion_losses
 
 _SHOWN_IMAGES = 100
@@ -47,12 +47,11 @@ def judge(material: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     material: the `store.Material` of the run.
     variables: of the run.
   """
-  run = material.run
-  arrays = as_arrays(variables, run.normalization)
+  arrays = as_arrays(variables, material.run.normalization)
   logits = material.answers_of('teacher', arrays)
   found = evaluate.scores(logits, arrays['label'])
   distance = batch_norm_distance(
-    run.parents['teacher'].network(),
+    oracle.open_module(material.program.parents['teacher']),
     material.frozen['teacher'],
     arrays,
     material.program.prepare_test,
