@@ -8,7 +8,7 @@ checked: a step must average whatever it returns over `AXIS`.
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,8 +24,7 @@ _STEPS_ON_CPU = 64
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
-# The metrics of a method as float[n], of n steps
-HostMetrics = Any
+HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 # (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
 # of the steps taken since the last one
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]

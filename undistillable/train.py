@@ -24,7 +24,6 @@ from undistillable import (
 _FIRST_IMAGES = 500
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
-HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
 
 
@@ -226,7 +225,7 @@ class _Member:
     self.outcome: Any = last  # Or the error that ended it.
     self._record = record
     self._step = int(self.outcome.step)
-    self._chunks: list[HostMetrics] = []  # Of this epoch.
+    self._chunks: list[parallel.HostMetrics] = []  # Of this epoch.
 
   @property
   def failed(self) -> bool:
@@ -235,7 +234,7 @@ class _Member:
 
   def go_through(
     self,
-    steps: Iterable[tuple[Any, HostMetrics]],
+    steps: Iterable[tuple[Any, parallel.HostMetrics]],
     epoch: int,
     on_step: OnStepFn | None,
     *,
@@ -266,7 +265,7 @@ class _Member:
     if save:
       self._record.save(epoch, state)
 
-  def _note(self, metrics: HostMetrics) -> None:
+  def _note(self, metrics: parallel.HostMetrics) -> None:
     """Takes note of the next steps; the first non-finite loss is the end."""
     finite = np.isfinite(metrics['loss'])
     if not finite.all():
