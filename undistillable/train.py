@@ -144,11 +144,15 @@ def fit_together(
   alike: dict[Any, list[_Member]] = {}
   with contextlib.ExitStack() as stack:
     for trainee in trainees:
+      method = trainee.method
       record = stack.enter_context(_Record(trainee.folder))
-      state = initial_state(trainee.method, arrays, prepare, init_key, frozen)
-      member = _Member(trainee, record, state)
+      member = _Member(
+        trainee,
+        record,
+        initial_state(method, arrays, prepare, init_key, frozen),
+      )
       members.append(member)
-      key = member.epochs_done, frozenset(trainee.method.answer_fns.items())
+      key = member.epochs_done, frozenset(method.answer_fns.items())
       alike.setdefault(key, []).append(member)
     for (epochs_done, _), together in alike.items():
       answer_fns = together[0].trainee.method.answer_fns
