@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import data, execute, programs, runs as runs_lib
+from undistillable import data, execute, runs as runs_lib
 from undistillable.models import __main__ as sizes, layers
 
 # Beside what is counted; seen on two cores.
@@ -42,8 +42,8 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
   compiled = set()
   for group in execute.groups(missing, together):
     first = group[0]
-    compiled.add(tuple(programs.anonymous(run) for run in group))
-    if _trains_nothing(first):
+    compiled.add(tuple(run.as_built for run in group))
+    if first.only_serves:
       continue
     secs = sum(_secs_per_image(run, speed) for run in group)
     secs += _FORWARD * sum(
@@ -53,11 +53,6 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
     total += num_steps(first) * (len(group) * _SECS_PER_STEP + secs)
   # Each network of a program takes its time.
   return total + _SECS_PER_PROGRAM * sum(map(len, compiled))
-
-
-def _trains_nothing(run: runs_lib.Run) -> bool:
-  """Whether a run only serves another network."""
-  return programs.build(run, run.recipe['batch_size']).method is None
 
 
 def num_steps(run: runs_lib.Run) -> int:

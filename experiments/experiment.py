@@ -10,7 +10,7 @@ import ml_collections
 from experiments import claims
 from undistillable import plan, runs as runs_lib, study
 from undistillable.report import (
-  answer as answer_lib,
+  conclusion as conclusion_lib,
   document,
   draw,
   summary as summary_lib,
@@ -63,7 +63,7 @@ def as_study(experiment: Experiment) -> study.Study:
       workdir,
       folder=folder,
       command=command,
-      answer=_answer(experiment, results),
+      conclusion=_conclusion(experiment, results),
       figures=experiment.figures_fn(results, workdir, folder),
     )
 
@@ -83,23 +83,23 @@ def main(experiment: Experiment) -> None:
   main.run(as_study(experiment), f'experiments.{experiment.name}')
 
 
-def _answer(
+def _conclusion(
   experiment: Experiment, results: Mapping[str, Any]
-) -> answer_lib.Answer:
+) -> conclusion_lib.Conclusion:
   """What became of the claims that the experiment tests."""
   verdicts = claims.judge({experiment.name: results}, experiment.name)
   where = results['runs'][0]['dataset']
   title = f'{experiment.title} ({where})'
   summary = summary_lib.summarize(results['runs'])
   if not verdicts:
-    return answer_lib.Answer(
+    return conclusion_lib.Conclusion(
       title, summary['headline'], summary['sentence'], 'open'
     )
   holds = [verdict for verdict in verdicts if verdict.status == 'holds']
   sentence = summary['sentence']
   if len(verdicts) == 1:
     sentence = f'{verdicts[0].text} {verdicts[0].evidence}'
-  return answer_lib.Answer(
+  return conclusion_lib.Conclusion(
     title,
     _headline(verdicts, holds),
     sentence,

@@ -49,10 +49,11 @@ def features(run: runs_lib.Run, store: store_lib.Store) -> np.ndarray:
   Returns:
     float32[N, F].
   """
+  (material,) = store.open([run])
   return evaluate.predict(
-    method.features_fn(run.network()),
+    method.features_fn(material.program.network),
     store.variables(run),
-    store.task(run.judged_on).test,
-    store.program(run).prepare_test,
-    batch_size=store.eval_batch_size,
+    material.task.test,
+    material.program.prepare_test,
+    batch_size=material.batch_size,
   )

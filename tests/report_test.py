@@ -8,7 +8,12 @@ import fabricated
 import numpy as np
 import pytest
 
-from undistillable.report import answer as answer_lib, curves, draw, write
+from undistillable.report import (
+  conclusion as conclusion_lib,
+  curves,
+  draw,
+  write,
+)
 
 _VOID = {'br', 'hr', 'img', 'link', 'meta', 'source'}
 
@@ -131,7 +136,7 @@ def test_names_and_settings_are_escaped(written):
   assert '\\<script\\>' in markdown and ' <script' not in markdown
 
 
-def test_answer_comes_first_and_everything_is_there(written):
+def test_conclusion_comes_first_and_everything_is_there(written):
   workdir, text = written
   page = Page(text)
   order = [
@@ -195,11 +200,17 @@ def test_teachers_without_students(tmp_path):
 
 def test_a_study_may_have_another_question_and_folder(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
-  answer = answer_lib.Answer('A & B', 'Open', 'Nothing is known.', 'open')
+  conclusion = conclusion_lib.Conclusion(
+    'A & B', 'Open', 'Nothing is known.', 'open'
+  )
   folder = tmp_path / 'study'
   missing = draw.Figure('Where', 'map', None, '', '', 'There is no map.')
   write.write(
-    {'runs': runs}, tmp_path, folder=folder, answer=answer, figures=[missing]
+    {'runs': runs},
+    tmp_path,
+    folder=folder,
+    conclusion=conclusion,
+    figures=[missing],
   )
   page = Page((folder / 'report.html').read_text(encoding='utf-8'))
   for text in ('A & B', 'Nothing is known.', 'There is no map.'):

@@ -139,7 +139,7 @@ def test_test_accuracy_is_that_of_the_checkpoint(done, data_dir):
   nasty = plan_lib.make(config)[1]
   splits = store_lib.load_task(nasty.judged_on, data_dir)
   variables = store_lib.Store(workdir, data_dir).variables(nasty)
-  model = nasty.network()
+  model = programs.build(nasty, 64).network
   mean, std = data.NORMALIZATIONS['digits']
   images = (splits.test['image'] / 255.0 - np.array(mean)) / np.array(std)
   logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(
@@ -226,7 +226,7 @@ def test_runs_that_differ_in_their_seed_share_a_program():
 def test_seeds_of_one_program_are_trained_side_by_side():
   config = _config(seeds=(0, 1, 2), students=('cnn8', 'cnn16'))
   planned = plan_lib.make(config)
-  order = [programs.anonymous(run) for run in planned]
+  order = [run.as_built for run in planned]
   changes = sum(a != b for a, b in itertools.pairwise(order))
   # Two teachers; each student alone, and by a program of its own.
   assert changes == len(set(order)) - 1 == 5
@@ -717,7 +717,17 @@ def test_the_queries_are_counted(done, tmp_path, data_dir):
   for queries, expected in (('fresh', 2 * 2 * 64), ('cached', 180)):
     config = _config(data_dir=data_dir, queries=queries, **changes)
     (run,) = [r for r in plan_lib.make(config) if r.method == 'kd'][:1]
-    assert execute.num_queries(run, store_lib.Store(tmp_path)) == expected
+    store = store_lib.Store(tmp_path, data_dir)
+    material = store_lib.Material(
+      run,
+      folder=tmp_path,
+      program=programs.build(run, store.num_examples(run)),
+      examples=store.examples(run),
+      frozen={},
+      task=store.task(run.judged_on),
+      batch_size=1,
+    )
+    assert execute.num_queries(material) == expected
 
 
 def test_a_config_of_the_first_edition_is_told_what_to_rename():

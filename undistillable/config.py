@@ -42,6 +42,9 @@ _OWN: dict[str, ModuleType] = {}
 def know(name: str) -> None:
   """Gives all configs to come the settings of a method of one's own.
 
+  A config file does so before it calls `base`; the command line does it by
+  itself where `--config.defenses` or `--config.attacks` name one.
+
   Args:
     name: a dotted module name.
 
@@ -269,7 +272,7 @@ def base() -> ml_collections.ConfigDict:
 
   known = {**defenses.DEFENSES, **attacks.ATTACKS, **_OWN}
   for module in known.values():
-    add_method(config, module)
+    _add_settings(config, module)
   change_recipe(
     config,
     'dafl',
@@ -299,12 +302,10 @@ def base() -> ml_collections.ConfigDict:
   return config
 
 
-def add_method(config: ml_collections.ConfigDict, module: ModuleType) -> None:
-  """Gives a config the settings of a method, under its name.
-
-  A config file does so for a module of one's own; the command line does it by
-  itself where `--config.defenses` or `--config.attacks` name one.
-  """
+def _add_settings(
+  config: ml_collections.ConfigDict, module: ModuleType
+) -> None:
+  """Gives a config the settings of a method, under its name."""
   name, settings = registry.short(module.__name__), registry.defaults(module)
   types = typing.get_type_hints(module.Settings)
   if settings and name not in config:

@@ -19,7 +19,6 @@ from undistillable import (
   runs as runs_lib,
   store as store_lib,
   train,
-  trainee,
   writers,
 )
 
@@ -65,29 +64,26 @@ def run_group(
     What is written to each result.json; of a run whose loss or whose answers
     are not finite, that it diverged.
   """
-  folders = [store.open_folder(run) for run in group]
-  first, program = group[0], store.program(group[0])
+  materials = store.open(group)
+  first, run = materials[0], group[0]
   outcomes: list[Any]
-  if first.init_from:
-    outcomes = [_weights_of_file(first, first.init_from, store)]
-  elif program.method is None:
-    outcomes = [None]
+  if run.init_from:
+    outcomes = [_weights_of_file(first, run.init_from)]
+  elif run.only_serves:
+    outcomes = [first.frozen['normal']]
   else:
     states = train.fit_together(
-      [
-        _trainee(run, store, folder)
-        for run, folder in zip(group, folders, strict=True)
-      ],
-      store.examples(first),
-      program.prepare,
-      epochs=first.recipe['epochs'],
-      batch_size=first.recipe['batch_size'],
-      frozen=store.frozen(first),
-      seed=first.seed,
-      stream=first.method,
-      ask_with=program.prepare_test if first.asks_once else None,
-      evaluate_every_epochs=first.recipe['evaluate_every_epochs'],
-      checkpoint_every_epochs=first.recipe['checkpoint_every_epochs'],
+      [_trainee(material) for material in materials],
+      first.examples,
+      first.program.prepare,
+      epochs=run.recipe['epochs'],
+      batch_size=run.recipe['batch_size'],
+      frozen=first.frozen,
+      seed=run.seed,
+      stream=run.method,
+      ask_with=first.program.prepare_test if run.asks_once else None,
+      evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
+      checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
       on_step=on_step,
     )
     outcomes = [
@@ -95,8 +91,8 @@ def run_group(
       for state in states
     ]
   return [
-    _conclude(run, store, folder, outcome)
-    for run, folder, outcome in zip(group, folders, outcomes, strict=True)
+    _conclude(material, outcome)
+    for material, outcome in zip(materials, outcomes, strict=True)
   ]
 
 
@@ -117,42 +113,37 @@ def skipped(run: Run, reason: str) -> dict[str, Any]:
   return _describe(run, 'skipped') | {'reason': reason}
 
 
-def _trainee(
-  run: Run, store: store_lib.Store, folder: pathlib.Path
-) -> trainee.Trainee:
+def _trainee(material: store_lib.Material) -> train.Trainee:
   """A run as the training loop takes it."""
-  return trainee.Trainee(
-    store.program(run).trained(),
-    _watch(run, store, folder),
-    folder,
+  run = material.run
+  return train.Trainee(
+    material.program.method,
+    _watch(material),
+    material.folder,
     f'{run.label} ({run.id})',
     remedy(run),
   )
 
 
-def _watch(
-  run: Run, store: store_lib.Store, folder: pathlib.Path
-) -> trainee.EvaluateFn | None:
+def _watch(material: store_lib.Material) -> train.EvaluateFn | None:
   """Looks at a run in training; None where there is nothing to look at.
 
   Whoever has no data of the owner has none held out either. The test set
   serves the article's way of counting only: nothing is chosen by it.
   """
+  run, task = material.run, material.task
   if hasattr(run.module, 'watch'):
-    return run.module.watch(run, folder)
+    return run.module.watch(material)
   if not run.has_owners_data:
     return None
-  task = store.task(run.judged_on)
   parts = {'val': task.val} if len(task.val['label']) else {}
   if run.recipe['best_on_test']:
     parts['test'] = task.test
-  prepare = store.program(run).prepare_test
 
   def watch(variables: Any) -> dict[str, float]:
-    known = {**store.extras(run), **variables}
     found: dict[str, float] = {}
     for name, part in parts.items():
-      logits = store.answers(run, part, prepare, known)
+      logits = material.answers(part, variables)
       scores = evaluate.scores(logits, part['label'])
       found |= {f'{name}_{key}': value for key, value in scores.items()}
     return found
@@ -160,28 +151,26 @@ def _watch(
   return watch if parts else None
 
 
-def _conclude(
-  run: Run, store: store_lib.Store, folder: pathlib.Path, outcome: Any
-) -> dict[str, Any]:
+def _conclude(material: store_lib.Material, outcome: Any) -> dict[str, Any]:
   """Judges what a training came to, and writes it."""
+  run, folder = material.run, material.folder
   try:
     if isinstance(outcome, errors.DivergedError):
       raise outcome
-    if outcome is not None:
+    if not run.only_serves:
       _publish(run, folder, outcome)
-    judge = getattr(run.module, 'judge', _judge)
-    numbers = judge(run, store, store.variables(run))
+    numbers = getattr(run.module, 'judge', _judge)(material, outcome)
   except errors.DivergedError as error:
     content = _describe(run, 'diverged') | {'reason': str(error)}
     content['environment'] = environment.describe()
   else:
     epochs = writers.read_metrics(folder)
-    last = epochs[-1] if epochs else _held_out(run, store, folder)
+    last = epochs[-1] if epochs else _held_out(material, outcome)
     content = {
       **_describe(run, 'finished'),
       **numbers,
       **_last_epoch(run, epochs),
-      'queries': num_queries(run, store),
+      'queries': num_queries(material),
       'val_accuracy': last.get('val_accuracy'),
       'best_test_accuracy': max(
         (
@@ -199,25 +188,21 @@ def _conclude(
   return content
 
 
-def _held_out(
-  run: Run, store: store_lib.Store, folder: pathlib.Path
-) -> dict[str, Any]:
+def _held_out(material: store_lib.Material, variables: Any) -> dict[str, float]:
   """How a network that is not trained here does on the held-out part."""
-  watch = _watch(run, store, folder)
-  return watch(store.variables(run)) if watch else {}
+  watch = _watch(material)
+  return watch(variables) if watch else {}
 
 
-def _judge(run: Run, store: store_lib.Store, variables: Any) -> dict[str, Any]:
+def _judge(material: store_lib.Material, variables: Any) -> dict[str, Any]:
   """How a network does on the test set, and how like its teacher."""
-  test = store.task(run.judged_on).test
-  logits = store.answers(run, test, variables=variables)
+  run, test = material.run, material.task.test
+  logits = material.answers(test, variables)
   scores = evaluate.scores(logits, test['label'])
-  trainee.check_finite(scores, f'{run.label} ({run.id})', remedy(run))
+  train.check_finite(scores, f'{run.label} ({run.id})', remedy(run))
   if 'teacher' in run.parents:
-    reference = store.answers(run.parents['teacher'], test)
-    scores |= {
-      f'teacher_{k}': v for k, v in evaluate.fidelity(logits, reference).items()
-    }
+    found = evaluate.fidelity(logits, material.answers_of('teacher', test))
+    scores |= {f'teacher_{key}': value for key, value in found.items()}
   scores['examples'] = len(test['label'])
   return {f'test_{k}': v for k, v in scores.items()}
 
@@ -238,30 +223,24 @@ def _last_epoch(
   return {'training': metrics} | ({'warning': text} if text else {})
 
 
-def num_queries(run: Run, store: store_lib.Store) -> int | None:
+def num_queries(material: store_lib.Material) -> int | None:
   """How many images a run asks its teacher about; None where it has none."""
+  run, program, frozen = material.run, material.program, material.frozen
   if 'teacher' not in run.parents:
     return None
   if run.access == 'weights':
     return 0
-  method = store.program(run).trained()
-  if 'teacher' in method.answer_fns and run.asks_once:
-    return store.num_examples(run)
-  if 'teacher' in method.answer_fns:
-    return store.num_steps(run) * run.recipe['batch_size']
-  return store.num_steps(run) * _queries_per_step(run, store)
-
-
-def _queries_per_step(run: Run, store: store_lib.Store) -> int:
-  """Of a method that asks by itself."""
-  program = store.program(run)
-  frozen = store.frozen(run)
-  key = jax.random.key(0)
-  order = jax.numpy.arange(run.recipe['batch_size'])
-  batch = jax.eval_shape(program.prepare, store.examples(run), order, key)
-  method = program.trained()
-  state = jax.eval_shape(method.init, key, batch, frozen)
-  return oracle.queries(method.step, state, frozen, batch, key)
+  num_examples = len(material.examples['label'])
+  batch_size = run.recipe['batch_size']
+  num_steps = run.recipe['epochs'] * (num_examples // batch_size)
+  if 'teacher' in program.method.answer_fns:
+    return num_examples if run.asks_once else num_steps * batch_size
+  # It asks by itself.
+  key, order = jax.random.key(0), jax.numpy.arange(batch_size)
+  batch = jax.eval_shape(program.prepare, material.examples, order, key)
+  state = jax.eval_shape(program.method.init, key, batch, frozen)
+  asked = oracle.queries(program.method.step, state, frozen, batch, key)
+  return num_steps * asked
 
 
 def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
@@ -273,13 +252,11 @@ def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
     )
 
 
-def _weights_of_file(
-  run: Run, path: str, store: store_lib.Store
-) -> dict[str, Any]:
+def _weights_of_file(material: store_lib.Material, path: str) -> dict[str, Any]:
   """The variables of a network whose weights come from a file."""
-  program, task = store.program(run), store.task(run.judged_on)
+  run, program, task = material.run, material.program, material.task
   state = train.initial_state(
-    program.trained(), task.train, program.prepare_test, jax.random.key(0)
+    program.method, task.train, program.prepare_test, jax.random.key(0)
   )
   try:
     found = interop.from_torch(run.model, interop.load(path))

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +54,36 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'nesterov': functools.partial(sgd, nesterov=True),
   'sgd': sgd,
 }
+
+
+def of_recipe(
+  recipe: Mapping[str, Any], steps_per_epoch: int
+) -> optax.GradientTransformation:
+  """The optimizer that a recipe describes, with its schedule.
+
+  Args:
+    recipe: see `config.base`.
+    steps_per_epoch: updates in an epoch.
+
+  Raises:
+    ValueError: an unknown name or an impossible value.
+  """
+  schedule = get_schedule(
+    recipe['schedule'],
+    learning_rate=recipe['learning_rate'],
+    epochs=recipe['epochs'],
+    steps_per_epoch=steps_per_epoch,
+    milestones=recipe['milestones'],
+    gamma=recipe['gamma'],
+    warmup_epochs=recipe['warmup_epochs'],
+  )
+  return get_optimizer(
+    recipe['optimizer'],
+    schedule,
+    momentum=recipe['momentum'],
+    weight_decay=recipe['weight_decay'],
+    groups=recipe['groups'],
+  )
 
 
 def get_schedule(

@@ -8,7 +8,7 @@ checked: a step must average whatever it returns over `AXIS`.
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,8 +24,7 @@ _STEPS_ON_CPU = 64
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
-# The metrics of a method as float[n], of n steps
-HostMetrics = Any
+HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 # (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
 # of the steps taken since the last one
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
@@ -62,6 +61,32 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
 def replicate(tree: Any) -> Any:
   """Arrays on every device, sent once and not again with each step."""
   return jax.device_put(tree, _everywhere())
+
+
+def epoch_order(
+  key: jax.Array, num_examples: int, batch_size: int
+) -> np.ndarray:
+  """Which examples each device sees at each step of one epoch.
+
+  A permutation of all examples; those left over by the last whole batch wait
+  for the next epoch, which has another permutation.
+
+  Args:
+    key: of the epoch.
+    num_examples: in the training set.
+    batch_size: over all devices.
+
+  Returns:
+    int32[steps, D, batch_size // D], of D devices.
+  """
+  order = np.asarray(_permutation(key, num_examples))
+  steps = num_examples // batch_size
+  return order[: steps * batch_size].reshape(steps, num_devices(), -1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
+  return jax.random.permutation(key, num_examples)
 
 
 @functools.lru_cache(maxsize=16)
@@ -278,7 +303,7 @@ def answers(
     prepare: images, drawn as the steps of the epoch draw them.
     variables: of the network.
     arrays: on the devices.
-    order: int32[steps, D, b], as of `batches.epoch_order`.
+    order: int32[steps, D, b], as of `epoch_order`.
     first_step: the number of its first step.
     key: of the steps.
 
@@ -295,6 +320,23 @@ def answers(
   table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
   table[order.ravel()] = rows
   return table
+
+
+def answers_to_all(
+  answer_fn: method_lib.ApplyFn,
+  prepare: PrepareFn,
+  variables: Any,
+  arrays: Any,
+  batch_size: int,
+) -> np.ndarray:
+  """What a frozen network says of every image; see `answers`."""
+  num_examples = len(arrays['label'])
+  steps = -(-num_examples // batch_size)
+  # The last batch is padded with the last example.
+  order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
+  order = order.reshape(steps, num_devices(), -1).astype(np.int32)
+  key = jax.random.key(0)  # Nothing is drawn.
+  return answers(answer_fn, prepare, variables, arrays, order, 0, key)
 
 
 @functools.lru_cache(maxsize=16)

@@ -15,6 +15,7 @@ from undistillable import (
   defenses,
   errors,
   models,
+  parallel,
   paths,
   programs,
   registry,
@@ -46,6 +47,7 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
     _check(config)
     planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
     for run in planned:
+      _check_recipe(run.recipe)
       # Any number of examples shows whether the parts fit.
       programs.build(run, run.recipe['batch_size'])
   except ValueError as error:
@@ -162,7 +164,7 @@ class Job:
       {role: own[role] for role in roles},
       share=1.0,  # The owner has all of the training set.
     )
-    if programs.build(run, run.recipe['batch_size']).method is None:
+    if run.only_serves:
       # What is served is one network, and so is its protected form.
       return dataclasses.replace(run, seed=own['normal'].seed)
     return run
@@ -324,12 +326,12 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
   unique = list(dict.fromkeys(runs))
   first: dict[Run, int] = {}
   for index, run in enumerate(unique):
-    first.setdefault(programs.anonymous(run), index)
+    first.setdefault(run.as_built, index)
   owners: set[Run] = set()
   for run in unique:
     if run.role == 'teacher':
       owners |= {run, *_ancestors(run)}
-  unique.sort(key=lambda r: (r not in owners, first[programs.anonymous(r)]))
+  unique.sort(key=lambda r: (r not in owners, first[r.as_built]))
   ordered: list[Run] = []
   waiting = dict.fromkeys(unique)
   while waiting:
@@ -387,6 +389,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'unknown queries {config.queries!r}; known: cached, fresh'
     )
+  if config.dtype not in (None, 'bfloat16', 'float32'):
+    raise ValueError(
+      f'unknown dtype {config.dtype!r}; known: bfloat16, float32'
+    )
   if not 0 <= config.val_fraction < 1:
     raise ValueError(
       f'val_fraction={config.val_fraction}; expected 0 <= val_fraction < 1'
@@ -401,6 +407,14 @@ def _check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f'{field}={config[field]}; expected at least 1')
   if config.limit is not None and config.limit < 1:
     raise ValueError(f'limit={config.limit}; expected at least 1, or None')
+
+
+def _check_recipe(recipe: Mapping[str, Any]) -> None:
+  """What no part of a program looks at."""
+  parallel.check_batch_size(recipe['batch_size'], recipe['batch_size'])
+  for field in ('evaluate_every_epochs', 'checkpoint_every_epochs'):
+    if recipe[field] < 1:
+      raise ValueError(f'{field}={recipe[field]}; expected at least 1')
 
 
 def recipe_of(

@@ -16,10 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
-
-from undistillable import attacks, data, defenses, models, registry, writers
+from undistillable import attacks, defenses, registry, writers
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
@@ -31,7 +28,6 @@ _SHARED_FIELDS = (
   'evaluate_every_epochs',
   'checkpoint_every_epochs',
 )
-DTYPES = ('bfloat16', 'float32')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,6 +134,11 @@ class Run:
     return registry.settings(self.module, self.settings)
 
   @property
+  def only_serves(self) -> bool:
+    """Whether nothing is trained: the network of the parent 'normal' serves."""
+    return self.module.make is None
+
+  @property
   def access_to_data(self) -> str:
     """What its method learns from: 'own', 'foreign' or 'none'."""
     return self._declared('DATA', ('own', 'foreign', 'none'))
@@ -183,6 +184,32 @@ class Run:
     )
 
   @property
+  def as_built(self) -> 'Run':
+    """Itself, less what its program does not depend on."""
+    parents = {role: run.as_asked for role, run in self.parents.items()}
+    return dataclasses.replace(self, parents=parents, seed=0, compared_with={})
+
+  @property
+  def as_asked(self) -> 'Run':
+    """Itself, less what its answers do not depend on, but for its weights."""
+    method, settings, parents = self.method, self.settings, self.parents
+    if not hasattr(self.module, 'serve'):
+      method = 'none' if self.role == 'teacher' else 'scratch'
+      settings, parents = {}, {}
+    return dataclasses.replace(
+      self,
+      method=method,
+      settings=settings,
+      parents={role: run.as_asked for role, run in parents.items()},
+      recipe={},
+      learns_from={},
+      queries='',
+      seed=0,
+      init_from=None,
+      compared_with={},
+    )
+
+  @property
   def chain(self) -> list['Run']:
     """This set of images, and those that its student has learned from."""
     student = self.parents.get('student')
@@ -200,17 +227,3 @@ class Run:
       return None
     steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
     return self.settings.get('num_images', steps)
-
-  @property
-  def num_classes(self) -> int:
-    """Of the data set that it is judged on."""
-    return data.get_source(self.judged_on['name']).num_classes
-
-  def network(self) -> nn.Module:
-    """The untrained module."""
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f'unknown dtype {self.dtype!r}; known: {", ".join(DTYPES)}'
-      )
-    dtype = jnp.dtype(self.dtype)
-    return models.get_model(self.model, self.num_classes, dtype=dtype)

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +79,54 @@ def _at_most(split: Arrays, limit: int | None) -> Arrays:
   return data.take_fraction(split, limit / number, seed=0)
 
 
+class Material(NamedTuple):
+  """All that it takes to train a run and to judge it.
+
+  Attributes:
+    run: itself.
+    folder: where it is kept.
+    program: its functions.
+    examples: what it is trained on; of no data, only how many there would be.
+    frozen: the variables that its method reads, by role.
+    task: the data set that it is judged on.
+    batch_size: of an evaluation, over all devices.
+  """
+
+  run: runs.Run
+  folder: pathlib.Path
+  program: programs.Program
+  examples: Arrays
+  frozen: Mapping[str, Any]
+  task: Task
+  batch_size: int
+
+  def answers(self, arrays: Arrays, variables: Any) -> np.ndarray:
+    """What a client of the network is answered, float32[N, K].
+
+    Args:
+      arrays: the images that are asked about.
+      variables: of the network.
+    """
+    if hasattr(self.run.module, 'serve'):
+      variables = {serving.PARENTS: self.frozen, **variables}
+    return self._predict(self.run, arrays, variables)
+
+  def answers_of(self, role: str, arrays: Arrays) -> np.ndarray:
+    """What a client of one of its parents is answered, float32[N, K]."""
+    return self._predict(self.run.parents[role], arrays, self.frozen[role])
+
+  def _predict(
+    self, run: runs.Run, arrays: Arrays, variables: Any
+  ) -> np.ndarray:
+    return evaluate.predict(
+      programs.answer_fn(run),
+      variables,
+      arrays,
+      self.program.prepare_test,
+      batch_size=self.batch_size,
+    )
+
+
 class Store:
   """A workdir. Everything is loaded when it is needed."""
 
@@ -129,27 +177,44 @@ class Store:
     """How many a run sees in an epoch, its parents finished or not."""
     return run.num_made or len(self.examples(run)['label'])
 
-  def program(self, run: runs.Run) -> programs.Program:
-    """The functions of a run."""
-    return programs.build(run, self.num_examples(run))
-
   def num_steps(self, run: runs.Run) -> int:
     """Steps of the whole training of a run; 0 where nothing is trained."""
-    if run.init_from or self.program(run).method is None:
+    if run.init_from or run.only_serves:
       return 0
-    per_epoch = self.num_examples(run) // run.recipe['batch_size']
-    return run.recipe['epochs'] * per_epoch
+    batch_size, number = run.recipe['batch_size'], self.num_examples(run)
+    parallel.check_batch_size(batch_size, number)
+    return run.recipe['epochs'] * (number // batch_size)
 
   def folder(self, run: runs.Run) -> pathlib.Path:
     """Where a run is kept."""
     return self.workdir / 'runs' / run.id
 
-  def open_folder(self, run: runs.Run) -> pathlib.Path:
-    """The folder of a run, made where it is missing.
+  def open(self, group: Sequence[runs.Run]) -> list[Material]:
+    """What it takes to train runs that hear the same answers, or to judge them.
 
     Raises:
-      errors.InputError: it holds a run of another config.
+      errors.InputError: a folder holds a run of another config, or there is no
+        network of a parent.
     """
+    first = group[0]
+    folders = [self._own_folder(run) for run in group]
+    task, examples = self.task(first.judged_on), self.examples(first)
+    frozen = self.frozen(first)
+    return [
+      Material(
+        run,
+        folder,
+        programs.build(run, len(examples['label'])),
+        examples,
+        frozen,
+        task,
+        self.eval_batch_size,
+      )
+      for run, folder in zip(group, folders, strict=True)
+    ]
+
+  def _own_folder(self, run: runs.Run) -> pathlib.Path:
+    """The folder of a run, made where it is missing."""
     folder = self.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'config.json'
@@ -167,7 +232,7 @@ class Store:
     path = self.folder(run) / 'result.json'
     if not path.exists():
       return None
-    self.open_folder(run)
+    self._own_folder(run)
     return writers.read_json(path)
 
   def images(self, run: runs.Run) -> Arrays:
@@ -188,45 +253,17 @@ class Store:
       if role != 'images'
     }
 
-  def answers(
-    self,
-    run: runs.Run,
-    arrays: Arrays,
-    prepare: parallel.PrepareFn | None = None,
-    variables: Any = None,
-  ) -> np.ndarray:
-    """What a client of a network is answered.
-
-    Args:
-      run: of the network.
-      arrays: the images that are asked about.
-      prepare: default: as the run prepares them for testing.
-      variables: default: those of the finished run.
-
-    Returns:
-      float32[N, K].
-    """
-    return evaluate.predict(
-      programs.answer_fn(run),
-      self.variables(run) if variables is None else variables,
-      arrays,
-      prepare or self.program(run).prepare_test,
-      batch_size=self.eval_batch_size,
-    )
-
-  def extras(self, run: runs.Run) -> dict[str, Any]:
-    """What is needed, beside its own variables, to serve a network."""
-    if not hasattr(run.module, 'serve'):
-      return {}
-    parents = self.frozen(run)
-    if self.program(run).method is None:
-      del parents['normal']  # That is the network which is served.
-    return {serving.PARENTS: parents}
+  def answers(self, run: runs.Run, arrays: Arrays) -> np.ndarray:
+    """What a client of a finished network is answered, float32[N, K]."""
+    (material,) = self.open([run])
+    return material.answers(arrays, self.variables(run))
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """What a finished run left, and what serving it takes besides."""
-    if self.program(run).method is None:
+    if run.only_serves:
       own = self.variables(run.parents['normal'])
     else:
       own = checkpoints.load_variables(self.folder(run))
-    return {**own, **self.extras(run)}
+    if hasattr(run.module, 'serve'):
+      own = {**own, serving.PARENTS: self.frozen(run)}
+    return own

@@ -1,28 +1,52 @@
 """The one training loop."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from undistillable import (
+  checkpoints,
   errors,
   method as method_lib,
   parallel,
-  trainee as trainee_lib,
+  paths,
+  writers,
 )
-from undistillable.data import batches, checks
+from undistillable.data import checks
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500
 
+EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+  """A network to train, alone or beside others.
+
+  Attributes:
+    method: from `defenses` or `attacks`.
+    evaluate_fn: its numbers enter the metrics under their names.
+    folder: for metrics and checkpoints; a training that stopped there is
+      resumed. None writes nothing.
+    label: what to call the network in errors.
+    remedy: what to change should the loss become non-finite.
+  """
+
+  method: method_lib.Method
+  evaluate_fn: EvaluateFn | None = None
+  folder: str | os.PathLike[str] | None = None
+  label: str = 'network'
+  remedy: str = 'lower the learning rate'
 
 
 def fit(
@@ -30,49 +54,20 @@ def fit(
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
-  epochs: int,
-  batch_size: int = 128,
-  frozen: method_lib.Frozen | None = None,
-  seed: int = 0,
-  stream: str = '',
-  ask_with: parallel.PrepareFn | None = None,
-  evaluate_fn: trainee_lib.EvaluateFn | None = None,
-  evaluate_every_epochs: int = 1,
+  evaluate_fn: EvaluateFn | None = None,
   folder: str | os.PathLike[str] | None = None,
-  checkpoint_every_epochs: int = 1,
-  on_step: OnStepFn | None = None,
-  label: str = 'network',
-  remedy: str = 'lower the learning rate',
+  **options: Any,
 ) -> Any:
   """Trains one network.
-
-  Every random number depends on the seed, the stream and the number of the step
-  alone, so that a resumed training equals an uninterrupted one.
 
   Args:
     method: from `defenses` or `attacks`.
     arrays: the training set, image uint8[N, H, W, C] and label int[N], in
       0..K-1; or all -1 where the method reads none.
     prepare: see `data.batches.prepare_fn`.
-    epochs: how often every example is seen, but for the rest of a last batch.
-    batch_size: over all devices.
-    frozen: variables of the networks that the method reads, by role.
-    seed: of initialisation, order, augmentation and dropout.
-    stream: a name that parts the order, augmentation and dropout of networks
-      with one seed, not their initial weights: a protected teacher starts
-      where its normal twin did, and sees other batches, as in the released
-      code of Ma et al. (2021), arXiv:2105.07381.
-    ask_with: asks the networks of `method.answer_fns` once, about every image
-      as this prepares it; None asks anew in each epoch, about the images as
-      the network in training sees them.
-    evaluate_fn: its numbers enter the metrics under their names.
-    evaluate_every_epochs: and after the last one.
-    folder: for metrics and checkpoints; a training that stopped there is
-      resumed. None writes nothing.
-    checkpoint_every_epochs: and after the last one.
-    on_step: called with a number of steps taken, their loss and accuracy.
-    label: what to call the network in errors.
-    remedy: what to change should the loss become non-finite.
+    evaluate_fn: see `Trainee`.
+    folder: see there.
+    **options: epochs and the others of `fit_together`.
 
   Returns:
     The last state; `.variables` are those of the trained network.
@@ -83,30 +78,18 @@ def fit(
     errors.DivergedError: the loss, or what is evaluated, is not finite.
   """
   arrays = checks.examples(arrays)
-  num_classes = _num_classes(method, arrays, prepare, frozen)
+  num_classes = _num_classes(method, arrays, prepare, options.get('frozen'))
   if num_classes is not None:
     checks.labels(arrays['label'], num_classes)
-  (outcome,) = fit_together(
-    [trainee_lib.Trainee(method, evaluate_fn, folder, label, remedy)],
-    arrays,
-    prepare,
-    epochs=epochs,
-    batch_size=batch_size,
-    frozen=frozen,
-    seed=seed,
-    stream=stream,
-    ask_with=ask_with,
-    evaluate_every_epochs=evaluate_every_epochs,
-    checkpoint_every_epochs=checkpoint_every_epochs,
-    on_step=on_step,
-  )
+  trainee = Trainee(method, evaluate_fn, folder)
+  (outcome,) = fit_together([trainee], arrays, prepare, **options)
   if isinstance(outcome, errors.DivergedError):
     raise outcome
   return outcome
 
 
 def fit_together(
-  trainees: Sequence[trainee_lib.Trainee],
+  trainees: Sequence[Trainee],
   arrays: Mapping[str, np.ndarray],
   prepare: parallel.PrepareFn,
   *,
@@ -126,16 +109,25 @@ def fit_together(
   whose `answer_fns` are equal. Each becomes, bit for bit, what it would alone,
   and one that diverges leaves the others as they are.
 
+  Every random number depends on the seed, the stream and the number of the step
+  alone, so that a resumed training equals an uninterrupted one.
+
   Args:
     trainees: the networks.
-    arrays: one training set for all of them; see `fit`, as for what follows.
-    prepare: images for the networks.
-    epochs: as many for each.
+    arrays: the training set, image uint8[N, H, W, C] and label int[N], in
+      0..K-1; or all -1 where the method reads none.
+    prepare: see `data.batches.prepare_fn`.
+    epochs: how often every example is seen, but for the rest of a last batch.
     batch_size: over all devices.
-    frozen: what any of the methods reads.
-    seed: for each the one with which it would train alone.
-    stream: for each alike.
-    ask_with: for each alike.
+    frozen: variables of the networks that the methods read, by role.
+    seed: of initialisation, order, augmentation and dropout.
+    stream: a name that parts the order, augmentation and dropout of networks
+      with one seed, not their initial weights: a protected teacher starts
+      where its normal twin did, and sees other batches, as in the released
+      code of Ma et al. (2021), arXiv:2105.07381.
+    ask_with: asks the networks of `method.answer_fns` once, about every image
+      as this prepares it; None asks anew in each epoch, about the images as
+      the network in training sees them.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
     on_step: called with the steps of one of the networks, loss and accuracy.
@@ -170,69 +162,58 @@ def fit_together(
   data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
 
-  def train_from(
-    first_epoch: int, members: Sequence[trainee_lib.Member]
-  ) -> None:
-    """Trains those that have got equally far, and ask the same."""
-    answer_fns = members[0].trainee.method.answer_fns
-    read = {k: v for k, v in frozen.items() if k not in answer_fns}
-    answers: dict[str, Any] = {}
-    if ask_with:
-      answers = _ask_once(answer_fns, frozen, data, ask_with, batch_size)
-    for epoch in range(first_epoch + 1, epochs + 1):
-      if all(member.failed for member in members):
-        return
-      order = batches.epoch_order(
-        jax.random.fold_in(order_key, epoch),
-        num_examples=num_examples,
-        batch_size=batch_size,
-        num_devices=parallel.num_devices(),
+  members: list[_Member] = []
+  # Those that have got equally far, and ask the same.
+  alike: dict[Any, list[_Member]] = {}
+  with contextlib.ExitStack() as stack:
+    for trainee in trainees:
+      method = trainee.method
+      record = stack.enter_context(_Record(trainee.folder))
+      member = _Member(
+        trainee,
+        record,
+        initial_state(method, arrays, prepare, init_key, frozen),
       )
-      if not ask_with:
-        first_step = (epoch - 1) * len(order)
+      members.append(member)
+      key = member.epochs_done, frozenset(method.answer_fns.items())
+      alike.setdefault(key, []).append(member)
+    for (epochs_done, _), together in alike.items():
+      answer_fns = together[0].trainee.method.answer_fns
+      read = {k: v for k, v in frozen.items() if k not in answer_fns}
+      answers: dict[str, Any] = {}
+      if ask_with:
         answers = {
-          role: parallel.answers(
-            ask, prepare, frozen[role], data, order, first_step, step_key
+          role: parallel.answers_to_all(
+            ask, ask_with, frozen[role], data, batch_size
           )
           for role, ask in answer_fns.items()
         }
-      lesson = {**data, 'answers': parallel.replicate(answers)}
-      for member in members:
-        if member.failed:
-          continue
-        start = time.monotonic()
-        run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
-        state = member.outcome
-        for new, metrics in run_epoch(state, read, lesson, order, step_key):
-          state = new
-          member.add(metrics)
-          if on_step:
-            on_step(*_last_of(metrics))
-          if member.failed:
-            break
+      for epoch in range(epochs_done + 1, epochs + 1):
+        if all(member.failed for member in together):
+          break
+        epoch_key = jax.random.fold_in(order_key, epoch)
+        order = parallel.epoch_order(epoch_key, num_examples, batch_size)
+        if not ask_with:
+          first_step = (epoch - 1) * len(order)
+          answers = {
+            role: parallel.answers(
+              ask, prepare, frozen[role], data, order, first_step, step_key
+            )
+            for role, ask in answer_fns.items()
+          }
+        lesson = {**data, 'answers': parallel.replicate(answers)}
         last = epoch == epochs
-        member.end_epoch(
-          epoch,
-          state,
-          time.monotonic() - start,
-          evaluate=last or epoch % evaluate_every_epochs == 0,
-          save=last or epoch % checkpoint_every_epochs == 0,
-        )
-
-  with contextlib.ExitStack() as stack:
-    alike: dict[Any, list[trainee_lib.Member]] = {}
-    everyone = []
-    for trainee in trainees:
-      record = stack.enter_context(trainee_lib.Record(trainee.folder))
-      method = trainee.method
-      state = initial_state(method, arrays, prepare, init_key, frozen)
-      epoch, state = record.resume(state)
-      everyone.append(trainee_lib.Member(trainee, record, state))
-      key = epoch, frozenset(method.answer_fns.items())
-      alike.setdefault(key, []).append(everyone[-1])
-    for (epoch, _), members in alike.items():
-      train_from(epoch, members)
-  return [member.outcome for member in everyone]
+        for member in together:
+          if not member.failed:
+            run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
+            member.go_through(
+              run_epoch(member.outcome, read, lesson, order, step_key),
+              epoch,
+              on_step,
+              evaluate=last or epoch % evaluate_every_epochs == 0,
+              save=last or epoch % checkpoint_every_epochs == 0,
+            )
+  return [member.outcome for member in members]
 
 
 def _num_classes(
@@ -259,26 +240,6 @@ def _num_classes(
   state = jax.eval_shape(method.init, key, batch, dict(frozen or {}))
   logits = jax.eval_shape(method.logits_fn, state.variables, batch['image'])
   return logits.shape[-1]
-
-
-def _ask_once(
-  answer_fns: Mapping[str, method_lib.ApplyFn],
-  frozen: method_lib.Frozen,
-  arrays: Mapping[str, jax.Array],
-  prepare: parallel.PrepareFn,
-  batch_size: int,
-) -> dict[str, np.ndarray]:
-  """Answers to every image, in the order of the data."""
-  num_examples, devices = len(arrays['label']), parallel.num_devices()
-  steps = -(-num_examples // batch_size)
-  # The last batch is padded with the last example.
-  order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
-  order = order.reshape(steps, devices, -1).astype(np.int32)
-  key = jax.random.key(0)  # Nothing is drawn.
-  return {
-    role: parallel.answers(ask, prepare, frozen[role], arrays, order, 0, key)
-    for role, ask in answer_fns.items()
-  }
 
 
 def initial_state(
@@ -308,10 +269,120 @@ def _init_fn(
   return jax.jit(init)
 
 
-def _last_of(metrics: trainee_lib.HostMetrics) -> tuple[int, float, float]:
-  """How many steps were taken, and how well the network did in the last."""
-  return (
-    len(metrics['loss']),
-    float(metrics['loss'][-1]),
-    float(metrics['accuracy'][-1]),
-  )
+class _Member:
+  """A network in training, and what has become of it."""
+
+  def __init__(self, trainee: Trainee, record: '_Record', state: Any):
+    self.trainee = trainee
+    self.epochs_done, last = record.resume(state)
+    self.outcome: Any = last  # Or the error that ended it.
+    self._record = record
+    self._step = int(self.outcome.step)
+    self._chunks: list[parallel.HostMetrics] = []  # Of this epoch.
+
+  @property
+  def failed(self) -> bool:
+    """Whether it has diverged; what is still computed for it is dropped."""
+    return isinstance(self.outcome, errors.DivergedError)
+
+  def go_through(
+    self,
+    steps: Iterable[tuple[Any, parallel.HostMetrics]],
+    epoch: int,
+    on_step: OnStepFn | None,
+    *,
+    evaluate: bool,
+    save: bool,
+  ) -> None:
+    """Takes the steps of an epoch, and writes what there is to say of it."""
+    start = time.monotonic()
+    for new, metrics in steps:
+      state = new
+      self._note(metrics)
+      if on_step:
+        loss, accuracy = metrics['loss'], metrics['accuracy']
+        on_step(len(loss), float(loss[-1]), float(accuracy[-1]))
+      if self.failed:
+        return
+    scalars = {'epoch': epoch, 'step': self._step, **self._means()}
+    if evaluate and self.trainee.evaluate_fn:
+      values = self.trainee.evaluate_fn(state.variables)
+      try:
+        check_finite(values, self.trainee.label, self.trainee.remedy)
+      except errors.DivergedError as error:
+        self.outcome = error
+        return
+      scalars |= values
+    self.outcome = state
+    self._record.write(scalars | {'secs': time.monotonic() - start})
+    if save:
+      self._record.save(epoch, state)
+
+  def _note(self, metrics: parallel.HostMetrics) -> None:
+    """Takes note of the next steps; the first non-finite loss is the end."""
+    finite = np.isfinite(metrics['loss'])
+    if not finite.all():
+      step = self._step + int(np.argmin(finite)) + 1
+      self.outcome = errors.DivergedError(
+        f'{self.trainee.label}: the loss is not finite at step {step}; '
+        f'{self.trainee.remedy}'
+      )
+    self._chunks.append(metrics)
+    self._step += len(finite)
+
+  def _means(self) -> dict[str, float]:
+    """The metrics of the epoch that ends."""
+    chunks, self._chunks = self._chunks, []
+    return {
+      f'train_{key}': float(np.concatenate([c[key] for c in chunks]).mean())
+      for key in chunks[0]
+    }
+
+
+class _Record:
+  """What a training leaves in its folder; nothing without one."""
+
+  def __init__(self, folder: str | os.PathLike[str] | None):
+    self._metrics: writers.Metrics | None = None
+    self._checkpoints: checkpoints.Checkpoints | None = None
+    if folder is not None:
+      folder = paths.local(folder, 'folder')
+      folder.mkdir(parents=True, exist_ok=True)
+      self._metrics = writers.Metrics(folder)
+      self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')
+
+  def __enter__(self) -> '_Record':
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    if self._metrics and self._checkpoints:
+      self._metrics.close()
+      self._checkpoints.close()
+
+  def resume(self, state: Any) -> tuple[int, Any]:
+    """Epochs done, and the state to go on from."""
+    if not self._metrics or not self._checkpoints:
+      return 0, state
+    epoch, restored = self._checkpoints.restore(state)
+    self._metrics.resume(epoch)
+    return epoch, state if restored is None else restored
+
+  def write(self, scalars: dict[str, float]) -> None:
+    if self._metrics:
+      self._metrics.write(scalars)
+
+  def save(self, epoch: int, state: Any) -> None:
+    if self._checkpoints:
+      self._checkpoints.save(epoch, state)
+
+
+def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
+  """Raises DivergedError where an evaluation found anything but numbers.
+
+  In training a BatchNorm hides weights that have grown beyond all bounds; its
+  running statistics, with which a network is evaluated, do not.
+  """
+  if not np.isfinite(list(values.values())).all():
+    raise errors.DivergedError(
+      f'{label}: its answers are not finite when it is evaluated; {remedy}'
+    )

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
   state = train.initial_state(method, arrays, prepare, key)
   frozen, arrays = parallel.replicate((frozen, arrays))
   run_epoch = parallel.epoch_fn(method, prepare)
-  order = batches.epoch_order(key, number, batch, parallel.num_devices())
+  order = parallel.epoch_order(key, number, batch)
   few, order = order, np.tile(order, (_EPOCH // len(order), 1, 1))
 
   def ask() -> dict[str, np.ndarray]:

@@ -20,9 +20,9 @@ and, where it differs from the default,
   warning    `(metrics, settings) -> str | None`: what its last epoch says;
   updates_per_epoch  `(settings, steps) -> int`: of the optimizer, for its
              schedule; default: one a step;
-  judge      `(run, store, variables) -> numbers` of a finished run, and
-  watch      `(run, folder) -> evaluate_fn` of one in training, where these are
-             no networks, see `synthesis`.
+  judge      `(material, variables) -> numbers` of a finished run, and
+  watch      `material -> evaluate_fn` of one in training, where these are no
+             networks, see `synthesis` and `store.Material`.
 """
 
 from types import ModuleType

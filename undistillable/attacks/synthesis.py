@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import PIL.Image
 
-from undistillable import data, evaluate, parallel, state as state_lib
+from undistillable import data, evaluate, oracle, parallel, state as state_lib
 from undistillable.attacks import inversion_losses
 
 _SHOWN_IMAGES = 100
@@ -40,45 +40,42 @@ def as_arrays(
   }
 
 
-def judge(run: Any, store: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+def judge(material: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
   """What its teacher makes of the images of a finished run.
 
   Args:
-    run: a `runs.Run`.
-    store: the `store.Store` of its workdir.
+    material: the `store.Material` of the run.
     variables: of the run.
   """
-  teacher = run.parents['teacher']
-  known = store.variables(teacher)
-  arrays = as_arrays(variables, run.normalization)
-  prepare = store.program(run).prepare_test
-  model = teacher.network()
-  logits = store.answers(teacher, arrays, prepare)
+  arrays = as_arrays(variables, material.run.normalization)
+  logits = material.answers_of('teacher', arrays)
   found = evaluate.scores(logits, arrays['label'])
+  distance = batch_norm_distance(
+    oracle.open_module(material.program.parents['teacher']),
+    material.frozen['teacher'],
+    arrays,
+    material.program.prepare_test,
+  )
   return {
     **{f'images_teacher_{k}': v for k, v in found.items()},
     'images_class_balance': class_balance(logits).tolist(),
-    'images_batch_norm_distance': batch_norm_distance(
-      model, known, arrays, prepare
-    ),
+    'images_batch_norm_distance': distance,
   }
 
 
-def watch(
-  run: Any, folder: pathlib.Path
-) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
   """Draws the first images while they are made; there are no numbers.
 
   Args:
-    run: a `runs.Run`.
-    folder: where images.png goes.
+    material: the `store.Material` of the run; into its folder goes images.png.
 
   Returns:
     `variables -> {}`.
   """
+  normalization, folder = material.run.normalization, material.folder
 
   def draw(variables: Mapping[str, Any]) -> dict[str, float]:
-    shown = as_arrays(variables, run.normalization)['image'][:_SHOWN_IMAGES]
+    shown = as_arrays(variables, normalization)['image'][:_SHOWN_IMAGES]
     write_grid(folder / 'images.png', shown)
     return {}
 

@@ -109,30 +109,3 @@ def blank_fn(
     }
 
   return prepare
-
-
-def epoch_order(
-  key: jax.Array, num_examples: int, batch_size: int, num_devices: int
-) -> np.ndarray:
-  """Which examples each device sees at each step of one epoch.
-
-  A permutation of all examples; those left over by the last whole batch wait
-  for the next epoch, which has another permutation.
-
-  Args:
-    key: of the epoch.
-    num_examples: in the training set.
-    batch_size: over all devices.
-    num_devices: that share a batch.
-
-  Returns:
-    int32[steps, num_devices, batch_size // num_devices].
-  """
-  order = np.asarray(_permutation(key, num_examples))
-  steps = num_examples // batch_size
-  return order[: steps * batch_size].reshape(steps, num_devices, -1)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
-  return jax.random.permutation(key, num_examples)

@@ -5,9 +5,9 @@ A defense is one file and one line in `DEFENSES`. The file declares
   Settings   a frozen dataclass, every field with its default;
   PARENTS    the roles of the networks that it reads: 'adversary' and 'normal'
              are trained normally, any other is planned by `plan`;
-  make       `(model, optimizer, settings, parents) -> method.Method | None`;
-             `parents` has their modules. None: nothing is trained, and the
-             network of the parent 'normal' is served.
+  make       `(model, optimizer, settings, parents) -> method.Method`;
+             `parents` has their modules. `make = None`: nothing is trained,
+             and the network of the parent 'normal' is served.
 
 and, where it needs them,
 

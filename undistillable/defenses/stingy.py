@@ -1,17 +1,14 @@
 """Sparse scores: a stingy teacher serves the largest of them, no others."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from undistillable import losses, serving
 
 PARENTS = ('normal',)
+make = None  # The normal teacher is served as it is trained.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +24,6 @@ class Settings:
 
   def __post_init__(self) -> None:
     losses.check_share('ratio', self.ratio)
-
-
-def make(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  settings: Settings,
-  parents: Mapping[str, Any],
-) -> None:
-  """Trains nothing: the normal teacher is served."""
-  del model, optimizer, settings, parents
 
 
 def serve(query: serving.Query, settings: Settings) -> jax.Array:

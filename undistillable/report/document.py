@@ -110,11 +110,11 @@ def page(
 
   Args:
     title: heading of the page.
-    headline: the answer in a few words.
-    sentence: the answer in a sentence.
+    headline: the conclusion in a few words.
+    sentence: the conclusion in a sentence.
     parts: below it.
     eyebrow: a line above the title.
-    tone: 'good', 'bad' or 'open', the colour of the answer.
+    tone: 'good', 'bad' or 'open', the colour of the headline.
   """
   sections: list[list[str]] = []
   for part in parts:

@@ -9,7 +9,7 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from undistillable.report import answer, entries as entries_lib, stats
+from undistillable.report import conclusion, entries as entries_lib, stats
 from undistillable.report.stats import Entry
 
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     'num_networks': len(usable),
     'notes': notes + _missing(found.rows, usable),
   }
-  return summary | answer.judge(summary)
+  return summary | conclusion.judge(summary)
 
 
 def teachers(summary: Summary) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a report says beside its answer: captions, and figures in words."""
+"""What a report says beside its conclusion: captions, and figures in words."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any

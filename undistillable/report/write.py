@@ -12,7 +12,7 @@ from typing import Any
 from undistillable import paths
 from undistillable.report import (
   accuracy,
-  answer as answer_lib,
+  conclusion as conclusion_lib,
   conduct,
   curves,
   document,
@@ -31,7 +31,7 @@ def write(
   *,
   folder: str | os.PathLike[str] | None = None,
   command: str = '',
-  answer: answer_lib.Answer | None = None,
+  conclusion: conclusion_lib.Conclusion | None = None,
   figures: Sequence[draw.Figure] | None = None,
 ) -> None:
   """Writes figures/*.png, report.md and report.html.
@@ -46,7 +46,7 @@ def write(
     folder: where the report goes, with `responses.npz` where it exists;
       default: the workdir.
     command: what was typed to run the study; shown in the report.
-    answer: what it says first; default: how undistillable the teachers are.
+    conclusion: what it says first; default: how undistillable the teachers are.
     figures: default: those of the main job.
 
   Example:
@@ -58,22 +58,22 @@ def write(
   summary = summary_lib.summarize(results['runs'])
   if figures is None:
     figures = main_figures(summary, results['runs'], workdir, folder)
-  if answer is None:
-    answer = answer_lib.Answer(
-      answer_lib.title(summary),
+  if conclusion is None:
+    conclusion = conclusion_lib.Conclusion(
+      conclusion_lib.title(summary),
       summary['headline'],
       summary['sentence'],
       summary['tone'],
     )
   parts = [
-    *answer.details,
+    *conclusion.details,
     document.Heading('Result'),
     table.block(summary),
     *(document.Text(note, 'note') for note in summary['notes']),
     *(block for shown in figures for block in draw.render(shown, folder)),
     *conduct.blocks(results, command),
   ]
-  said = answer.title, answer.headline, answer.sentence
+  said = conclusion.title, conclusion.headline, conclusion.sentence
   text = document.markdown(*said, parts)
   # A command may hold what its terminal's encoding could not say.
   draw.replace(folder / 'report.md', text.encode('utf-8', 'replace'))
@@ -81,7 +81,7 @@ def write(
     *said,
     parts,
     eyebrow=words.eyebrow(summary, results.get('environment') or {}),
-    tone=answer.tone,
+    tone=conclusion.tone,
   )
   draw.replace(folder / 'report.html', text.encode('utf-8', 'replace'))
 

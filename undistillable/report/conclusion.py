@@ -1,4 +1,4 @@
-"""The answer of a study: a headline and a sentence, worded for each case."""
+"""The conclusion of a study: a headline and a sentence, for each case."""
 
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ Row = Mapping[str, Any]  # See `summary.summarize`.
 _MAX_LISTED = 2
 
 
-class Answer(typing.NamedTuple):
+class Conclusion(typing.NamedTuple):
   """What a report says first.
 
   Attributes:
     title: the question.
-    headline: the answer in a few words.
-    sentence: the answer in a sentence.
-    tone: 'good', 'bad' or 'open', the colour of the answer.
+    headline: the conclusion in a few words.
+    sentence: the conclusion in a sentence.
+    tone: 'good', 'bad' or 'open', the colour of the headline.
     details: blocks below it.
   """
 
