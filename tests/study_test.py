@@ -1,5 +1,6 @@
 """The main job on a shrunken config: what is trained, kept, said, refused."""
 
+import concurrent.futures
 import dataclasses
 import importlib
 import inspect
@@ -8,6 +9,7 @@ import json
 import linecache
 import pathlib
 import re
+import shutil
 import sys
 import types
 
@@ -28,6 +30,7 @@ from undistillable import (
   errors,
   execute,
   interop,
+  lease,
   losses,
   method as method_lib,
   models,
@@ -35,6 +38,7 @@ from undistillable import (
   programs,
   store as store_lib,
   study,
+  writers,
 )
 from undistillable.report import draw
 
@@ -221,6 +225,73 @@ def test_runs_that_differ_in_their_seed_share_a_program():
   # So do students of the normal and of the protected teacher.
   assert programs.build(first[3], 64) is programs.build(first[4], 64)
   assert programs.build(first[2], 64) is not programs.build(first[3], 64)
+
+
+def test_two_at_once_share_the_work_and_each_reports_what_it_was_asked(
+  tmp_path, data_dir, monkeypatch, no_figures
+):
+  trained, run_group = [], execute.run_group
+
+  def note(group, store, on_step=None):
+    trained.extend(run.id for run in group)
+    return run_group(group, store, on_step)
+
+  monkeypatch.setattr(execute, 'run_group', note)
+  monkeypatch.setattr(study, '_SECS_BETWEEN_LOOKS', 0.05)
+  wanted = ((0,), (1, 0))
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    found = list(
+      pool.map(
+        lambda seeds: study.run(
+          _config(data_dir=data_dir, seeds=seeds), tmp_path
+        ),
+        wanted,
+      )
+    )
+  assert len(trained) == len(set(trained)) == 2 * 5
+  for seeds, results in zip(wanted, found, strict=True):
+    assert {run['seed'] for run in results['runs']} >= set(seeds)
+  left = json.loads((tmp_path / 'results.json').read_text())
+  assert {run['seed'] for run in left['runs']} == {0, 1}
+
+
+def test_a_report_has_all_seeds_of_its_config(done, no_figures, tmp_path):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  other = config.copy_and_resolve_references()
+  other.seeds = (3,)
+  shared = study.run(other, tmp_path)
+  assert {run['seed'] for run in shared['runs']} == {0, 3}
+  other.seeds = (0, 3)
+  assert study.run(other, tmp_path)['summary'] == shared['summary']
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+  done, tmp_path, monkeypatch, no_figures
+):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  name = results['runs'][0]['id']
+  folder = tmp_path / 'runs' / name
+  result = (folder / 'result.json').read_text()
+  (folder / 'result.json').unlink()
+  held = lease.take(folder)
+  told = []
+  monkeypatch.setattr(
+    writers.Progress, 'say', lambda self, text: told.append(text)
+  )
+  monkeypatch.setattr(execute, 'run_group', None)
+
+  def finish(secs):
+    (folder / 'result.json').write_text(result)
+    held.release()
+
+  monkeypatch.setattr(study.time, 'sleep', finish)
+  found = study.run(config, tmp_path)
+  assert found['runs'] == results['runs']
+  assert told == [
+    'waits for teacher cnn8 none seed 0, trained by another process'
+  ]
 
 
 def test_seeds_of_one_program_are_trained_side_by_side():

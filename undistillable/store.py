@@ -1,5 +1,6 @@
 """What a workdir holds: the runs, their networks and images, and their data."""
 
+import contextlib
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ from undistillable import (
   data,
   errors,
   evaluate,
+  lease,
   parallel,
   programs,
   runs,
@@ -188,6 +190,16 @@ class Store:
   def folder(self, run: runs.Run) -> pathlib.Path:
     """Where a run is kept."""
     return self.workdir / 'runs' / run.id
+
+  def take(self, run: runs.Run, stack: contextlib.ExitStack) -> bool:
+    """Whether this process may train a run, until the stack is closed."""
+    folder = self.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = lease.take(folder)
+    if taken is None:
+      return False
+    stack.enter_context(taken)
+    return True
 
   def open(self, group: Sequence[runs.Run]) -> list[Material]:
     """What it takes to train runs that hear the same answers, or to judge them.

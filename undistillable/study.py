@@ -1,8 +1,10 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,6 @@ from undistillable import (
   plan,
   runs as runs_lib,
   store as store_lib,
-  train,
   writers,
 )
 from undistillable.report import responses, summary, write
@@ -32,6 +33,7 @@ _FREE_FIELDS = (
   'together',
 )
 
+_SECS_BETWEEN_LOOKS = 2.0  # At what another process trains.
 # What a study left: results.json, of which `run` returns the content.
 Results = dict[str, Any]
 
@@ -106,6 +108,9 @@ def run(
   folder.mkdir(parents=True, exist_ok=True)
   writers.write_json(folder / 'config.json', own_config)
   results = _train(planned, store, config, study.go_on)
+  for run, result in _of_other_seeds(study, config, store, folder).items():
+    planned = list(dict.fromkeys([*planned, run]))
+    results[run.id] = result
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
   if not finished:
     raise errors.DivergedError(results[planned[0].id]['reason'])
@@ -203,28 +208,75 @@ def _train(
     steps, len(planned), show=bool(missing) and config.progress
   )
   with progress:
-    for group in execute.groups(missing, config.together):
-      progress.start(len(results) + 1, group[0].label, len(group) - 1)
-      new = _train_group(group, store, results, progress.advance)
-      results |= {
-        run.id: result for run, result in zip(group, new, strict=True)
-      }
+    while missing:
+      results |= _train_some(missing, store, results, config.together, progress)
       check()
+      missing = [run for run in planned if run.id not in results]
   return {run.id: results[run.id] for run in planned}
 
 
-def _train_group(
-  group: Sequence[runs_lib.Run],
+def _train_some(
+  missing: Sequence[runs_lib.Run],
   store: store_lib.Store,
   results: Mapping[str, Any],
-  on_step: train.OnStepFn,
-) -> list[dict[str, Any]]:
-  """The results of runs; they say so where a parent diverged."""
-  for parent in group[0].parents.values():
-    if results[parent.id]['status'] != 'finished':
-      reason = f'its parent {parent.id} did not finish'
-      return [execute.skipped(run, reason) for run in group]
-  return execute.run_group(group, store, on_step)
+  together: int,
+  progress: writers.Progress,
+) -> dict[str, dict[str, Any]]:
+  """{run id: result} of the first runs that can be trained, or that others did.
+
+  Any number of processes may share a workdir: each trains what no other is
+  training, and waits where there is nothing left but that.
+  """
+  waits_for = None
+  for group in execute.groups(missing, together):
+    parents = [parent.id for parent in group[0].parents.values()]
+    if not results.keys() >= set(parents):
+      continue  # Others train them.
+    for parent in parents:
+      if results[parent]['status'] != 'finished':
+        reason = f'its parent {parent} did not finish'
+        return {run.id: execute.skipped(run, reason) for run in group}
+    with contextlib.ExitStack() as stack:
+      mine = [run for run in group if store.take(run, stack)]
+      # Another process may have finished one a moment ago.
+      done = {run.id: store.result(run) for run in mine}
+      mine = [run for run in mine if not done[run.id]]
+      if mine:
+        progress.start(len(results) + 1, mine[0].label, len(mine) - 1)
+        new = execute.run_group(mine, store, progress.advance)
+        done |= {r.id: one for r, one in zip(mine, new, strict=True)}
+      if done:
+        return {name: result for name, result in done.items() if result}
+    waits_for = waits_for or group[0]
+  assert waits_for, 'runs are in an order in which they can be trained'
+  progress.say(f'waits for {waits_for.label}, trained by another process')
+  time.sleep(_SECS_BETWEEN_LOOKS)
+  found = {run.id: store.result(run) for run in missing}
+  return {name: result for name, result in found.items() if result}
+
+
+def _of_other_seeds(
+  study: Study,
+  config: ml_collections.ConfigDict,
+  store: store_lib.Store,
+  folder: pathlib.Path,
+) -> dict[runs_lib.Run, dict[str, Any]]:
+  """The results of seeds that are in the report of this config already.
+
+  Two commands may share the work of one study: whichever ends last reports
+  the seeds of both.
+  """
+  path = folder / 'results.json'
+  if not path.exists():
+    return {}
+  seeds = {run['seed'] for run in writers.read_json(path)['runs']}
+  others = tuple(sorted(seeds - set(config.seeds)))
+  if not others:
+    return {}
+  planned = study.plan_fn(plan.vary(config, {'seeds': others}))
+  found = {run: store.result(run) for run in planned}
+  finished = {run: result for run, result in found.items() if result}
+  return finished if len(finished) == len(found) else {}
 
 
 def _stop_if_failed(

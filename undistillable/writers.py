@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pathlib
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ _UNSEEN = contextlib.suppress(OSError, ValueError)
 
 def write_json(path: pathlib.Path, content: object) -> None:
   """Writes a file that is there whole or not at all."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  # Another machine may have a process of the same number.
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
   text = json.dumps(content, indent=2, sort_keys=False, allow_nan=False)
   temporary.write_text(text + '\n', encoding='utf-8')
   os.replace(temporary, path)
@@ -143,10 +145,12 @@ class Progress:
   def start(self, index: int, label: str, num_others: int = 0) -> None:
     """Begins the run `index`, counted from 1, and others beside it."""
     others = f' and {num_others} beside it' if num_others else ''
+    self.say(f'run {index}/{self._num_runs} {label}{others}')
+
+  def say(self, text: str) -> None:
+    """Writes what is being done before the bar."""
     with _UNSEEN:
-      self._bar.set_description_str(
-        f'run {index}/{self._num_runs} {label}{others}', refresh=self._watched
-      )
+      self._bar.set_description_str(text, refresh=self._watched)
 
   def advance(self, steps: int, loss: float, accuracy: float) -> None:
     """Counts steps and shows the latest numbers."""

@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import re
+import secrets
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -216,7 +217,7 @@ def png(title: str, panels: Panels) -> bytes:
 def replace(path: pathlib.Path, data: bytes) -> None:
   """Writes a file beside `path` and renames it: never a half-written one."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  part = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.part')
   try:
     part.write_bytes(data)
     os.replace(part, path)
