@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -44,14 +45,6 @@ def test_a_mistake_ends_with_one_sentence(args, message, tmp_path):
 
 
 @pytest.fixture
-def interruptible():
-  """A shell's background job ignores SIGINT, and hands that on to others."""
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  yield
-  signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
 def endless(tmp_path):
   """A command that trains one network for a long time."""
   args = [
@@ -71,24 +64,33 @@ def endless(tmp_path):
     process.kill()
 
 
-@pytest.mark.usefixtures('interruptible')
-def test_an_interrupted_command_says_that_it_can_go_on(endless):
-  while b'loss' not in endless.stderr.read1():
-    assert endless.poll() is None
-  endless.send_signal(signal.SIGINT)
+def _wait_for_epochs(process, workdir, number):
+  """How many epochs have been finished, at least so many."""
+  while True:
+    assert process.poll() is None
+    epochs = sum(
+      len(metrics.read_text().splitlines())
+      for metrics in workdir.glob('runs/*/metrics.jsonl')
+    )
+    if epochs >= number:
+      return epochs
+    time.sleep(0.05)
+
+
+def test_a_command_that_is_told_to_end_says_how_to_go_on(endless, tmp_path):
+  _wait_for_epochs(endless, tmp_path / 'work', 1)
+  endless.send_signal(signal.SIGTERM)
+  start = time.monotonic()
   _, said = endless.communicate(timeout=120)
-  assert endless.returncode == 130
-  assert said.decode().strip().endswith('goes on where this one stopped')
+  assert time.monotonic() - start < 10
+  assert endless.returncode == 128 + signal.SIGTERM
+  *_, before, command = said.decode().strip().splitlines()
+  assert before == 'interrupted; this goes on where it stopped:'
+  assert command.startswith('python -m undistillable.main --config=configs/dig')
 
 
 def test_a_killed_command_has_lost_no_whole_epoch(endless, tmp_path):
-  epochs = 0
-  while epochs < 5:
-    assert endless.stderr.read1()  # It ends, or there is progress.
-    epochs = sum(
-      len(metrics.read_text().splitlines())
-      for metrics in tmp_path.glob('work/runs/*/metrics.jsonl')
-    )
+  epochs = _wait_for_epochs(endless, tmp_path / 'work', 5)
   endless.kill()
   endless.wait()
   # What was being written at that moment is lost with the epoch in progress.

@@ -8,7 +8,9 @@ Every field of the config can be overridden, as in --config.nasty.omega=0.1.
 import functools
 import os
 import shlex
+import signal
 import sys
+from typing import Any
 
 from absl import flags, logging
 
@@ -46,23 +48,32 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
   if given is None:
     given = f'workdirs/{config.dataset}'
   workdir = paths.local(given, 'workdir')
+  typed = shlex.join(['python', '-m', module, *sys.argv[1:]])
+  stopped = [signal.SIGINT]
+
+  def stop(number: int, _: Any) -> None:
+    """What whoever takes the machine away sends some seconds before."""
+    stopped[:] = [signal.Signals(number)]
+    raise KeyboardInterrupt
+
+  signal.signal(signal.SIGTERM, stop)
   try:
     results = study.run(
       config,
       workdir,
       study=chosen,
       reuse_workdir=_REUSE_WORKDIR.value,
-      command=shlex.join(['python', '-m', module, *sys.argv[1:]]),
+      command=typed,
     )
   except KeyboardInterrupt:
     print(
-      '\ninterrupted; the same command goes on where this one stopped',
+      f'\ninterrupted; this goes on where it stopped:\n{typed}',
       file=sys.stderr,
       flush=True,
     )
     # Everything is written and closed by now; to take the interpreter down
     # under a computation that is still running can crash it.
-    os._exit(130)
+    os._exit(128 + stopped[0])
   report = workdir / chosen.name / 'report.html'
   try:
     print(f'{table.text(results["summary"])}\n\nReport: {report}', flush=True)
