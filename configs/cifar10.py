@@ -62,7 +62,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.seeds = (0,)
   config.nasty.omega = 0.04
   config_lib.learn_fast(config, 'airbench94', epochs=30)
-  config_lib.change_recipe(config, 'cnn', epochs=20, schedule='cosine')
+  config_lib.change_recipe(config, 'cnn', epochs=10, schedule='cosine')
   config_lib.change_recipe(config, 'resnetc20', epochs=15, schedule='cosine')
   config.grid.teachers = ('airbench94',)
   config.grid.students = ('cnn',)
