@@ -16,8 +16,21 @@ setuptools.setup(
   long_description=(_ROOT / 'README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Intended Audience :: Science/Research',
+    'Operating System :: OS Independent',
+    'Programming Language :: Python :: 3 :: Only',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Topic :: Security',
+  ],
+  project_urls={'Article': 'https://arxiv.org/abs/2105.07381'},
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['undistillable*']),
+  packages=[
+    *setuptools.find_packages(include=['undistillable*']),
+    'undistillable.configs',  # So that --config=digits works from anywhere.
+  ],
+  package_dir={'undistillable.configs': 'configs'},
   package_data={
     'undistillable': ['py.typed'],
     'undistillable.report': ['*.html', '*.css'],

@@ -52,6 +52,18 @@ def refused(parse):
   return read
 
 
+def test_a_config_of_the_package_has_a_name(
+  parse, refused, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  config = parse('--config=cifar10:released', '--config.limit=200')
+  assert (config.nasty.omega, config.limit) == (0.04, 200)
+  assert refused('--config=cifar11') == (
+    "error: unknown config 'cifar11'; known: cifar10, cifar100, digits, "
+    'tiny_imagenet, or a file'
+  )
+
+
 def test_what_is_right_is_taken(parse):
   config = parse(DIGITS, '--config.seeds=3', '--config.limit=200')
   assert config.seeds == (3,)

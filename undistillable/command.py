@@ -7,6 +7,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import inspect
+import pathlib
 import re
 import sys
 import traceback
@@ -30,7 +31,7 @@ class _Parser(flags.ArgumentParser):
 
 
 CONFIG = config_flags.DEFINE_config_file(
-  'config', help_string='A file of configs/, as configs/cifar10.py:smoke.'
+  'config', help_string='As configs/cifar10.py:smoke, or cifar10:smoke.'
 )
 flags.FLAGS['config'].parser = _Parser()
 
@@ -102,7 +103,8 @@ def load(path: str) -> ml_collections.ConfigDict:
   """The config of a file.
 
   Args:
-    path: of the file; behind a colon, what its `get_config` is given.
+    path: of the file, or the name of one of configs/, as 'digits'; behind a
+      colon, what its `get_config` is given.
 
   Raises:
     errors.InputError: there is no such file, it cannot be run, or it gives no
@@ -112,6 +114,8 @@ def load(path: str) -> ml_collections.ConfigDict:
   # Whole, or the colon of a URL would be taken for that of a preset.
   paths.local(path, 'the config file')
   place = paths.local(file, 'the config file')
+  if re.fullmatch(r'\w+', file) and not place.exists():
+    place = _named(file)
   if not place.is_file():
     raise errors.InputError(f'there is no config file {place}')
   loader = importlib.machinery.SourceFileLoader('config_file', str(place))
@@ -142,6 +146,20 @@ def load(path: str) -> ml_collections.ConfigDict:
   except Exception as error:
     raise errors.InputError(f'{place}{_where(error, str(place))}') from error
   return found
+
+
+def _named(name: str) -> pathlib.Path:
+  """A file of configs/, which is in the package where it is installed."""
+  package = pathlib.Path(__file__).parent
+  for folder in (package / 'configs', package.parent / 'configs'):
+    known = sorted(path.stem for path in folder.glob('[!_]*.py'))
+    if name in known:
+      return folder / f'{name}.py'
+    if known:
+      raise errors.InputError(
+        f'unknown config {name!r}; known: {", ".join(known)}, or a file'
+      )
+  raise errors.InputError(f'there is no config file {name}')
 
 
 def _where(error: Exception, file: str) -> str:
