@@ -1,10 +1,23 @@
 """Package metadata; tool settings live in pyproject.toml."""
 
 import pathlib
+import shutil
 
 import setuptools
+from setuptools.command import build_py
 
 _ROOT = pathlib.Path(__file__).parent
+
+
+class _WithConfigs(build_py.build_py):
+  """Puts configs/ into the package, so that --config=digits finds them."""
+
+  def run(self) -> None:
+    super().run()
+    if not self.editable_mode:
+      folder = pathlib.Path(self.build_lib, 'undistillable', 'configs')
+      shutil.copytree(_ROOT / 'configs', folder, dirs_exist_ok=True)
+
 
 setuptools.setup(
   name='undistillable',
@@ -26,11 +39,8 @@ setuptools.setup(
   ],
   project_urls={'Article': 'https://arxiv.org/abs/2105.07381'},
   python_requires='>=3.11',
-  packages=[
-    *setuptools.find_packages(include=['undistillable*']),
-    'undistillable.configs',  # So that --config=digits works from anywhere.
-  ],
-  package_dir={'undistillable.configs': 'configs'},
+  packages=setuptools.find_packages(include=['undistillable*']),
+  cmdclass={'build_py': _WithConfigs},
   package_data={
     'undistillable': ['py.typed'],
     'undistillable.report': ['*.html', '*.css'],
