@@ -163,8 +163,8 @@ def test_every_batch_norm_of_every_model_is_read(name):
   read = functools.partial(inversion_losses.read_batch_norm, model)
   logits, gaps = jax.eval_shape(read, variables, image)
   stats = [
-    path
-    for path, _ in jax.tree.leaves_with_path(variables.get('batch_stats', {}))
+    x
+    for path, x in jax.tree.leaves_with_path(variables.get('batch_stats', {}))
     if path[-1].key in ('mean', 'var')  # Not the kernel of a whitening.
   ]
   assert 2 * len(gaps) == len(stats)
