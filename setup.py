@@ -50,6 +50,13 @@ setuptools.setup(
     'tqdm',
   ],
   extras_require={
+    'docs': [
+      'myst-parser',
+      'sphinx',
+      'sphinx-book-theme',
+      'sphinx-copybutton',
+      'sphinx-design',
+    ],
     'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )

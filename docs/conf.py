@@ -6,6 +6,7 @@ import shutil
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.domains import python as python_domain
 
 import undistillable
 
@@ -25,6 +26,7 @@ extensions = [
   'sphinx_design',
 ]
 exclude_patterns = ['_build']
+smartquotes_action = 'D'  # Dashes; quotes are code more often than not.
 default_role = 'code'  # Docstrings are Markdown in this.
 
 myst_enable_extensions = ['colon_fence', 'dollarmath']
@@ -36,7 +38,8 @@ autodoc_preserve_defaults = True
 autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-python_maximum_signature_line_length = 72
+napoleon_attr_annotations = False
+python_maximum_signature_line_length = 88
 
 html_theme = 'sphinx_book_theme'
 html_title = 'undistillable'
@@ -48,6 +51,10 @@ html_theme_options = {
   'show_toc_level': 2,
   'navigation_with_keys': False,
   'home_page_in_toc': False,
+  'navbar_start': [],
+  'navbar_center': [],
+  'navbar_end': [],
+  'navbar_persistent': [],
   'use_download_button': False,
   'use_fullscreen_button': False,
   'pygments_light_style': 'friendly',
@@ -151,6 +158,9 @@ def visit_math_block(writer, node):
 
 
 def setup(app):
+  for field in python_domain.PyObject.doc_field_types:
+    if field.name == 'variable':  # As the docstrings call them.
+      field.label = 'Attributes'
   copy_results()
   app.connect('source-read', read_source)
   app.connect('autodoc-process-docstring', read_docstring, priority=400)

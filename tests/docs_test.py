@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import ml_collections
 import pytest
@@ -17,7 +18,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md')) + sorted((DOCS / 'api').glob('*.md'))
 # A fenced block, and the words before it.
-_BLOCK = re.compile(r'([^\n]*)\n\n```(python|sh|text)\n(.*?)```', re.DOTALL)
+_BLOCK = re.compile(
+  r'([^\n]*)\n\n( *)```(python|sh|text)\n(.*?)^ *```', re.DOTALL | re.MULTILINE
+)
 _FILE = re.compile(r'`(my_package/\w+\.py)`:$')
 _WORKDIRS = '/tmp/undistillable'
 # What makes a command of a page small, where the page does not set it.
@@ -36,7 +39,10 @@ def _names(paths):
 
 
 def _blocks(page):
-  return [found.groups() for found in _BLOCK.finditer(page.read_text())]
+  return [
+    (before, kind, textwrap.dedent(text))
+    for before, _, kind, text in _BLOCK.findall(page.read_text())
+  ]
 
 
 def _commands(text):
@@ -128,7 +134,7 @@ def test_the_files_that_it_links_are_there(page):
 @pytest.mark.parametrize('dataset', ['digits', 'cifar10', 'cifar100'])
 def test_the_claims_are_those_of_the_recorded_results(dataset):
   text = (DOCS / 'article.md').read_text()
-  column = ('digits', 'cifar10', 'cifar100').index(dataset) + 3
+  column = ('digits', 'cifar10', 'cifar100').index(dataset) + 2
   rows = {
     cells[0]: cells
     for line in text.splitlines()
