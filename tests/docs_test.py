@@ -1,5 +1,6 @@
 """What the documentation shows runs as it stands there, on tiny data."""
 
+import json
 import os
 import pathlib
 import re
@@ -82,6 +83,10 @@ def _run(words, folder):
   )
   assert done.returncode == 0, done.stderr
   assert 'Report:' in done.stdout
+  if devices := given.get('JAX_NUM_CPU_DEVICES'):
+    (workdir,) = [w[10:] for w in words if w.startswith('--workdir=')]
+    results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
+    assert results['environment']['devices'] == devices
   return done.stdout
 
 
