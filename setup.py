@@ -73,6 +73,13 @@ setuptools.setup(
     'tqdm',
   ],
   extras_require={
+    'docs': [
+      'myst-parser',
+      'sphinx',
+      'sphinx-book-theme',
+      'sphinx-copybutton',
+      'sphinx-design',
+    ],
     'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )
