@@ -192,7 +192,9 @@ def test_from_depth_44_on_resnetc_has_bottlenecks():
 
 
 def test_unknown_model_is_named_with_the_known_ones():
-  with pytest.raises(ValueError, match=r"unknown model 'resnet17'; known: cnn"):
+  with pytest.raises(
+    ValueError, match=r"unknown model 'resnet17'; known: airbench93"
+  ):
     models.get_model('resnet17', 10)
   with pytest.raises(ValueError, match=r"did you mean 'mobilenetv2'\?"):
     models.get_model('mobilenet_v2', 10)

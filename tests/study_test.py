@@ -11,6 +11,7 @@ import pathlib
 import re
 import shutil
 import sys
+import threading
 import types
 
 import config_files
@@ -232,18 +233,23 @@ def test_two_at_once_share_the_work_and_each_reports_what_it_was_asked(
 ):
   trained, run_group = [], execute.run_group
 
+  # Orbax does not save two things at once in one process.
+  lock = threading.Lock()
+
   def note(group, store, on_step=None):
-    trained.extend(run.id for run in group)
-    return run_group(group, store, on_step)
+    with lock:
+      trained.extend(run.id for run in group)
+      return run_group(group, store, on_step)
 
   monkeypatch.setattr(execute, 'run_group', note)
   monkeypatch.setattr(study, '_SECS_BETWEEN_LOOKS', 0.05)
+  unmeasured = dataclasses.replace(study.MAIN, measure_fn=lambda *_: {})
   wanted = ((0,), (1, 0))
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     found = list(
       pool.map(
         lambda seeds: study.run(
-          _config(data_dir=data_dir, seeds=seeds), tmp_path
+          _config(data_dir=data_dir, seeds=seeds), tmp_path, study=unmeasured
         ),
         wanted,
       )
@@ -288,7 +294,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
 
   monkeypatch.setattr(study.time, 'sleep', finish)
   found = study.run(config, tmp_path)
-  assert found['runs'] == results['runs']
+  assert all(run in found['runs'] for run in results['runs'])
   assert told == [
     'waits for teacher cnn8 none seed 0, trained by another process'
   ]
@@ -671,7 +677,8 @@ def test_weights_of_a_file_serve_any_seeds(tmp_path, data_dir):
   teachers = [run for run in results['runs'] if run['role'] == 'teacher']
   assert [run['seed'] for run in teachers] == [0, 1]
   assert teachers[1]['normal'] == teachers[0]['id']
-  assert results['summary']['notes'] == []
+  (note,) = results['summary']['notes']  # It has learned nothing.
+  assert 'the adversary is not sure enough' in note
 
 
 @pytest.mark.filterwarnings('ignore:the load_module')  # Of ml_collections.

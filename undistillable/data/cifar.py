@@ -90,6 +90,9 @@ def _read_tar(archive: pathlib.Path) -> _Files:
   A link leads to another of them, or nowhere.
   """
   files = {}
+  # What is none has a reason for each compression, line by line.
+  if not tarfile.is_tarfile(archive):
+    raise ValueError('it is no tar archive, compressed or not')
   with tarfile.open(archive) as tar:
     for member in tar:
       if stream := tar.extractfile(member):  # None of a folder.
