@@ -53,7 +53,9 @@ def none(rng: jax.Array, image: jax.Array) -> jax.Array:
   return image
 
 
-def pad_crop(rng: jax.Array, image: jax.Array, *, pad: int = 4) -> jax.Array:
+def pad_crop(
+  rng: jax.Array, image: jax.Array, *, pad: int = 4, mode: str = 'constant'
+) -> jax.Array:
   """Pads with `pad` zero pixels on each side and crops at a random place.
 
   Args:
@@ -67,11 +69,11 @@ def pad_crop(rng: jax.Array, image: jax.Array, *, pad: int = 4) -> jax.Array:
   Source: torchvision `RandomCrop(size, padding=pad)`.
   """
   shift = _draw_shift(rng, image.shape[0], pad)
-  return crop(image, shift, pad=pad)
+  return crop(image, shift, pad=pad, mode=mode)
 
 
 def pad_crop_flip(
-  rng: jax.Array, image: jax.Array, *, pad: int = 4
+  rng: jax.Array, image: jax.Array, *, pad: int = 4, mode: str = 'constant'
 ) -> jax.Array:
   """`pad_crop`, then a horizontal flip with probability 1/2.
 
@@ -86,7 +88,7 @@ def pad_crop_flip(
   crop_rng, flip_rng = jax.random.split(rng)
   flipped = _draw_flip(flip_rng, image.shape[0])
   # The crop is as likely as its mirror image, so the order does not matter.
-  return flip(pad_crop(crop_rng, image, pad=pad), flipped)
+  return flip(pad_crop(crop_rng, image, pad=pad, mode=mode), flipped)
 
 
 def reflect_crop_flip(
@@ -104,10 +106,7 @@ def reflect_crop_flip(
 
   Source: Jordan (2024), arXiv:2404.00498, with 2 pixels.
   """
-  crop_rng, flip_rng = jax.random.split(rng)
-  flipped = _draw_flip(flip_rng, image.shape[0])
-  shift = _draw_shift(crop_rng, image.shape[0], pad)
-  return flip(crop(image, shift, pad=pad, mode='reflect'), flipped)
+  return pad_crop_flip(rng, image, pad=pad, mode='reflect')
 
 
 def rotate_flip(

@@ -177,10 +177,10 @@ def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
     return None
   return (
     'the adversary is not sure enough of its training images (cross entropy '
-    f'{metrics["adversary_loss"]:.2g}), so this teacher follows it and is '
-    'hardly nasty; train the adversary for more epochs or with less weight '
-    f'decay, or raise omega from {omega:.2g} above {omega * hold / push:.2g}, '
-    'which will cost accuracy'
+    f'{metrics["adversary_loss"]:.2g}): cross entropy holds this teacher '
+    'beside it, without false peaks; train the adversary for more epochs or '
+    f'with less weight decay, or raise omega from {omega:.2g} above '
+    f'{omega * hold / push:.2g}, which will cost accuracy'
   )
 
 

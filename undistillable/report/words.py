@@ -28,7 +28,7 @@ ENTRIES = (
 MEASURED = (
   'Means over the last epoch, of training images as they were augmented; what '
   'each is stands with the method, as in conditions() of nasty. Where hold '
-  'exceeds push, a teacher stays beside its adversary.'
+  'exceeds push, cross entropy holds a teacher beside its adversary.'
 )
 LIMITS = (
   'A protection is known to hold only against the attacks, students and data '
