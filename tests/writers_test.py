@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import time
 
 import tensorboardX.proto.event_pb2
 
@@ -35,6 +36,9 @@ def test_a_run_that_is_resumed_has_every_epoch_once(tmp_path):
   for number in (1, 2, 3):
     metrics.write(_epoch(number, 1 / number))
   metrics.close()
+  # Files of one second have one name.
+  (events,) = tmp_path.glob('tensorboard/*')
+  events.rename(events.with_name('events.out.tfevents.1.before'))
   again = writers.Metrics(tmp_path)
   again.resume(1)
   assert writers.read_metrics(tmp_path) == [_epoch(1, 1.0)]
@@ -58,11 +62,14 @@ def test_a_bar_that_goes_to_a_file_writes_few_lines(monkeypatch):
   written = {}
   for kind in (io.StringIO, _Terminal):
     monkeypatch.setattr(sys, 'stderr', kind())
-    with writers.Progress(1000, 50) as progress:
+    with writers.Progress(1006, 50) as progress:
       for index in range(50):
         progress.start(index + 1, 'student')
         for _ in range(20):
           progress.advance(1, 0.5, 90.0)
+      for _ in range(6):  # Longer than a terminal waits between two states.
+        time.sleep(0.11)
+        progress.advance(1, 0.5, 90.0)
     written[kind] = sys.stderr.getvalue().count('\r')
   assert written[io.StringIO] <= 3
   assert written[_Terminal] >= 50

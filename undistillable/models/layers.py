@@ -120,8 +120,7 @@ class Whitening(nn.Module):
     kernel = self.variable('batch_stats', 'kernel', self._components, x)
     init = _torch_bias(features // 2)
     bias = self.param('bias', init, (features,), jnp.float32)
-    frozen = jax.lax.stop_gradient(kernel.value)
-    x = convolution.conv(x.astype(self.dtype), frozen.astype(self.dtype))
+    x = convolution.conv(x.astype(self.dtype), kernel.value.astype(self.dtype))
     return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
   def _components(self, x: jax.Array) -> jax.Array:
