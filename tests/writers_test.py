@@ -63,13 +63,13 @@ def test_a_bar_that_goes_to_a_file_writes_few_lines(monkeypatch):
   for kind in (io.StringIO, _Terminal):
     monkeypatch.setattr(sys, 'stderr', kind())
     with writers.Progress(1006, 50) as progress:
+      for _ in range(6):  # Longer than a terminal waits between two states.
+        time.sleep(0.11)
+        progress.advance(1, 0.5, 90.0)
       for index in range(50):
         progress.start(index + 1, 'student')
         for _ in range(20):
           progress.advance(1, 0.5, 90.0)
-      for _ in range(6):  # Longer than a terminal waits between two states.
-        time.sleep(0.11)
-        progress.advance(1, 0.5, 90.0)
     written[kind] = sys.stderr.getvalue().count('\r')
   assert written[io.StringIO] <= 3
   assert written[_Terminal] >= 50
