@@ -63,7 +63,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.nasty.omega = 0.04
   config_lib.learn_fast(config, 'airbench94', epochs=30)
   config_lib.change_recipe(config, 'cnn', epochs=10, schedule='cosine')
-  config_lib.change_recipe(config, 'resnetc20', epochs=15, schedule='cosine')
+  config_lib.change_recipe(config, 'resnetc20', epochs=10, schedule='cosine')
   config.grid.teachers = ('airbench94',)
   config.grid.students = ('cnn',)
   config.grid.stronger_students = ('resnet18',)

@@ -199,6 +199,8 @@ def test_a_module_of_ones_own_that_fails_is_one_sentence(
     ('syntax', 'def f(:', 'cannot be imported .SyntaxError: invalid'),
     ('empty', '', 'has no make'),
     ('bare', 'make, PARENTS, Settings = 1, (), 2', 'its Settings are no data'),
+    ('orphan', 'make, Settings = 1, 2', 'has no PARENTS'),
+    ('idle', 'make, PARENTS, Settings = None, (), 2', 'neither trains .* nor'),
   ):
     (tmp_path / 'own_package' / f'{name}.py').write_text(content)
     said = refused(DIGITS, f'--config.defenses=("own_package.{name}",)')

@@ -16,6 +16,7 @@ import sys
 import jax
 import numpy as np
 import optax
+import config_files
 import pytest
 
 from undistillable import (
@@ -29,6 +30,7 @@ from undistillable import (
   models,
   oracle,
   parallel,
+  plan,
   registry,
   serving,
 )
@@ -352,6 +354,8 @@ import dataclasses
 
 from undistillable import losses
 
+PARENTS = ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -424,6 +428,15 @@ def test_what_is_no_method_is_named(own):
     ('no_settings', 'has no Settings; see "Extend it" in the README'),
   ):
     assert find(f'{own}.{name}') == f"the defense '{own}.{name}' {reason}"
+
+
+def test_a_method_that_is_none_is_named(own):
+  config = config_files.load('digits')
+  config.defenses = (f'{own}.my_defense',)
+  assert _error(plan.make, config) == (
+    f"config: make of '{own}.my_defense' returned NoneType; expected a "
+    'method.Method, or the line `make = None` where nothing is trained'
+  )
 
 
 def test_settings_that_do_not_fit_are_named(own):

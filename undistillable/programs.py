@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from undistillable import (
   data,
   defenses,
+  errors,
   method as method_lib,
   models,
   optimizers,
@@ -96,10 +97,16 @@ def _build(run: runs.Run, num_examples: int) -> Program:
   optimizer = optimizers.of_recipe(run.recipe, updates)
   # Where nothing is trained: how the network learned that is served.
   make = run.module.make or defenses.none.make
+  method = make(network, optimizer, settings, parents)
+  if not isinstance(method, method_lib.Method):
+    raise errors.InputError(
+      f'make of {run.method!r} returned {type(method).__name__}; expected a '
+      'method.Method, or the line `make = None` where nothing is trained'
+    )
   return Program(
     network=network,
     parents=parents,
-    method=make(network, optimizer, settings, parents),
+    method=method,
     prepare=prepare_train,
     prepare_test=prepare(),
   )

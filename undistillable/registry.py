@@ -20,8 +20,8 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
     kind: 'defense' or 'attack', for the error.
 
   Raises:
-    errors.InputError: there is none, it cannot be run, or it lacks `make` or
-      `Settings`.
+    errors.InputError: there is none, it cannot be run, or it lacks `make`,
+      `Settings` or `PARENTS`.
   """
   if name in known:
     return known[name]
@@ -38,11 +38,16 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
       f'the {kind} {name!r} cannot be imported ({type(error).__name__}: '
       f'{error})'
     ) from error
-  for wanted in ('make', 'Settings'):
+  for wanted in ('make', 'Settings', 'PARENTS'):
     if not hasattr(module, wanted):
       raise errors.InputError(
         f'the {kind} {name!r} has no {wanted}; see "Extend it" in the README'
       )
+  if module.make is None and not hasattr(module, 'serve'):
+    raise errors.InputError(
+      f'the {kind} {name!r} neither trains (make = None) nor serves (it has '
+      'no serve)'
+    )
   try:
     defaults(module)
   except TypeError as error:
