@@ -13,10 +13,10 @@ import functools
 import inspect
 import sys
 
+import config_files
 import jax
 import numpy as np
 import optax
-import config_files
 import pytest
 
 from undistillable import (
