@@ -110,9 +110,11 @@ def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     key: jax.Array,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
-      few = jax.tree.map(lambda x: x[: order.shape[2]], arrays)
-      fits = _fits_a_loop(method, prepare, state, frozen, few)
-      chosen.append(loops if fits else single_steps)
+      first = order[:_STEPS_ON_CPU]
+      program = _loop_fn(method, prepare)
+      # Not compiled for this alone: the first loop is lowered with the same.
+      lowered = program.lower(state, frozen, arrays, first, 1, key)
+      chosen.append(loops if _fits_a_loop(lowered.as_text()) else single_steps)
     return chosen[0](state, frozen, arrays, order, key)
 
   return epoch
@@ -155,40 +157,7 @@ def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   seconds, comes back now and then. How many steps a loop has is an argument,
   so there is one program, and no number depends on it.
   """
-  step = _device_step(method, prepare)
-
-  def loop(
-    state: Any,
-    frozen: method_lib.Frozen,
-    arrays: Any,
-    order: jax.Array,
-    count: jax.Array,
-    key: jax.Array,
-  ) -> tuple[Any, method_lib.Metrics]:
-    """Takes the first `count` steps of order int[steps, b]."""
-
-    def body(
-      i: jax.Array, carry: tuple[Any, method_lib.Metrics]
-    ) -> tuple[Any, method_lib.Metrics]:
-      state, metrics = carry
-      state, of_step = step(state, frozen, arrays, order[i], key)
-      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
-
-    _, shapes = jax.eval_shape(step, state, frozen, arrays, order[0], key)
-    metrics = jax.tree.map(
-      lambda x: jnp.zeros((len(order), *x.shape), x.dtype), shapes
-    )
-    # A loop whose length it knows is what an accelerator runs ahead in.
-    steps = count if jax.default_backend() == 'cpu' else len(order)
-    return jax.lax.fori_loop(0, steps, body, (state, metrics))
-
-  compiled = jax.pmap(
-    loop,
-    axis_name=AXIS,
-    in_axes=(None, None, None, 1, None, None),
-    out_axes=None,
-    donate_argnums=0,
-  )
+  compiled = _loop_fn(method, prepare)
 
   def epoch(
     state: Any,
@@ -215,31 +184,62 @@ def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   return epoch
 
 
-def _fits_a_loop(
-  method: method_lib.Method,
-  prepare: PrepareFn,
-  state: Any,
-  frozen: method_lib.Frozen,
-  arrays: Any,
-) -> bool:
+@functools.lru_cache(maxsize=16)
+def _loop_fn(method: method_lib.Method, prepare: PrepareFn) -> Any:
+  """The compiled loop of `loops_fn`."""
+  # Traced once for its metrics and its loop; no call is left of it.
+  step = jax.jit(_device_step(method, prepare), inline=True)
+
+  def loop(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: jax.Array,
+    count: jax.Array,
+    key: jax.Array,
+  ) -> tuple[Any, method_lib.Metrics]:
+    """Takes the first `count` steps of order int[steps, b]."""
+
+    def body(
+      i: jax.Array, carry: tuple[Any, method_lib.Metrics]
+    ) -> tuple[Any, method_lib.Metrics]:
+      state, metrics = carry
+      state, of_step = step(state, frozen, arrays, order[i], key)
+      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
+
+    _, shapes = jax.eval_shape(step, state, frozen, arrays, order[0], key)
+    metrics = jax.tree.map(
+      lambda x: jnp.zeros((len(order), *x.shape), x.dtype), shapes
+    )
+    # A loop whose length it knows is what an accelerator runs ahead in.
+    steps = count if jax.default_backend() == 'cpu' else len(order)
+    return jax.lax.fori_loop(0, steps, body, (state, metrics))
+
+  return jax.pmap(
+    loop,
+    axis_name=AXIS,
+    in_axes=(None, None, None, 1, None, None),
+    out_axes=None,
+    donate_argnums=0,
+  )
+
+
+def _fits_a_loop(program: str) -> bool:
   """Whether XLA's CPU backend runs a step inside a loop as fast as outside.
 
   There it has no fast way for a convolution whose dimensions are in another
   order than these, as they are in the gradients of `flax.linen.Conv`: a loop
   took 15 times as long. The layers of `models` avoid them. Some others that a
   loop would run as fast, such as gradients of 1x1 kernels, are not told apart.
+
+  Args:
+    program: the lowered loop, in StableHLO.
   """
-
-  def step(state: Any, frozen: Any, arrays: Any, key: jax.Array) -> Any:
-    batch = _batch(prepare, arrays, np.arange(len(arrays['label'])), key)
-    return method.step(state, frozen, batch, key)
-
-  lowered = jax.jit(step).lower(state, frozen, arrays, jax.random.key(0))
   return all(
     '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]' in line
     and 'batch_group_count = 1 ' in line
     and 'feature_group_count = 1 ' in line
-    for line in lowered.as_text().splitlines()
+    for line in program.splitlines()
     if 'stablehlo.convolution' in line
   )
 
