@@ -1,4 +1,7 @@
-"""Two CPU devices, a compilation cache, no silent rank promotion."""
+"""Two CPU devices, a compilation cache, no silent rank promotion.
+
+JAX_NUM_CPU_DEVICES=8 pytest tests/registry_test.py: as many as you like.
+"""
 
 import os
 import pathlib
@@ -28,7 +31,9 @@ LONGEST = (
   'deep_inversion',
 )
 
-jax.config.update('jax_num_cpu_devices', 2)
+jax.config.update(
+  'jax_num_cpu_devices', int(os.environ.get('JAX_NUM_CPU_DEVICES', 2))
+)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update(
   'jax_compilation_cache_dir',

@@ -114,7 +114,7 @@ def test_model(name, tmp_path):
   start = _start(method)
   one = jax.jit(method.step)
   if name in SPLIT:
-    _check_two_devices(method, start, one(start, {}, _batch(), RNG))
+    _check_devices(method, start, one(start, {}, _batch(), RNG))
   _check_learning(one, start, {}, _batch())
   _check_checkpoint(start, tmp_path)
 
@@ -154,10 +154,10 @@ def test_method(kind, name, tmp_path):
   start = _start(method, frozen)
   one = jax.jit(method.step)(start, frozen, batch, RNG)
   unasked = {k: v for k, v in frozen.items() if k not in answers}
-  step, halves = _check_two_devices(
+  step, shares = _check_devices(
     method, start, one, unasked, {**batch, 'answers': answers}
   )
-  two = _check_learning(step, start, unasked, halves)
+  two = _check_learning(step, start, unasked, shares)
   _check_checkpoint(two, tmp_path)
 
 
@@ -292,24 +292,25 @@ def _parents(kind, name):
   return parents
 
 
-def _check_two_devices(method, start, one_result, frozen=None, batch=None):
-  """One step on two equals one on one; returns the step and its batch."""
+def _check_devices(method, start, one_result, frozen=None, batch=None):
+  """A step on all equals one on one; returns the step and its batch."""
   step = jax.pmap(
     functools.partial(method.step, axis_name=parallel.AXIS),
     axis_name=parallel.AXIS,
     in_axes=(None, None, 0, None),
     out_axes=None,
   )
-  halves = jax.tree.map(
-    lambda x: x.reshape(2, -1, *x.shape[1:]), batch or _batch()
+  shares = jax.tree.map(
+    lambda x: x.reshape(parallel.num_devices(), -1, *x.shape[1:]),
+    batch or _batch(),
   )
   one, metrics = one_result
-  two, two_metrics = step(start, frozen or {}, halves, RNG)
+  two, two_metrics = step(start, frozen or {}, shares, RNG)
   for key, value in metrics.items():
     np.testing.assert_allclose(value, two_metrics[key], rtol=1e-3)
   for kind, before in start.variables.items():
     _assert_same_update(before, one.variables[kind], two.variables[kind])
-  return step, halves
+  return step, shares
 
 
 def _check_learning(step, state, frozen, batch):

@@ -574,3 +574,45 @@ def test_what_stands_in_for_data_reads_none():
   assert not batch['image'].any()
   np.testing.assert_array_equal(batch['index'], [5, 2])
   assert batches.blank_fn((8, 8, 3), jnp.bfloat16) is prepare
+
+
+@pytest.fixture
+def all_devices_again():
+  yield
+  parallel.use(None)
+
+
+def test_a_training_goes_on_on_fewer_devices(tmp_path, all_devices_again):
+  (student, *_), frozen = _students()
+
+  def trained(folder, *epochs_on):
+    for epochs, num_devices in epochs_on:
+      parallel.use(num_devices)
+      state = train.fit(
+        student.method,
+        _arrays(),
+        PLAIN,
+        epochs=epochs,
+        batch_size=8,
+        seed=3,
+        frozen=frozen,
+        folder=tmp_path / folder,
+      )
+    kernel = jax.tree.leaves(state.params)[0]
+    assert len(kernel.sharding.device_set) == parallel.num_devices()
+    return jax.device_get(state.variables)
+
+  on_all = trained('all', (2, None))
+  for folder, *epochs_on in (('one', (2, 1)), ('fewer', (1, 2), (2, 1))):
+    found = trained(folder, *epochs_on)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
+      on_all,
+      found,
+    )
+
+
+@pytest.mark.parametrize('number', [0, 3, -1])
+def test_devices_that_are_not_there_are_refused(number, all_devices_again):
+  with pytest.raises(errors.InputError, match='there are 2, and None takes a'):
+    parallel.use(number)

@@ -247,6 +247,8 @@ def base() -> ml_collections.ConfigDict:
   # How it is computed.
   # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
   config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
+  # Devices that share a batch, of one host; None: all there are.
+  config.num_devices = config_dict.placeholder(int)
   config.eval_batch_size = 256  # Over all devices; bounds the memory only.
   # At most so many students of one teacher side by side, for whom it is asked
   # once; all of them are in the memory of the device.

@@ -8,6 +8,7 @@ import platform
 import jax
 
 import undistillable
+from undistillable import parallel
 
 _PACKAGES = (
   'undistillable',
@@ -29,7 +30,7 @@ def describe() -> dict[str, str]:
     'python': platform.python_version(),
     'platform': platform.platform(),
     'device': f'{device.platform}: {device.device_kind}',
-    'devices': str(jax.device_count()),
+    'devices': str(parallel.num_devices()),
     'cpus': str(os.cpu_count()),
     'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
   }

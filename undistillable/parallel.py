@@ -1,4 +1,4 @@
-"""Training and prediction on all devices: the only file that knows them.
+"""Training and prediction on many devices: the only file that knows them.
 
 State, frozen networks and data are replicated; batches are split. With
 `in_axes=None` and `out_axes=None` the state has no device axis, so nothing is
@@ -30,9 +30,37 @@ HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 
+_chosen: list[jax.Device] = []  # None: all there are.
+
+
+def use(num_devices: int | None) -> None:
+  """Says how many devices share a batch from now on; None for all there are.
+
+  Raises:
+    errors.InputError: there are not so many.
+  """
+  there = jax.devices()
+  if num_devices is not None and not 1 <= num_devices <= len(there):
+    raise errors.InputError(
+      f'num_devices={num_devices}; there are {len(there)}, and None takes all'
+    )
+  chosen = there[:num_devices]
+  if chosen == devices():
+    return
+  _chosen[:] = chosen
+  # They were compiled for the others.
+  for made in (epoch_fn, steps_fn, loops_fn, _loop_fn, _answer_fn, predict_fn):
+    made.cache_clear()
+
+
+def devices() -> list[jax.Device]:
+  """Those that share a batch."""
+  return list(_chosen) or jax.devices()
+
+
 def num_devices() -> int:
   """The number of devices that share a batch."""
-  return jax.device_count()
+  return len(devices())
 
 
 def check_hosts() -> None:
@@ -126,6 +154,7 @@ def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
   step = jax.pmap(
     _device_step(method, prepare),
     axis_name=AXIS,
+    devices=devices(),
     in_axes=(None, None, None, 0, None),
     out_axes=None,
     donate_argnums=0,
@@ -218,6 +247,7 @@ def _loop_fn(method: method_lib.Method, prepare: PrepareFn) -> Any:
   return jax.pmap(
     loop,
     axis_name=AXIS,
+    devices=devices(),
     in_axes=(None, None, None, 1, None, None),
     out_axes=None,
     donate_argnums=0,
@@ -246,7 +276,7 @@ def _fits_a_loop(program: str) -> bool:
 
 def _everywhere() -> jax.sharding.NamedSharding:
   """Where the state lies: the same copy on every device."""
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+  mesh = jax.sharding.Mesh(np.array(devices()), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
@@ -352,7 +382,12 @@ def _answer_fn(
     batch = prepare(arrays, indices, prepare_rng)
     return answer_fn(variables, batch['image'])
 
-  return jax.pmap(answer, axis_name=AXIS, in_axes=(None, None, 0, None, None))
+  return jax.pmap(
+    answer,
+    axis_name=AXIS,
+    devices=devices(),
+    in_axes=(None, None, 0, None, None),
+  )
 
 
 def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:
@@ -377,4 +412,4 @@ def predict_fn(
     batch = prepare(arrays, everything, jax.random.key(0))
     return apply_fn(variables, batch['image'])
 
-  return jax.pmap(predict, axis_name=AXIS, in_axes=(None, 0))
+  return jax.pmap(predict, axis_name=AXIS, devices=devices(), in_axes=(None, 0))

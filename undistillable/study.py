@@ -28,6 +28,7 @@ _FREE_FIELDS = (
   'data_dir',
   'eval_batch_size',
   'grid',
+  'num_devices',
   'progress',
   'seeds',
   'together',
@@ -97,6 +98,7 @@ def run(
     errors.DivergedError: a training failed; the message says what to change.
   """
   parallel.check_hosts()
+  parallel.use(config.num_devices)
   workdir = paths.local(workdir, 'workdir')
   planned = study.plan_fn(config)
   folder = workdir / study.name
