@@ -1,1 +1,1 @@
-"""What steps cost beside the passes that they are made of."""
+"""How fast steps are, and what they cost beside the passes in them."""
