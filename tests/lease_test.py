@@ -13,11 +13,13 @@ from undistillable import lease
 
 
 def test_a_lease_is_had_by_one_until_it_is_released(tmp_path):
-  assert lease.holder(tmp_path) is None
+  assert lease.owner(tmp_path) is None
   with lease.take(tmp_path):
     assert lease.take(tmp_path) is None
-    assert lease.holder(tmp_path).startswith(f'process {os.getpid()} on ')
-  assert lease.holder(tmp_path) is None
+    owner = lease.owner(tmp_path)
+    assert lease.named(owner).startswith(f'process {os.getpid()} on ')
+    assert owner['since']
+  assert lease.owner(tmp_path) is None
   with lease.take(tmp_path):
     assert lease.take(tmp_path) is None
   assert [path.name for path in tmp_path.iterdir()] == ['owner.2']
@@ -45,9 +47,9 @@ def _foreign(folder, age, **changes):
 def test_the_lease_of_another_machine_is_free_when_it_is_not_renewed(tmp_path):
   _foreign(tmp_path, 0.5 * lease.SECS_UNTIL_STALE)
   assert lease.take(tmp_path) is None
-  assert lease.holder(tmp_path) == 'process 1 on elsewhere'
+  assert lease.named(lease.owner(tmp_path)) == 'process 1 on elsewhere'
   _foreign(tmp_path, 2 * lease.SECS_UNTIL_STALE)
-  assert lease.holder(tmp_path) is None
+  assert lease.owner(tmp_path) is None
   with lease.take(tmp_path):
     pass
 

@@ -37,6 +37,7 @@ from undistillable import (
   models,
   plan as plan_lib,
   programs,
+  status,
   store as store_lib,
   study,
   writers,
@@ -268,6 +269,8 @@ def test_a_report_has_all_seeds_of_its_config(done, no_figures, tmp_path):
   other.seeds = (3,)
   shared = study.run(other, tmp_path)
   assert {run['seed'] for run in shared['runs']} == {0, 3}
+  planned = {row['id']: row['state'] for row in status.rows(tmp_path)}
+  assert planned == {run['id']: 'finished' for run in shared['runs']}
   other.seeds = (0, 3)
   assert study.run(other, tmp_path)['summary'] == shared['summary']
 

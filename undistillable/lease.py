@@ -14,7 +14,9 @@ import pathlib
 import secrets
 import socket
 import threading
+import time
 import types
+from collections.abc import Mapping
 from typing import Any
 
 _SECS_BETWEEN_BEATS = 10.0
@@ -66,7 +68,8 @@ def take(folder: pathlib.Path) -> Lease | None:
   mine = folder / f'owner.{number}'
   try:
     with mine.open('x', encoding='utf-8') as file:
-      json.dump({**_here(), 'pid': os.getpid()}, file)
+      since = time.strftime('%Y-%m-%d %H:%M:%S%z')
+      json.dump({**_here(), 'pid': os.getpid(), 'since': since}, file)
   except FileExistsError:  # Another one was faster.
     return None
   for old in folder.glob('owner.*'):
@@ -75,12 +78,14 @@ def take(folder: pathlib.Path) -> Lease | None:
   return Lease(mine)
 
 
-def holder(folder: pathlib.Path) -> str | None:
-  """Who has the lease of a folder, in words; None if it is free."""
+def owner(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Who has the lease of a folder, with pid, host and since; None if free."""
   path = _latest(folder)
-  if path is None or not _is_held(path):
-    return None
-  owner = _read(path)
+  return None if path is None or not _is_held(path) else _read(path)
+
+
+def named(owner: Mapping[str, Any]) -> str:
+  """'process 4711 on a-machine'."""
   return f'process {owner.get("pid")} on {owner.get("host")}'
 
 
@@ -126,8 +131,11 @@ def _now(folder: pathlib.Path) -> float:
   try:
     probe.touch()
     return probe.stat().st_mtime
+  except OSError:  # One may look at a folder that one may not write to.
+    return time.time()
   finally:
-    probe.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      probe.unlink(missing_ok=True)
 
 
 def _latest(folder: pathlib.Path) -> pathlib.Path | None:
@@ -147,8 +155,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   return content if isinstance(content, dict) else {}
 
 
-def _set_time(path: pathlib.Path, time: float | None) -> None:
+def _set_time(path: pathlib.Path, at: float | None) -> None:
   """Sets the time of modification; None is now, by the file system's clock."""
   # The folder may have been removed, or be out of reach for a while.
   with contextlib.suppress(OSError):
-    os.utime(path, None if time is None else (time, time))
+    os.utime(path, None if at is None else (at, at))

@@ -18,6 +18,7 @@ from undistillable import (
   paths,
   plan,
   runs as runs_lib,
+  status,
   store as store_lib,
   writers,
 )
@@ -108,6 +109,7 @@ def run(
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
   folder.mkdir(parents=True, exist_ok=True)
+  _write_plan(planned, folder, own_config)
   writers.write_json(folder / 'config.json', own_config)
   results = _train(planned, store, config, study.go_on)
   for run, result in _of_other_seeds(study, config, store, folder).items():
@@ -156,6 +158,25 @@ def _own_config(
         'replace its report'
       )
   return content
+
+
+def _write_plan(
+  planned: Sequence[runs_lib.Run], folder: pathlib.Path, own_config: Any
+) -> None:
+  """Lists the runs, for `status`; those of other seeds of the config remain."""
+  listed = {
+    run.id: {
+      'id': run.id,
+      'label': run.label,
+      'epochs': 0 if run.init_from or run.only_serves else run.recipe['epochs'],
+    }
+    for run in planned
+  }
+  path, config_path = folder / status.PLAN, folder / 'config.json'
+  there = path.exists() and config_path.exists()
+  if there and writers.read_json(config_path) == own_config:
+    listed |= {run['id']: run for run in writers.read_json(path)}
+  writers.write_json(path, list(listed.values()))
 
 
 def _check_data(

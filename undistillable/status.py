@@ -1,0 +1,112 @@
+"""Who trains what in a workdir, since when, how far, and what is left.
+
+  python -m undistillable.status --workdir=/tmp/undistillable/digits
+
+Reads only; any number of processes, on any machines, may be at work there.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from undistillable import errors, lease, paths, terminal, writers
+
+PLAN = 'plan.json'
+# In the order in which they are shown.
+_STATES = ('in training', 'stopped', 'diverged', 'waiting', 'finished')
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """What is known of every run that a study of the workdir has planned.
+
+  Args:
+    workdir: of one or several studies.
+
+  Returns:
+    For each run its id, label and state ('in training', 'stopped', 'diverged',
+    'waiting' or 'finished'), the epochs done, those there will be, and in
+    training who does it since when.
+
+  Raises:
+    errors.InputError: nothing was begun there.
+  """
+  planned = list(_planned(workdir))
+  if not planned:
+    raise errors.InputError(
+      f'{workdir} has no {PLAN}: no study was begun there, or none by this '
+      'version'
+    )
+  return [_row(run, workdir / 'runs' / run['id']) for run in planned]
+
+
+def _planned(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The runs of all studies, each once."""
+  seen = set()
+  for path in (*workdir.glob(PLAN), *sorted(workdir.glob(f'*/{PLAN}'))):
+    for run in writers.read_json(path):
+      if run['id'] not in seen:
+        seen.add(run['id'])
+        yield run
+
+
+def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+  row = {**run, 'state': 'waiting', 'done': 0, 'who': ''}
+  result = folder / 'result.json'
+  if result.exists():
+    found = writers.read_json(result)
+    return row | {'state': found['status'], 'done': found.get('epochs', 0)}
+  row['done'] = _epochs_done(folder / 'metrics.jsonl')
+  owner = lease.owner(folder) if folder.is_dir() else None
+  if owner is not None:
+    since = f', since {owner["since"]}' if 'since' in owner else ''
+    who = f'{lease.named(owner)}{since}'
+    return row | {'state': 'in training', 'who': who}
+  return row | ({'state': 'stopped'} if row['done'] else {})
+
+
+def _epochs_done(path: pathlib.Path) -> int:
+  """Of a run that is not finished; its last line may be half a line."""
+  done = 0
+  for line in path.read_text('utf-8').splitlines() if path.exists() else ():
+    try:
+      done = json.loads(line)['epoch']
+    except ValueError:
+      break
+  return done
+
+
+def show(found: Sequence[dict[str, Any]]) -> str:
+  """The table of `rows`, and a line that counts them."""
+  width = max(len(row['label']) for row in found)
+  lines = []
+  for row in sorted(found, key=lambda row: _STATES.index(row['state'])):
+    if row['state'] == 'finished':
+      continue  # Whoever asks wants to know of the others.
+    epochs = f'{row["done"]} of {row["epochs"]}' if row['epochs'] else ''
+    line = f'{row["label"]:{width}}  {row["state"]:11}  {epochs:>12}  '
+    lines.append(f'{line}{row["who"]}'.rstrip())
+  counts = collections.Counter(row['state'] for row in found)
+  told = [f'{counts[state]} {state}' for state in _STATES if counts[state]]
+  return '\n'.join([*lines, f'{len(found)} runs: {", ".join(told)}'])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the table; exits with 1 and one sentence if there is none."""
+  terminal.be_printable()
+  parser = argparse.ArgumentParser(
+    prog='python -m undistillable.status', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument('--workdir', required=True, help='of one or more studies')
+  given = parser.parse_args(argv).workdir
+  try:
+    print(show(rows(paths.local(given, 'workdir'))))
+  except (errors.InputError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()
