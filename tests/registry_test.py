@@ -92,6 +92,9 @@ SHRUNK = {
   'resnext29': {'num_blocks': 1},
   'shufflenetv2': {'num_units': (1, 1, 1)},
 }
+# Of an update, between one device and several. Its quotients of differences
+# divide rounding by 1e-3: 0.5 to 6 %, whatever the number of devices.
+TOLERANCE = {'dfme': 0.1}
 RNG = jax.random.key(1)
 # Whose batches are split over two devices as well.
 SPLIT = ('densenet201', 'resnet34', 'shufflenetv2')
@@ -155,7 +158,12 @@ def test_method(kind, name, tmp_path):
   one = jax.jit(method.step)(start, frozen, batch, RNG)
   unasked = {k: v for k, v in frozen.items() if k not in answers}
   step, shares = _check_devices(
-    method, start, one, unasked, {**batch, 'answers': answers}
+    method,
+    start,
+    one,
+    unasked,
+    {**batch, 'answers': answers},
+    TOLERANCE.get(name, 0.02),
   )
   two = _check_learning(step, start, unasked, shares)
   _check_checkpoint(two, tmp_path)
@@ -292,7 +300,9 @@ def _parents(kind, name):
   return parents
 
 
-def _check_devices(method, start, one_result, frozen=None, batch=None):
+def _check_devices(
+  method, start, one_result, frozen=None, batch=None, tolerance=0.02
+):
   """A step on all equals one on one; returns the step and its batch."""
   step = jax.pmap(
     functools.partial(method.step, axis_name=parallel.AXIS),
@@ -309,7 +319,9 @@ def _check_devices(method, start, one_result, frozen=None, batch=None):
   for key, value in metrics.items():
     np.testing.assert_allclose(value, two_metrics[key], rtol=1e-3)
   for kind, before in start.variables.items():
-    _assert_same_update(before, one.variables[kind], two.variables[kind])
+    _assert_same_update(
+      before, one.variables[kind], two.variables[kind], tolerance
+    )
   return step, shares
 
 
@@ -331,7 +343,7 @@ def _check_checkpoint(state, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
-def _assert_same_update(before, one, two):
+def _assert_same_update(before, one, two, tolerance):
   """What a step changed is the same, but for the order of additions.
 
   As a whole and not number by number: where a ReLU sits at its kink, rounding
@@ -344,7 +356,7 @@ def _assert_same_update(before, one, two):
     return np.concatenate([np.zeros(0), *jax.tree.leaves(changes)])
 
   error = np.linalg.norm(update(one) - update(two))
-  assert error <= 0.02 * np.linalg.norm(update(one))
+  assert error <= tolerance * np.linalg.norm(update(one))
 
 
 # What is found by name.
