@@ -186,6 +186,14 @@ def test_each_teacher_has_a_panel_of_its_answers(summary):
     probabilities = [b.get_height() for b in panel.axes[2].patches]
     assert sum(probabilities) == pytest.approx(1.0)
   assert logits.figure(summary, None).draw is None
+  # Those that are not shown are not counted.
+  many = {k: np.repeat(v, 5, 0) for k, v in responses.items() if len(v) == 2}
+  many |= {'ids': responses['ids'], 'logits': np.repeat(answers, 5, axis=1)}
+  figure = logits.figure(summary, {**responses, **many})
+  shown = {len(panel.axes) // 3 for panel in figure.draw()}
+  assert shown == {6}
+  assert 'answers to 6 test images' in figure.title
+  assert figure.title.endswith('the nasty teacher 1.2')  # Of 1, 1, 1, 1, 1, 2.
 
 
 def test_a_png_holds_a_title_and_all_panels_two_beside_each_other():

@@ -42,14 +42,16 @@ def figure(
     for name, logits in kept.items()
     if name in row['ids']
   ]
-  counts = {
-    row['label']: float(np.mean(peaks.count(logits))) for row, logits in answers
-  }
   if not answers or responses is None:
     return draw.Figure(
       'What a thief sees', 'logits', None, '', '', words.NO_LOGITS
     )
-  title = words.logits_title(counts, len(responses['label']))
+  picked = _pick(responses['label'])
+  counts = {
+    row['label']: float(np.mean(peaks.count(logits[picked])))
+    for row, logits in answers
+  }
+  title = words.logits_title(counts, len(picked))
   return draw.Figure(
     heading='What a thief sees',
     name='logits',
