@@ -33,7 +33,6 @@ from undistillable.defenses import (
   stingy,
 )
 
-Y = jnp.log(jnp.array([[0.6, 0.25, 0.1, 0.05]]))
 T, S = jnp.array([[3.0, 1.0, -1.0]]), jnp.array([[1.0, 0.0, 0.5]])
 SERVED = [stingy, reverse_sigmoid]
 
@@ -46,52 +45,6 @@ def _serve(module, logits, **settings):
 def _logits(rows=64, classes=10, scale=3.0):
   rng = np.random.default_rng(0)
   return jnp.float32(scale * rng.normal(size=(rows, classes)))
-
-
-@pytest.mark.parametrize(
-  ('module', 'settings', 'expected'),
-  [
-    (stingy, {'ratio': 0.5}, [0.705882, 0.294118, 0, 0]),
-    (stingy, {'ratio': 0.1}, [1, 0, 0, 0]),
-    (
-      reverse_sigmoid,
-      {'beta': 0.21, 'gamma': 0.2},
-      [0.562027, 0.246689, 0.115762, 0.075522],
-    ),
-  ],
-)
-def test_known_answers(module, settings, expected):
-  served = jax.nn.softmax(_serve(module, Y, **settings))
-  np.testing.assert_allclose(served, [expected], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ('module', 'settings'),
-  [
-    (stingy, {'ratio': 1.0}),
-    (reverse_sigmoid, {'beta': 0.0}),
-    (reverse_sigmoid, {'gamma': 0.0}),
-  ],
-)
-def test_neutral_settings_serve_what_nobody_defends(module, settings):
-  logits = _logits()
-  served = jax.nn.log_softmax(_serve(module, logits, **settings))
-  np.testing.assert_allclose(served, jax.nn.log_softmax(logits), atol=1e-5)
-  other = jax.nn.log_softmax(_serve(module, logits))
-  assert jnp.abs(other - served).max() > 0.01
-
-
-@pytest.mark.parametrize('module', SERVED)
-@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
-def test_answers_are_finite_scores_even_where_a_score_is_zero_or_one(
-  module, dtype
-):
-  extreme = [[1e4, 0, 0, 0, 0], [0, -jnp.inf, 1, 2, 3], [0, 0, 0, 0, 0]]
-  served = _serve(module, jnp.array(extreme, dtype))
-  assert served.dtype == jnp.float32
-  assert jnp.isfinite(served).all()
-  assert served.min() >= losses.WITHHELD
-  np.testing.assert_allclose(jax.nn.softmax(served).sum(-1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize('classes', [2, 3, 10, 100])

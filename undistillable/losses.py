@@ -415,6 +415,12 @@ def check_share(name: str, value: float) -> None:
     raise ValueError(f'{name}={value}; expected a share in 0..1')
 
 
+def check_whole(name: str, value: int, *, least: int) -> None:
+  """Raises ValueError unless `value` is a whole number, and large enough."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise ValueError(f'{name}={value}; expected a whole number >= {least}')
+
+
 def _is_number(value: float) -> bool:
   """Only concrete numbers can be checked: a traced one has no value yet."""
   return isinstance(value, int | float)

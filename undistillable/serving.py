@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from undistillable import losses, method, state as state_lib
 
@@ -37,6 +38,28 @@ class Query(NamedTuple):
 
 # (Query, settings) -> log-scores float[B, K]
 ServeFn = Callable[[Query, Any], jax.Array]
+
+
+def scores(query: Query) -> jax.Array:
+  """What the network itself says: y = softmax(z), float32[B, K]."""
+  return jnp.exp(losses.log_scores(query.logits))
+
+
+def log_scores(q: jax.Array, query: Query) -> jax.Array:
+  """The logarithms of scores that a defense serves in place of `scores`.
+
+  Args:
+    q: float[B, K], >= 0.
+    query: what a client asks.
+
+  Returns:
+    float32[B, K]; `losses.WITHHELD` where q is 0. Where a score is left as it
+    is, so is its logarithm: also that of one too small for float32, of which a
+    thief who softens the answers would notice the loss.
+  """
+  unchanged = q == scores(query)
+  log_y = losses.log_scores(query.logits)
+  return losses.finite(jnp.where(unchanged, log_y, jnp.log(q)))
 
 
 def answer_fn(

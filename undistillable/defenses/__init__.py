@@ -27,7 +27,9 @@ from undistillable.defenses import (
   nasty_head,
   none,
   reverse_sigmoid,
+  rounding,
   stingy,
+  top_k,
 )
 
 DEFENSES = {
@@ -36,7 +38,9 @@ DEFENSES = {
   'nasty_head': nasty_head,
   'none': none,
   'reverse_sigmoid': reverse_sigmoid,
+  'rounding': rounding,
   'stingy': stingy,
+  'top_k': top_k,
 }
 
 

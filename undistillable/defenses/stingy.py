@@ -43,9 +43,19 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   Source: Ma et al. (2022), "Stingy Teacher: Sparse Logits Suffice to Fail
   Knowledge Distillation", ICLR workshop PAIR2Struct.
   """
-  logits = losses.finite(query.logits)
   # Not less for 0.29 of 100, which is 28.999999999999996.
-  number = max(1, int(settings.ratio * logits.shape[-1] + 1e-6))
+  number = max(1, int(settings.ratio * query.logits.shape[-1] + 1e-6))
+  return keep_largest(query.logits, number)
+
+
+def keep_largest(logits: jax.Array, number: int) -> jax.Array:
+  """All but so many of the largest are withheld: [B, K] -> float32[B, K].
+
+  Args:
+    logits: float[B, K]. Of equal ones the first is kept.
+    number: in 1..K.
+  """
+  logits = losses.finite(logits)
   largest, places = jax.lax.top_k(logits, number)
   withheld = jnp.full_like(logits, losses.WITHHELD)
   return jnp.put_along_axis(withheld, places, largest, axis=-1, inplace=False)
