@@ -253,6 +253,46 @@ def supervised(
   return Method(init, step, answer_fns, frozen_fn(model))
 
 
+def beside(learner: Method, model: nn.Module, name: str) -> Method:
+  """The method that trains what only the answering reads.
+
+  The normal network is served as it is, weights and all. What the learner
+  trains is one more entry of its variables: a network that answers in its
+  place, one that stands for the thief's, or anything else.
+
+  Args:
+    learner: the method that trains it.
+    model: the network that is served; its variables are frozen['normal'].
+    name: of the entry; `serving.trained_beside` finds it.
+
+  Returns:
+    The method. Its metrics are those of the learner.
+  """
+
+  def init(
+    rng: jax.Array, batch: Batch, frozen: Frozen
+  ) -> state_lib.BesideState:
+    network = {
+      key: frozen['normal'][key]
+      for key in ('params', 'batch_stats')
+      if key in frozen['normal']
+    }
+    other = learner.init(rng, batch, frozen)
+    return state_lib.BesideState(network, other, name)
+
+  def step(
+    state: state_lib.BesideState,
+    frozen: Frozen,
+    batch: Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[state_lib.BesideState, Metrics]:
+    other, metrics = learner.step(state.beside, frozen, batch, rng, axis_name)
+    return dataclasses.replace(state, beside=other), metrics
+
+  return Method(init, step, learner.answer_fns, frozen_fn(model))
+
+
 def frozen_fn(model: nn.Module) -> ApplyFn:
   """A network that must not change, in evaluation mode, without gradients.
 

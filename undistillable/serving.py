@@ -29,11 +29,36 @@ class Query(NamedTuple):
     images: float[B, H, W, C].
     logits: float[B, K], of the network that is served.
     parents: {role: network}, the others that the defense reads.
+    network: the one that is served, with all that its training left; None where
+      nothing but its logits is known.
   """
 
   images: jax.Array
   logits: jax.Array
   parents: Mapping[str, Network]
+  network: Network | None = None
+
+
+def trained_beside(query: Query, name: str) -> Network:
+  """What was trained beside the network that is served; see `method.beside`.
+
+  Args:
+    query: what a client asks.
+    name: as it was given to `method.beside`.
+
+  Returns:
+    The module that is served, with the variables of the other; these need not
+    be of a network.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
+  if query.network is None or name not in query.network.variables:
+    raise ValueError(
+      f'this defense reads {name!r}, which its training leaves among the '
+      'variables of the network; train it first'
+    )
+  return Network(query.network.module, query.network.variables[name])
 
 
 # (Query, settings) -> log-scores float[B, K]
@@ -96,6 +121,7 @@ def answer_fn(
       images,
       logits_fn(variables, images),
       {k: Network(v, known[k]) for k, v in parents.items() if k in known},
+      Network(model, variables),
     )
     served = losses.finite(serve(query, settings))
     if served.shape != query.logits.shape:

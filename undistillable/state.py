@@ -32,3 +32,23 @@ class TrainState:
   def variables(self) -> dict[str, PyTree]:
     """What `model.apply` takes, and what is evaluated and published."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+@flax.struct.dataclass
+class BesideState:
+  """The state of a training beside a network that stays as it is.
+
+  Attributes:
+    network: the variables of that network.
+    beside: the state of what is trained; it has a property `variables`.
+    name: under which these are found among those of the network.
+  """
+
+  network: PyTree
+  beside: Any
+  name: str = flax.struct.field(pytree_node=False)
+
+  @property
+  def variables(self) -> dict[str, PyTree]:
+    """Those of the network, and with them what was trained beside it."""
+    return {**self.network, self.name: self.beside.variables}
