@@ -23,6 +23,7 @@ from types import ModuleType
 from undistillable import registry
 from undistillable.defenses import (
   label_smoothing,
+  mad,
   nasty,
   nasty_head,
   none,
@@ -34,6 +35,7 @@ from undistillable.defenses import (
 
 DEFENSES = {
   'label_smoothing': label_smoothing,
+  'mad': mad,
   'nasty': nasty,
   'nasty_head': nasty_head,
   'none': none,
