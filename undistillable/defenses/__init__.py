@@ -24,6 +24,7 @@ from undistillable import registry
 from undistillable.defenses import (
   label_smoothing,
   mad,
+  modelguard_w,
   nasty,
   nasty_head,
   none,
@@ -36,6 +37,7 @@ from undistillable.defenses import (
 DEFENSES = {
   'label_smoothing': label_smoothing,
   'mad': mad,
+  'modelguard_w': modelguard_w,
   'nasty': nasty,
   'nasty_head': nasty_head,
   'none': none,
