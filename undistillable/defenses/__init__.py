@@ -22,6 +22,7 @@ from types import ModuleType
 
 from undistillable import registry
 from undistillable.defenses import (
+  adaptive_misinformation,
   label_smoothing,
   mad,
   modelguard_w,
@@ -35,6 +36,7 @@ from undistillable.defenses import (
 )
 
 DEFENSES = {
+  'adaptive_misinformation': adaptive_misinformation,
   'label_smoothing': label_smoothing,
   'mad': mad,
   'modelguard_w': modelguard_w,
