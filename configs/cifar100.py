@@ -25,6 +25,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.nasty.temperature = config.kd.temperature = 20.0
   config.dkd.beta, config.stingy.ratio = 8.0, 0.1
   config.reverse_sigmoid.beta = 0.02
+  config.adaptive_misinformation.tau = 0.4
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.dafl.one_hot_weight = 0.5
   config.dafl.entropy_weight = 20.0

@@ -24,6 +24,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.nasty.temperature = config.kd.temperature = 20.0
   config.stingy.ratio = 0.1
   config.reverse_sigmoid.beta = 0.008
+  config.adaptive_misinformation.tau = 0.25
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.dkd.beta = 8.0
   config.dafl.one_hot_weight = 0.5

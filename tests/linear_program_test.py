@@ -65,6 +65,20 @@ def test_it_is_as_good_as_a_general_solver(classes, margin):
       assert not q[one][(best < 1e-9) & (scores > 1e-6)].any()
 
 
+@pytest.mark.parametrize(
+  ('epsilon', 'freely', 'with_top'),
+  [
+    (0.4, [0.45, 0.45, 0.1, 0], [0.4501, 0.45, 0.0999, 0]),
+    (1.0, [0.15, 0.75, 0.1, 0], [0.50005, 0.49995, 0, 0]),
+  ],
+)
+def test_known_answers(epsilon, freely, with_top):
+  c = jnp.array([[0.3, -1.0, 0.2, 0.9]])
+  y = jnp.array([[0.6, 0.25, 0.1, 0.05]])
+  np.testing.assert_allclose(free(c, y, epsilon), [freely], atol=1e-6)
+  np.testing.assert_allclose(topped(c, y, epsilon), [with_top], atol=1e-6)
+
+
 def test_what_the_free_form_moves_is_exact():
   rng = np.random.default_rng(0)
   y = np.float32(rng.dirichlet([0.3] * 10, size=16))

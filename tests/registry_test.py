@@ -170,19 +170,29 @@ def test_method(kind, name, tmp_path):
 
 
 def _check_serving(name, module):
-  """Scores: finite, of some class, without a gradient, and none trained on."""
+  """Scores: finite, of some class, without a gradient, and none trained on.
+
+  Each is of its own image alone.
+  """
   parents = dict.fromkeys(module.PARENTS, CNN)
   settings = _settings('defense', name)
   served = serving.answer_fn(CNN, module.serve, settings, parents)
   images = _batch()['image']
   known = {role: _variables(seed) for seed, role in enumerate(parents)}
-  variables = {**_variables(9), serving.PARENTS: known}
+  own = _variables(9)
+  if getattr(module, 'make', None):  # What it trains may be read as well.
+    method = module.make(
+      CNN, optax.sgd(0.01), settings, _parents('defense', name)
+    )
+    own = _start(method, known).variables
+  variables = {**own, serving.PARENTS: known}
 
   def total(images, variables):
     scores = served(variables, images)
     return scores.sum(), scores
 
-  grad, scores = jax.jit(jax.grad(total, has_aux=True))(images, variables)
+  ask = jax.jit(jax.grad(total, has_aux=True))
+  grad, scores = ask(images, variables)
   assert not grad.any()
   assert scores.shape == (BATCH_SIZE, 10)
   assert scores.dtype == np.float32
@@ -191,6 +201,10 @@ def _check_serving(name, module):
     probabilities = jax.nn.softmax(scores / temperature)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-4)
   assert (scores.max(-1) > 0.5 * losses.WITHHELD).all()
+  _, others = ask(np.concatenate([images[:2], 3 * images[2:]]), variables)
+  np.testing.assert_allclose(
+    jax.nn.softmax(scores[:2]), jax.nn.softmax(others[:2]), atol=1e-5
+  )
 
 
 @pytest.mark.parametrize(('kind', 'name'), METHODS)

@@ -5,18 +5,40 @@ the top class stands in `KEEPS_TOP`.
 """
 
 import functools
+import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from undistillable import defenses, losses, serving
-from undistillable.defenses import reverse_sigmoid, rounding, stingy, top_k
+from undistillable.defenses import (
+  adaptive_misinformation,
+  grad2,
+  linear_program,
+  mad,
+  modelguard_s,
+  modelguard_w,
+  reverse_sigmoid,
+  rounding,
+  stingy,
+  top_k,
+)
 
 Y = np.float32([[0.6, 0.25, 0.1, 0.05]])
 # Settings with which each is no defense.
 NEUTRAL = {
+  'adaptive_misinformation': [{'tau': 0.0}],
+  'grad2': [{'epsilon': 0.0}],
+  'mad': [
+    {'epsilon': 0.0, 'oracle': oracle}
+    for oracle in ('argmax', 'extreme', 'lp_argmax', 'lp_extreme')
+  ],
+  'modelguard_s': [{'epsilon': 0.0, 'miss': 'exact'}],
+  'modelguard_w': [{'epsilon': 0.0}],
   'reverse_sigmoid': [{'beta': 0.0}, {'gamma': 0.0}],
   'rounding': [{'decimals': None}],
   'stingy': [{'ratio': 1.0}],
@@ -24,12 +46,28 @@ NEUTRAL = {
 }
 # Settings with which the top class is the same for every answer.
 KEEPS_TOP = {
+  'adaptive_misinformation': [],
+  'grad2': [],
+  'mad': [{}, {'epsilon': 2.0}, {'epsilon': 2.0, 'oracle': 'argmax'}],
+  'modelguard_s': [{}, {'miss': 'exact', 'epsilon': 0.2}],
+  'modelguard_w': [{}, {'epsilon': 2.0}],
   'reverse_sigmoid': [{}],
   'rounding': [],
   'stingy': [{}, {'ratio': 0.7}],
   'top_k': [{}, {'k': 3}],
 }
 IMPOSSIBLE = [
+  (adaptive_misinformation, {'nu': 0.0}),
+  (adaptive_misinformation, {'tau': -0.1}),
+  (grad2, {'direction': 'left'}),
+  (grad2, {'epsilon': -1.0}),
+  (grad2, {'seed': 0.5}),
+  (mad, {'epsilon': -1.0}),
+  (mad, {'oracle': 'lp'}),
+  (modelguard_s, {'epsilon': float('nan')}),
+  (modelguard_s, {'miss': 'first'}),
+  (modelguard_s, {'words': 0}),
+  (modelguard_w, {'epsilon': -1.0}),
   (reverse_sigmoid, {'beta': -0.1}),
   (reverse_sigmoid, {'gamma': float('inf')}),
   (rounding, {'decimals': -1}),
@@ -45,19 +83,62 @@ def _logits(rows=64, classes=10, scale=3.0):
   return jnp.float32(scale * rng.normal(size=(rows, classes)))
 
 
+class _Net(nn.Module):
+  """A network of two layers, or of one."""
+
+  classes: int
+  width: int = 4
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = images.reshape(len(images), -1)
+    if self.width:
+      x = nn.tanh(nn.Dense(self.width)(x))
+    return nn.Dense(self.classes)(x)
+
+
+def _images(rows):
+  return jnp.float32(np.random.default_rng(2).normal(size=(rows, 2, 2, 1)))
+
+
+@functools.cache
+def _network(classes, width=4):
+  """With all that any defense trains beside it."""
+  net = _Net(classes, width)
+  init = jax.jit(net.init)
+  own, wrong, surrogate = (
+    init(jax.random.key(seed), _images(1)) for seed in range(3)
+  )
+  book, _ = jax.jit(modelguard_s.enter)(
+    modelguard_s.empty(classes, 4), _logits(16, classes)[::-1], 1.0
+  )
+  beside = {
+    'misinformation': wrong,
+    'surrogate': surrogate,
+    'book': book.variables,
+  }
+  return serving.Network(net, {**own, **beside})
+
+
 @functools.cache
 def _serve_fn(module, settings):
   """Compiled once for all answers of a shape."""
 
-  def serve(logits):
-    images = jnp.zeros((len(logits), 8, 8, 1))
-    return module.serve(serving.Query(images, logits, {}), settings)
+  def serve(logits, images, variables):
+    net = _Net(logits.shape[-1])
+    network = serving.Network(net, variables)
+    return module.serve(serving.Query(images, logits, {}, network), settings)
 
   return jax.jit(serve)
 
 
-def _serve(module, logits, **settings):
-  return _serve_fn(module, module.Settings(**settings))(logits)
+def _serve(module, logits, images=None, **settings):
+  if images is None:
+    images = _images(len(logits))
+  variables = _network(logits.shape[-1]).variables
+  return _serve_fn(module, module.Settings(**settings))(
+    logits, images, variables
+  )
 
 
 def _served(module, y, **settings):
@@ -78,6 +159,22 @@ def test_no_defense_is_forgotten():
 @pytest.mark.parametrize(
   ('module', 'settings', 'expected'),
   [
+    (
+      mad,
+      {'oracle': 'extreme', 'epsilon': 0.4},
+      [0.473684, 0.197368, 0.078947, 0.25],
+    ),
+    (
+      mad,
+      {'oracle': 'argmax', 'epsilon': 0.4},
+      [0.496774, 0.153226, 0.190323, 0.159677],
+    ),
+    (mad, {'oracle': 'lp_extreme', 'epsilon': 0.4}, [0.4, 0.25, 0.1, 0.25]),
+    (mad, {'oracle': 'lp_argmax', 'epsilon': 0.4}, [0.4, 0.25, 0.1, 0.25]),
+    (mad, {'oracle': 'lp_extreme', 'epsilon': 0.8}, [0.2, 0.25, 0.1, 0.45]),
+    (modelguard_w, {'epsilon': 0.4}, [0.4, 0.25, 0.1, 0.25]),
+    (modelguard_w, {'epsilon': 0.8}, [0.2751, 0.1749, 0.275, 0.275]),
+    (modelguard_w, {'epsilon': 1.2}, [0.3334, 0, 0.3333, 0.3333]),
     (
       reverse_sigmoid,
       {'beta': 0.21, 'gamma': 0.2},
@@ -133,7 +230,11 @@ def test_the_top_class_is_kept_where_that_is_promised(name):
 @pytest.mark.parametrize('name', SERVED)
 def test_an_answer_does_not_depend_on_its_batch(name):
   module, logits = defenses.get(name), _logits()
-  alone = [_serve(module, logits[i : i + 1]) for i in range(len(logits))]
+  images = _images(len(logits))
+  alone = [
+    _serve(module, logits[i : i + 1], images[i : i + 1])
+    for i in range(len(logits))
+  ]
   np.testing.assert_allclose(
     jnp.exp(_serve(module, logits)), jnp.exp(jnp.concatenate(alone)), atol=2e-6
   )
@@ -141,19 +242,24 @@ def test_an_answer_does_not_depend_on_its_batch(name):
 
 @pytest.mark.parametrize('name', SERVED)
 def test_a_student_of_what_is_served_has_finite_losses(name):
-  teacher, student = 10 * _logits(), _logits()[::-1]
+  teacher = 10 * _logits()
   served = _serve(defenses.get(name), teacher)
-  labels = jnp.argmax(teacher, axis=-1)
   for temperature in (1.0, 20.0, 1000.0):
-
-    def kd(student, temperature=temperature):
-      return losses.distillation(
-        student, served, labels, temperature=temperature, alpha=1.0
-      ).sum()
-
-    loss, grad = jax.value_and_grad(kd)(student)
+    loss, grad = _kd(_logits()[::-1], served, teacher, temperature)
     assert jnp.isfinite(loss)
     assert jnp.isfinite(grad).all()
+
+
+@functools.partial(jax.jit, static_argnums=3)
+@jax.value_and_grad
+def _kd(student, served, teacher, temperature):
+  return losses.distillation(
+    student,
+    served,
+    teacher.argmax(-1),
+    temperature=temperature,
+    alpha=1.0,
+  ).sum()
 
 
 @pytest.mark.parametrize(('module', 'settings'), IMPOSSIBLE)
@@ -218,3 +324,253 @@ def test_top_k_is_stingy_with_a_number():
   served = _serve(top_k, logits)
   assert ((served == 0).sum(-1) == 1).all()
   assert served[0].argmax() == 0
+
+
+def test_adaptive_misinformation_by_hand():
+  z, wrong = jnp.log(Y), jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.4]]))
+
+  def mix(tau):
+    settings = adaptive_misinformation.Settings(tau=tau)
+    return jnp.exp(adaptive_misinformation.mix(z, wrong, settings))
+
+  # At the threshold itself, half of each.
+  top = float(serving.scores(serving.Query(None, z, {})).max())
+  np.testing.assert_allclose(mix(top), [[0.35, 0.225, 0.2, 0.225]], atol=1e-4)
+  np.testing.assert_allclose(mix(0.5), Y, atol=1e-6)
+  np.testing.assert_allclose(mix(1.1), jnp.exp(wrong), atol=1e-6)
+
+
+def test_adaptive_misinformation_lies_between_the_answers_of_both():
+  logits = _logits()
+  wrong = _network(10).variables['misinformation']
+  theirs = jax.nn.softmax(_Net(10).apply(wrong, _images(64)))
+  y = jax.nn.softmax(logits)
+  served = jnp.exp(_serve(adaptive_misinformation, logits, tau=0.8, nu=2.0))
+  assert (served >= jnp.minimum(y, theirs) - 1e-6).all()
+  assert (served <= jnp.maximum(y, theirs) + 1e-6).all()
+  assert jnp.abs(served - y).max() > 0.1
+  assert jnp.abs(served - theirs).max() > 0.1
+
+
+def test_unlikelihood_by_hand():
+  labels = jnp.array([0, 1])
+  z = jnp.log(jnp.array([[0.6, 0.25, 0.15], [0.6, 0.25, 0.15]]))
+  found = adaptive_misinformation.unlikelihood(z, labels)
+  np.testing.assert_allclose(found, -np.log([0.4, 0.75]), rtol=1e-5)
+  sure = jnp.array([[1e4, 0.0, 0.0]] * 2)
+  loss, grad = jax.value_and_grad(
+    lambda z: adaptive_misinformation.unlikelihood(z, labels).sum()
+  )(sure)
+  assert jnp.isfinite(loss)
+  # The class that it must not name falls, at most one for one.
+  np.testing.assert_allclose(grad[0], [1, -0.5, -0.5], atol=1e-6)
+  np.testing.assert_allclose(grad[1], [0, 0, 0], atol=1e-6)
+
+
+def _cosine(q, y):
+  """Of the gradients, to a surrogate that knows nothing."""
+  q, y = np.float64(q) - 1 / q.shape[-1], np.float64(y) - 1 / y.shape[-1]
+  return (
+    (q * y).sum(-1) / np.linalg.norm(q, axis=-1) / np.linalg.norm(y, axis=-1)
+  )
+
+
+@pytest.mark.parametrize(
+  ('oracle', 'expected'),
+  [
+    ('extreme', 0.843630),
+    ('argmax', 0.920699),
+    ('lp_argmax', 0.821995),
+    ('lp_extreme', 0.821995),
+  ],
+)
+def test_how_far_mad_turns_the_gradient(oracle, expected):
+  served = _served(mad, Y, oracle=oracle, epsilon=0.4)
+  assert _cosine(served, Y) == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_objective_of_mad_is_that_cosine_whatever_the_features():
+  rng = np.random.default_rng(3)
+  q, y, p = rng.dirichlet([1.0] * 5, size=3)
+  for features in rng.normal(size=(2, 7)):
+
+    def gradient(scores, features=features):
+      def loss(weights):
+        logits = weights @ features + np.log(p)
+        return -jnp.sum(scores * jax.nn.log_softmax(logits))
+
+      return np.ravel(jax.grad(loss)(jnp.zeros((5, 7))))
+
+    of_q, of_y = gradient(q), gradient(y)
+    cosine = of_q @ of_y / np.linalg.norm(of_q) / np.linalg.norm(of_y)
+    assert cosine == pytest.approx(
+      (q - p) @ (y - p) / np.linalg.norm(q - p) / np.linalg.norm(y - p),
+      abs=1e-5,
+    )
+
+
+def test_the_extreme_scores_of_mad_are_the_best_of_all_sets():
+  y = np.float32(np.random.default_rng(4).dirichlet([0.5] * 10, size=64))
+  sets = np.array(list(itertools.product([0.0, 1.0], repeat=10)))
+  sets = sets[(sets.sum(-1) > 0) & (sets.sum(-1) < 10)]
+  extreme = sets / sets.sum(-1, keepdims=True)
+  served = np.asarray(_served(mad, y, oracle='argmax', epsilon=2.0))
+  single = np.asarray(_served(mad, y, oracle='extreme', epsilon=2.0))
+  for one in range(len(y)):
+    mine = sets[:, y[one].argmax()] > 0
+    cosines = _cosine(extreme, y[one])
+    assert _cosine(served[one], y[one]) == pytest.approx(
+      cosines[mine].min(), abs=1e-4
+    )
+    assert _cosine(single[one], y[one]) == pytest.approx(
+      cosines[sets.sum(-1) == 1].min(), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+  ('module', 'settings'),
+  [
+    (grad2, {}),
+    *[(mad, {'oracle': setting['oracle']}) for setting in NEUTRAL['mad']],
+    (modelguard_s, {'miss': 'exact'}),
+    (modelguard_w, {}),
+  ],
+)
+def test_a_budget_is_kept(module, settings):
+  logits = _logits()
+  y, moved = jax.nn.softmax(logits), []
+  for epsilon in (0.1, 0.5, 1.0):
+    served = jnp.exp(_serve(module, logits, epsilon=epsilon, **settings))
+    distance = jnp.abs(served - y).sum(-1)
+    assert distance.max() <= epsilon + 3e-6
+    moved.append(distance.mean())
+  assert 0 < moved[0] < moved[1] < moved[2]
+
+
+def test_without_a_top_class_to_keep_modelguard_w_is_mad():
+  """Every cost that rises with y gives the same scores."""
+  y = jax.nn.softmax(_logits())
+  logarithm = linear_program.cheapest(jnp.log(y + 1e-6), y, 0.7)
+  linear = jnp.exp(_serve(mad, _logits(), oracle='lp_extreme', epsilon=0.7))
+  np.testing.assert_allclose(logarithm, linear, atol=2e-6)
+
+
+def test_modelguard_s_answers_alike_what_is_near():
+  asked = np.float32(
+    [
+      [0.6, 0.3, 0.1],
+      [0.9, 0.05, 0.05],
+      [0.5, 0.1, 0.4],
+      [0.4, 0.35, 0.25],
+      [0.34, 0.33, 0.33],
+    ]
+  )
+  book, (is_new, is_full) = jax.jit(modelguard_s.enter)(
+    modelguard_s.empty(3, 4), jnp.log(asked), 0.5
+  )
+  assert is_new.tolist() == [True, True, True, False, False]
+  assert not is_full.any()
+  assert book.count.tolist() == [3, 0, 0]
+  settings = modelguard_s.Settings(epsilon=0.5)
+  served = jnp.exp(modelguard_s.look_up(book, jnp.log(asked), settings))
+  np.testing.assert_allclose(served, asked[[0, 1, 2, 0, 2]], atol=1e-6)
+  # A class without a word is answered as it is.
+  other = jnp.log(jnp.array([[0.1, 0.2, 0.7]]))
+  served = modelguard_s.look_up(book, other, settings)
+  np.testing.assert_allclose(served, other, atol=1e-6)
+
+
+def test_the_words_of_modelguard_s_are_far_apart_and_served_as_they_are():
+  logits = _logits(64, 4)
+  y = np.asarray(jax.nn.softmax(logits))
+  enter = jax.jit(modelguard_s.enter)
+  look_up = jax.jit(modelguard_s.look_up, static_argnums=2)
+  for epsilon in (0.3, 1.0):
+    book, (is_new, _) = enter(modelguard_s.empty(4, 64), logits, epsilon)
+    settings = modelguard_s.Settings(epsilon=epsilon)
+    words, count = np.exp(book.words), np.asarray(book.count)
+    for one, number in zip(words, count, strict=True):
+      apart = np.abs(one[:number, None] - one[None, :number]).sum(-1)
+      assert (apart > epsilon).sum() == number * (number - 1)
+    # Whoever was entered gets a word within the budget: one that was there.
+    served = np.exp(look_up(book, logits, settings))
+    distance = np.abs(served - y).sum(-1)
+    assert distance.max() <= epsilon + 1e-6
+    np.testing.assert_allclose(distance[is_new], 0, atol=1e-6)
+    again = np.exp(look_up(book, jnp.log(served), settings))
+    np.testing.assert_allclose(again, served, atol=1e-6)
+  # At epsilon 2 everything is near: one word a class.
+  book, _ = enter(modelguard_s.empty(4, 64), logits, 2.0)
+  np.testing.assert_array_equal(book.count, [1] * 4)
+
+
+def test_a_full_book_of_modelguard_s_takes_no_more():
+  asked = jnp.log(jnp.array([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45]]))
+  book, (is_new, is_full) = jax.jit(modelguard_s.enter)(
+    modelguard_s.empty(2, 2), asked, 0.1
+  )
+  assert is_new.tolist() == [True, True, False]
+  assert is_full.tolist() == [False, False, True]
+  np.testing.assert_allclose(book.words[0], asked[:2], atol=1e-6)
+  for miss, expected in (('nearest', asked[1]), ('exact', asked[2])):
+    settings = modelguard_s.Settings(epsilon=0.1, miss=miss)
+    served = modelguard_s.look_up(book, asked[2:], settings)
+    np.testing.assert_allclose(served[0], expected, atol=1e-6)
+
+
+def _jacobian(network, images):
+  """d log p_k / d weights, [B, K, D], by one gradient a number."""
+  flat, unflatten = jax.flatten_util.ravel_pytree(network.variables['params'])
+
+  def log_scores(flat):
+    variables = {'params': unflatten(flat)}
+    return jax.nn.log_softmax(network.module.apply(variables, images))
+
+  return jax.jit(jax.jacrev(log_scores))(flat), unflatten
+
+
+def test_grad2_knows_how_scores_change_along_a_direction():
+  images, logits = _images(64), _logits()
+  net, variables = _network(10)
+  network = serving.Network(net, variables['surrogate'])
+  jacobian, unflatten = _jacobian(network, images)
+  v = jax.random.normal(jax.random.key(4), jacobian.shape[-1:])
+  along = jax.jit(lambda v: grad2.along(network, images, unflatten(v)))
+  np.testing.assert_allclose(along(v), jacobian @ v, atol=1e-4)
+  y = jax.nn.softmax(logits)
+  ones = jacobian.sum(-1)
+  signs = optax.tree.random_like(
+    jax.random.key(7), network.variables['params'], jax.random.rademacher
+  )
+  signs = jax.flatten_util.ravel_pytree(signs)[0]
+  assert set(np.asarray(signs)) == {-1.0, 1.0}
+  own = jnp.einsum('bkd,bjd,bj->bk', jacobian, jacobian, y)
+  cheapest = jax.jit(linear_program.cheapest)
+  for direction, cost in (
+    ('ones', -ones),
+    ('signs', jacobian @ signs),
+    ('back', own),
+  ):
+    served = _serve(grad2, logits, direction=direction, seed=7)
+    expected = cheapest(cost, y, 1.0)
+    np.testing.assert_allclose(jnp.exp(served), expected, atol=1e-4)
+
+
+def test_a_surrogate_of_one_layer_says_nothing_of_all_ones():
+  """A shift of all logits changes no score."""
+  images = _images(8)
+  net, variables = _network(10, width=0)
+  network = serving.Network(net, variables['surrogate'])
+  ones = jax.tree.map(jnp.ones_like, network.variables['params'])
+  found = jax.jit(lambda v: grad2.along(network, images, v))(ones)
+  np.testing.assert_allclose(found, 0, atol=1e-5)
+
+
+def test_what_was_not_trained_is_missed():
+  query = serving.Query(_images(1), jnp.zeros((1, 10)), {})
+  settings = grad2.Settings()
+  with pytest.raises(ValueError, match="reads 'surrogate'"):
+    grad2.serve(query, settings)
+  network = serving.Network(_Net(10), {'params': {}})
+  with pytest.raises(ValueError, match="reads 'surrogate'"):
+    grad2.serve(query._replace(network=network), settings)

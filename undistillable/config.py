@@ -301,6 +301,10 @@ def base() -> ml_collections.ConfigDict:
   change_recipe(config, 'made_up', schedule='cosine')
   # One layer learns fast.
   change_recipe(config, 'nasty_head', epochs=30, schedule='cosine')
+  # A surrogate of a thief who has just begun.
+  change_recipe(config, 'grad2', epochs=10, schedule='constant')
+  # Its book is filled in one pass.
+  change_recipe(config, 'modelguard_s', epochs=1, augment='none')
   return config
 
 

@@ -23,6 +23,7 @@ from types import ModuleType
 from undistillable import registry
 from undistillable.defenses import (
   adaptive_misinformation,
+  grad2,
   label_smoothing,
   mad,
   modelguard_s,
@@ -38,6 +39,7 @@ from undistillable.defenses import (
 
 DEFENSES = {
   'adaptive_misinformation': adaptive_misinformation,
+  'grad2': grad2,
   'label_smoothing': label_smoothing,
   'mad': mad,
   'modelguard_s': modelguard_s,
