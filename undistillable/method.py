@@ -278,7 +278,8 @@ def beside(learner: Method, model: nn.Module, name: str) -> Method:
       if key in frozen['normal']
     }
     other = learner.init(rng, batch, frozen)
-    return state_lib.BesideState(network, other, name)
+    step = jnp.zeros((), jnp.int32)
+    return state_lib.BesideState(step, network, other, name)
 
   def step(
     state: state_lib.BesideState,
@@ -288,7 +289,8 @@ def beside(learner: Method, model: nn.Module, name: str) -> Method:
     axis_name: str | None = None,
   ) -> tuple[state_lib.BesideState, Metrics]:
     other, metrics = learner.step(state.beside, frozen, batch, rng, axis_name)
-    return dataclasses.replace(state, beside=other), metrics
+    new = dataclasses.replace(state, step=state.step + 1, beside=other)
+    return new, metrics
 
   return Method(init, step, learner.answer_fns, frozen_fn(model))
 

@@ -39,11 +39,13 @@ class BesideState:
   """The state of a training beside a network that stays as it is.
 
   Attributes:
+    step: int32[], steps taken so far.
     network: the variables of that network.
     beside: the state of what is trained; it has a property `variables`.
     name: under which these are found among those of the network.
   """
 
+  step: jax.Array
   network: PyTree
   beside: Any
   name: str = flax.struct.field(pytree_node=False)

@@ -116,3 +116,8 @@ def mix(
       jax.nn.log_sigmoid(unsure) + log_wrong,
     )
   )
+
+
+def remedy(settings: Settings) -> str:
+  """What to change where clients are told too little of the truth."""
+  return f'lower adaptive_misinformation.tau (now {settings.tau})'

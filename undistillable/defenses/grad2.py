@@ -108,6 +108,11 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   return serving.log_scores(q, query)
 
 
+def remedy(settings: Settings) -> str:
+  """What to change where the answers are no use to clients."""
+  return f'lower grad2.epsilon (now {settings.epsilon})'
+
+
 def along(
   network: serving.Network, images: jax.Array, direction: state_lib.PyTree
 ) -> jax.Array:
