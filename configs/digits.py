@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
 
-  for name in ('averager', 'skeptical'):  # As of kd.
+  for name in ('averager', 'mkd', 'skeptical'):  # As of kd.
     config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
   # 446 steps; a batch is asked about 7 times in each.

@@ -26,7 +26,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.reverse_sigmoid.beta = 0.008
   config.adaptive_misinformation.tau = 0.25
   config.averager.temperature = config.skeptical.temperature = 20.0
-  config.dkd.beta = 8.0
+  config.mkd.temperature, config.htc.temperature = 20.0, 70.0
+  config.dkd.beta, config.mkd.rank = 8.0, 5
   config.dafl.one_hot_weight = 0.5
   config.dafl.entropy_weight = 20.0
   config.dafl.activation_weight = 0.1

@@ -1,0 +1,119 @@
+"""HTC: false peaks are softened by a very high temperature.
+
+Source: Jandial et al. (2022), "Distilling the Undistillable: Learning from a
+Nasty Teacher", arXiv:2210.11728; the equation is that of a public
+implementation by others, for its authors published none.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, oracle
+
+PARENTS = ('teacher',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the public implementation for CIFAR-10.
+
+  Attributes:
+    temperature: T > 0, of the teacher; for CIFAR-100 it is 70 there.
+    alpha: weight of the teacher against the labels, in 0..1.
+    form: 'asymmetric', or 'symmetric': the student at T as well, which is `kd`
+      at that temperature.
+  """
+
+  temperature: float = 50.0
+  alpha: float = 0.9
+  form: str = 'asymmetric'
+
+  def __post_init__(self) -> None:
+    losses.check_positive('temperature', self.temperature)
+    losses.check_alpha(self.alpha)
+    if self.form not in _FORMS:
+      known = ', '.join(_FORMS)
+      raise ValueError(f'unknown form {self.form!r}; known: {known}')
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils a teacher at a very high temperature, on labelled images.
+
+  Equation: `alpha D + (1 - alpha) CE(S(x), y)`, with D of `asymmetric` or
+  `symmetric`. As T grows the first becomes label smoothing with epsilon alpha,
+  but for a constant: compare it with that control.
+
+  Args:
+    model: the student to train.
+    optimizer: an optax transformation.
+    settings: see there.
+    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
+      variables are frozen['teacher'].
+
+  Returns:
+    The method. Metric `divergence` is D.
+
+  Source: Jandial et al. (2022), arXiv:2210.11728.
+  """
+  divergence_fn = _FORMS[settings.form]
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    divergence = divergence_fn(
+      seen.logits, seen.answers['teacher'], temperature=settings.temperature
+    )
+    cross_entropy = losses.cross_entropy(seen.logits, seen.batch['label'])
+    alpha = settings.alpha
+    loss = alpha * divergence + (1 - alpha) * cross_entropy
+    return loss, {'divergence': divergence}
+
+  teacher = oracle.as_oracle(parents['teacher'])
+  return method.supervised(
+    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
+  )
+
+
+def asymmetric(
+  student_logits: jax.Array, teacher_logits: jax.Array, *, temperature: float
+) -> jax.Array:
+  """The divergence of a student as it is from a teacher at T.
+
+  Equation: `KL(softmax(z_T / T) || softmax(z_S))`, without a factor T^2.
+
+  Args:
+    student_logits: float[B, K].
+    teacher_logits: float[B, K].
+    temperature: T > 0.
+
+  Returns:
+    float32[B], in nats.
+
+  Example:
+    >>> z = jnp.array([[3.0, 1.0, -1.0]])
+    >>> float(asymmetric(z, z, temperature=1.0)[0])
+    0.0
+  """
+  softened = losses.log_scores(teacher_logits, temperature)
+  return losses.kl_divergence(softened, student_logits)
+
+
+def symmetric(
+  student_logits: jax.Array, teacher_logits: jax.Array, *, temperature: float
+) -> jax.Array:
+  """The divergence of `kd`, `T^2 KL(z_T || z_S)` at T; float32[B]."""
+  divergence = losses.kl_divergence(
+    teacher_logits, student_logits, temperature=temperature
+  )
+  return temperature**2 * divergence
+
+
+_FORMS = {'asymmetric': asymmetric, 'symmetric': symmetric}
