@@ -22,14 +22,14 @@ class Bias(nn.Module):
     return images[:, 0, 0, :] + bias[None]
 
 
-def attack(module, /, parents=('teacher',), **settings):
-  """The method of an attack on teachers that are handed in as answers."""
+def attack(module, parents=None, /, **settings):
+  """The method of an attack, of a teacher whose answers are handed in."""
   model = Bias()
   return module.make(
     model,
     optax.sgd(1.0),
     module.Settings(**settings),
-    dict.fromkeys(parents, model),
+    parents or {'teacher': model},
   )
 
 

@@ -112,6 +112,30 @@ def test_a_student_is_compared_with_its_own_control():
   assert [row['difference']['mean'] for row in rows[1::2]] == [1.0, 1.0]
 
 
+def test_an_attack_on_nobody_is_a_control_and_what_exceeds_it_is_told():
+  entries = _study((80.0, 82.0), (90.0, 91.0), (86.0, 88.0))
+  plain = table.text(summary_lib.summarize(entries))
+  for seed in (0, 1):
+    null = _entry('student', 'cnn', 'kd', seed, 85.0 + seed)
+    null['control'] = f'student-cnn-scratch-{seed}'
+    for entry in entries:
+      if entry['method'] == 'kd' and entry['seed'] == seed:
+        entry['null'] = null['id']
+    entries.append(null)
+  rows = _students(entries)
+  assert rows['kd', None]['kind'] == 'control'
+  assert rows['kd', None]['difference']['mean'] == pytest.approx(4.5)
+  assert rows['kd', None]['excess'] is None
+  assert rows['scratch', None]['excess'] is None
+  assert rows['kd', 'nasty resnet8']['excess']['by_seed'] == pytest.approx(
+    {'0': 1.0, '1': 2.0}
+  )
+  text = table.text(summary_lib.summarize(entries))
+  assert 'kd alone' in text
+  assert 'Over nobody' in text
+  assert 'Over nobody' not in plain
+
+
 def test_many_defenses_and_attacks_have_a_row_each():
   entries = _study(
     (90.0, 91.0),

@@ -209,6 +209,9 @@ def base() -> ml_collections.ConfigDict:
   config.defenses = ('nasty',)
   # Of attacks.ATTACKS, likewise. Every attack meets every defense.
   config.attacks = ('kd',)
+  # Every attack that hears answers is run on nobody as well, as a control of
+  # its own, with what the thief knew before he asked: see null_teacher.py.
+  config.null_teacher = False
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
 
   # What the thief has.

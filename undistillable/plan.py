@@ -99,12 +99,12 @@ class Job:
     twin = {'normal': self.normal}
     return [*before, dataclasses.replace(teacher, compared_with=twin)]
 
-  def attack(self, name: str, teacher: Run, model: str) -> list[Run]:
+  def attack(self, name: str, teacher: Run | None, model: str) -> list[Run]:
     """The runs of an attack; the last one is the student.
 
     Args:
       name: of the attack.
-      teacher: whom it robs.
+      teacher: whom it robs; None for nobody, see `null_teacher`.
       model: of the student.
     """
     module = attacks.get(name)
@@ -114,21 +114,31 @@ class Job:
       if plan
       else [self.student(name, model, {'teacher': teacher})]
     )
-    twin = teacher.compared_with.get('normal')
+    twin = teacher.compared_with.get('normal') if teacher else None
     twins = self.attack(name, twin, model) if twin else found
+    nulls = found
+    if teacher and self._has_null(name):
+      nulls = self.attack(name, None, model)
     return [
-      self._compared(run, other)
-      for run, other in zip(found, twins, strict=True)
+      self._compared(*runs) for runs in zip(found, twins, nulls, strict=True)
     ]
 
-  def _compared(self, run: Run, twin: Run) -> Run:
+  def _compared(self, run: Run, twin: Run, null: Run) -> Run:
     """The run of an attack, with those that it is compared with."""
     others = {'control': self.control(run.model)}
     if run.role != 'student':
       others = {}
-    if run != twin:
-      others['normal'] = twin
+    for name, other in (('normal', twin), ('null', null)):
+      if run != other:
+        others[name] = other
     return dataclasses.replace(run, compared_with=others)
+
+  def _has_null(self, name: str) -> bool:
+    """Whether an attack is run on nobody too: where it hears answers."""
+    module = attacks.get(name)
+    hears = 'teacher' in getattr(module, 'PARENTS', ())
+    reads = getattr(module, 'ACCESS', 'scores') == 'weights'
+    return self.config.null_teacher and hears and not reads
 
   def control(self, model: str) -> Run:
     """A student that is trained alone."""
@@ -173,7 +183,7 @@ class Job:
     self,
     method: str,
     model: str,
-    parents: Mapping[str, Run] | None = None,
+    parents: Mapping[str, Run | None] | None = None,
     settings: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
   ) -> Run:
@@ -182,7 +192,8 @@ class Job:
     Args:
       method: of `attacks`.
       model: of the student.
-      parents: of which it takes those that its method reads, and 'images'.
+      parents: of which it takes those that its method reads, and 'images';
+        a teacher of None is nobody, see `null_teacher`.
       settings: which differ from those of the config.
       recipe: what differs from the config's for this model and method.
     """
@@ -198,7 +209,7 @@ class Job:
       'student',
       model,
       method,
-      {role: given[role] for role in roles if role in given},
+      {role: run for role in roles if (run := given.get(role))},
       settings,
       recipe,
     )
@@ -227,6 +238,8 @@ class Job:
   def _thieves(self, model: str, teachers: list[Run]) -> Iterable[Run]:
     yield self.control(model)
     for name in self.config.attacks:
+      if self._has_null(name):
+        yield from self.attack(name, None, model)
       for teacher in teachers:
         yield from self.attack(name, teacher, model)
 

@@ -14,6 +14,7 @@ from undistillable import (
   errors,
   method as method_lib,
   models,
+  null_teacher,
   optimizers,
   oracle,
   parallel,
@@ -95,6 +96,11 @@ def _build(run: runs.Run, num_examples: int) -> Program:
   if hasattr(run.module, 'updates_per_epoch'):
     updates = run.module.updates_per_epoch(settings, updates)
   optimizer = optimizers.of_recipe(run.recipe, updates)
+  if run.robs_nobody:
+    parents['teacher'] = null_teacher.nobody(
+      data.get_source(run.judged_on['name']).num_classes,
+      labels_only=run.access == 'labels',
+    )
   # Where nothing is trained: how the network learned that is served.
   make = run.module.make or defenses.none.make
   method = make(network, optimizer, settings, parents)
@@ -106,7 +112,7 @@ def _build(run: runs.Run, num_examples: int) -> Program:
   return Program(
     network=network,
     parents=parents,
-    method=method,
+    method=null_teacher.on_nobody(method) if run.robs_nobody else method,
     prepare=prepare_train,
     prepare_test=prepare(),
   )

@@ -54,8 +54,9 @@ class Run:
     init_from: a file of weights that makes training superfluous; its content
       is hashed, its name is not.
     compared_with: the runs that tables compare it with, which are no part of
-      its content: 'control', the same student alone; 'normal', the normal twin
-      of a protected teacher, or the same attack on that.
+      its content: 'control', the same student alone; 'null', by the same
+      attack on nobody; 'normal', the normal twin of a protected teacher, or
+      the same attack on that.
   """
 
   role: str
@@ -137,6 +138,13 @@ class Run:
   def only_serves(self) -> bool:
     """Whether nothing is trained: the network of the parent 'normal' serves."""
     return self.module.make is None
+
+  @property
+  def robs_nobody(self) -> bool:
+    """Whether it is an attack without a teacher: see `null_teacher`."""
+    if self.role == 'teacher' or 'teacher' in self.parents:
+      return False
+    return 'teacher' in getattr(self.module, 'PARENTS', ())
 
   @property
   def access_to_data(self) -> str:

@@ -134,7 +134,7 @@ def run(
 def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
   """What a run came to, and which runs tables compare it with."""
   teacher = run.parents.get('teacher')
-  others = {k: run.compared_with.get(k) for k in ('control', 'normal')}
+  others = {k: run.compared_with.get(k) for k in ('control', 'normal', 'null')}
   others['teacher'] = teacher if run.role != 'teacher' else None
   return {k: v for k, v in result.items() if k != 'environment'} | {
     name: other and other.id for name, other in others.items()

@@ -102,7 +102,7 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   run = job.student(
     'dfme', student, {'teacher': teacher}, {'low': low, 'high': high}
   )
-  for one in (run, teacher):
+  for one in filter(None, (run, teacher)):
     if one.dtype != 'float32':
       raise errors.InputError(
         f'dfme: forward differences vanish in {one.dtype}; set '

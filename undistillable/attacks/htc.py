@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
 from undistillable import losses, method, oracle

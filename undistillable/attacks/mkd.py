@@ -1,4 +1,4 @@
-"""Markov KD: a matrix for each class, learned with the student, maps the answers.
+"""Markov KD: a matrix for each class, learned as well, maps the answers.
 
 Wherever a teacher lies in a way of its own for each class, the matrix of that
 class can undo it. It can also ignore the teacher, and then it is a learned soft

@@ -59,14 +59,16 @@ def kind_of(entry: Entry, by_id: ById) -> str:
 def pairs(
   entries: Iterable[Entry], key: str, by_id: ById
 ) -> Iterator[tuple[Entry, Entry]]:
-  """Each entry beside its `key` ('control' or 'normal'), where that is known.
+  """Each entry beside its 'control', 'normal' or 'null', where that is known.
 
   The usual comparison: a student with itself trained alone, a protected
-  teacher or its student with the normal teacher or the same attack on that.
+  teacher or its student with the normal teacher or the same attack on that; or
+  an attack with the same attack on nobody.
   """
   for entry in entries:
-    if entry[key] in by_id:
-      yield entry, by_id[entry[key]]
+    other = entry.get(key)
+    if other is not None and other in by_id:
+      yield entry, by_id[other]
 
 
 def settings(entry: Entry, models: Mapping[str, str]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     entries: list of dicts with `id`, `role`, `model`, `method`, `dataset`,
       `seed`, `test_accuracy`, `config` and `status`; `parents` {role: id} and
       the ids `teacher`, `control` and `normal`, or None, of the networks that
-      each is compared with; `test_examples` where it is known.
+      each is compared with, and `null` likewise where there is one;
+      `test_examples` where it is known.
 
   Returns:
     A dict that `json.dump` accepts: `rows`, `seeds`, `num_networks`, `notes`
@@ -49,6 +50,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
       difference: of a protected teacher to the normal one, of a student to
         the same student alone; its `verdict` is 'gain', 'even' or 'loss'.
       effect: of a student to the same attack on the normal teacher.
+      excess: of a student to the same attack on nobody: what was stolen.
       failed: whether a protection took nothing away from this thief.
     Where nothing is to be compared with, these are None.
   """
@@ -185,6 +187,7 @@ class _Table:
       'difference': difference,
       'verdict': stats.verdict(difference),
       'effect': self._difference(group, 'normal') if student else None,
+      'excess': self._difference(group, 'null'),
     }
     return row | {'failed': _failed(row)}
 

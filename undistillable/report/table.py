@@ -8,19 +8,20 @@ from undistillable.report.summary import Row, Summary
 COLUMNS = ('Network', 'Trained', 'Accuracy %', 'Difference', 'Seeds')
 # The article's way of counting, where a config asks for it.
 BEST = 'Best on test %'
-NUMERIC = (2, 3, 4, 5)
+# Where attacks were run on nobody as well.
+EXCESS = 'Over nobody'
+NUMERIC = (2, 3, 4, 5, 6)
 
 
 def cells(summary: Summary) -> list[tuple[str, ...]]:
   """What is printed: the head, and a tuple of strings for each row."""
   rows = summary['rows']
-  found = [_cells(row, summary) for row in rows]
-  if not any(row['best'] for row in rows):
-    return [COLUMNS, *found]
-  best = [
-    (*c, words.plus_minus(r['best'])) for c, r in zip(found, rows, strict=True)
-  ]
-  return [(*COLUMNS, BEST), *best]
+  found = [COLUMNS, *(_cells(row, summary) for row in rows)]
+  for name, key, sign in ((EXCESS, 'excess', '+'), (BEST, 'best', '')):
+    if any(row[key] for row in rows):
+      column = [name, *(words.plus_minus(row[key], sign) for row in rows)]
+      found = [(*c, more) for c, more in zip(found, column, strict=True)]
+  return found
 
 
 def text(summary: Summary) -> str:
@@ -59,6 +60,7 @@ def block(summary: Summary) -> document.Block:
       [
         words.READING,
         *([words.FAILED] if any(r['failed'] for r in rows) else []),
+        *([words.EXCESS] if EXCESS in head else []),
         *([words.BEST] if BEST in head else []),
       ]
     ),

@@ -18,6 +18,11 @@ BEST = (
   'Best on test: the epoch that is best on the test set, as the article '
   'counts; nothing here is judged by it.'
 )
+EXCESS = (
+  'Over nobody: against the same attack with every answer replaced by what the '
+  'thief knew before, which is in the table as the attack alone. Only this was '
+  'stolen.'
+)
 COMMON = 'The same in every run.'
 DIFFERING = 'What differs between the kinds of network.'
 ENVIRONMENT = 'Versions and hardware.'
