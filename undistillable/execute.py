@@ -70,7 +70,7 @@ def run_group(
   if run.init_from:
     outcomes = [_weights_of_file(first, run.init_from)]
   elif run.only_serves:
-    outcomes = [first.frozen['normal']]
+    outcomes = [store.variables(store.source(run))]
   else:
     states = train.fit_together(
       [_trainee(material) for material in materials],
@@ -90,8 +90,9 @@ def run_group(
       state if isinstance(state, Exception) else state.variables
       for state in states
     ]
+  told = _picked(run, store) if run.candidates else {}
   return [
-    _conclude(material, outcome)
+    _conclude(material, outcome, told)
     for material, outcome in zip(materials, outcomes, strict=True)
   ]
 
@@ -151,8 +152,22 @@ def _watch(material: store_lib.Material) -> train.EvaluateFn | None:
   return watch if parts else None
 
 
-def _conclude(material: store_lib.Material, outcome: Any) -> dict[str, Any]:
-  """Judges what a training came to, and writes it."""
+def _picked(run: Run, store: store_lib.Store) -> dict[str, Any]:
+  """Which candidate a student is, and what it took to find that out."""
+  picked = store.source(run)
+  result = store.result(picked)
+  # All of them hear the same answers to the same questions.
+  queries = result['queries'] if result else None
+  return {
+    'picked': {'id': picked.id, 'settings': writers.as_json(picked.settings)},
+    'queries': queries,
+  }
+
+
+def _conclude(
+  material: store_lib.Material, outcome: Any, told: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Judges what a training came to, and writes it and what else is told."""
   run, folder = material.run, material.folder
   try:
     if isinstance(outcome, errors.DivergedError):
@@ -181,6 +196,7 @@ def _conclude(material: store_lib.Material, outcome: Any) -> dict[str, Any]:
       'epochs': epochs[-1]['epoch'] if epochs else 0,
       'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
       'environment': environment.describe(),
+      **told,
     }
   writers.write_json(folder / 'result.json', content)
   # What it takes to go on is of no use any more.

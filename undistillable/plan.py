@@ -108,6 +108,11 @@ class Job:
       model: of the student.
     """
     module = attacks.get(name)
+    if module.make is None and not hasattr(module, 'pick'):
+      raise ValueError(
+        f'attack {name!r} trains nothing (make = None), but has no pick that '
+        'says which of its candidates is the student'
+      )
     plan = getattr(module, 'plan', None)
     found = (
       plan(self, teacher, model)
@@ -213,6 +218,10 @@ class Job:
       settings,
       recipe,
     )
+
+  def helper(self, *args: Any, **kwargs: Any) -> Run:
+    """A network that a thief trains on the way; arguments as of `student`."""
+    return dataclasses.replace(self.student(*args, **kwargs), role='helper')
 
   def images(self, method: str, parents: Mapping[str, Run]) -> Run:
     """Images that an attack makes up from the network of a teacher."""

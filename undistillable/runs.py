@@ -35,7 +35,8 @@ class Run:
   """One network to train, or to serve.
 
   Attributes:
-    role: 'teacher', 'student', or 'images' for a set of them that an attack
+    role: 'teacher', 'student', 'helper' for a network that a thief trains on
+      the way to his student, or 'images' for a set of them that an attack
       makes up.
     model: a name of `models.MODELS`; of images, the network they come from.
     method: a name of `defenses.DEFENSES` for a teacher, of `attacks.ATTACKS`
@@ -136,8 +137,18 @@ class Run:
 
   @property
   def only_serves(self) -> bool:
-    """Whether nothing is trained: the network of the parent 'normal' serves."""
+    """Whether nothing is trained: the network is that of a parent.
+
+    Of a teacher it is the parent 'normal', of a student one of `candidates`.
+    """
     return self.module.make is None
+
+  @property
+  def candidates(self) -> dict[str, 'Run']:
+    """Those of which a student that is not trained is one, by role."""
+    if self.role == 'teacher' or not self.only_serves:
+      return {}
+    return {k: run for k, run in self.parents.items() if k != 'teacher'}
 
   @property
   def robs_nobody(self) -> bool:
@@ -179,6 +190,8 @@ class Run:
   def answers_key(self) -> Hashable:
     """Equal for runs that hear the same answers, and gain by it together."""
     if not self.parents or self.num_made is not None or self.asks_once:
+      return self.id
+    if self.only_serves:
       return self.id
     return (
       self.role,

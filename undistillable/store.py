@@ -262,8 +262,17 @@ class Store:
     return {
       role: self.variables(parent)
       for role, parent in run.parents.items()
-      if role != 'images'
+      if role != 'images' and role not in run.candidates
     }
+
+  def source(self, run: runs.Run) -> runs.Run:
+    """Whose network a run has that trains none; its parents are finished."""
+    if run.role == 'teacher':
+      return run.parents['normal']
+    found = {role: self.result(one) for role, one in run.candidates.items()}
+    # What a thief cannot know he is not told.
+    held_out = {k: one['val_accuracy'] for k, one in found.items() if one}
+    return run.candidates[run.module.pick(held_out)]
 
   def answers(self, run: runs.Run, arrays: Arrays) -> np.ndarray:
     """What a client of a finished network is answered, float32[N, K]."""
@@ -273,7 +282,7 @@ class Store:
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """What a finished run left, and what serving it takes besides."""
     if run.only_serves:
-      own = self.variables(run.parents['normal'])
+      own = self.variables(self.source(run))
     else:
       own = checkpoints.load_variables(self.folder(run))
     if hasattr(run.module, 'serve'):

@@ -5,7 +5,9 @@ An attack is one file and one line in `ATTACKS`. The file declares
   Settings   a frozen dataclass, every field with its default;
   PARENTS    ('teacher',), or () for a thief who asks nobody;
   make       `(model, optimizer, settings, parents) -> method.Method`;
-             parents['teacher'] is an `oracle.Oracle`, any other a module;
+             parents['teacher'] is an `oracle.Oracle`, any other a module; or
+             None where nothing is trained, and `plan` gives the student
+             candidates to be one of as further parents;
 
 and, where it differs from the default,
 
@@ -15,7 +17,10 @@ and, where it differs from the default,
              'foreign' ones (config.transfer, without labels), or 'none': the
              batches then have a shape and a number for each example alone;
   plan       `(job, teacher, student) -> runs`, see `plan.Job`; the last one is
-             the student;
+             the student, and teacher is None for nobody, see `null_teacher`;
+  pick       `held_out -> role`: which candidate is the student, by the accuracy
+             of each on the held-out part, in percent; needed where make is
+             None;
   remedy     `settings -> str`: what to change where the training diverges;
   warning    `(metrics, settings) -> str | None`: what its last epoch says;
   updates_per_epoch  `(settings, steps) -> int`: of the optimizer, for its
@@ -39,6 +44,7 @@ from undistillable.attacks import (
   hard_label,
   htc,
   kd,
+  kd_tuned,
   knockoff,
   label_smoothing,
   mkd,
@@ -57,6 +63,7 @@ ATTACKS = {
   'hard_label': hard_label,
   'htc': htc,
   'kd': kd,
+  'kd_tuned': kd_tuned,
   'knockoff': knockoff,
   'label_smoothing': label_smoothing,
   'mkd': mkd,

@@ -26,8 +26,9 @@ def usable(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
   kept: dict[str, Entry] = {}
   notes: list[str] = []
   for entry in sorted(entries, key=lambda entry: entry['id']):
-    if entry['role'] == 'images':
-      continue  # No network, and so without an accuracy.
+    # No network, and so without an accuracy; or none that is anybody's aim.
+    if entry['role'] in ('images', 'helper'):
+      continue
     accuracy = entry.get('test_accuracy')
     status = entry.get('status', 'finished')
     if status != 'finished':
