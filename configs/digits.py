@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.students = ('cnn8', 'cnn16')  # With 8 and 16 features.
   config.nasty.omega = 0.05
   config.nasty.temperature = config.kd.temperature = 8.0
+  config.contrastive.omega, config.contrastive.temperature = 0.05, 8.0
 
   config.recipe.epochs = 30
   config.recipe.batch_size = 64
@@ -44,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
 
-  for name in ('averager', 'mkd', 'skeptical'):  # As of kd.
+  for name in ('averager', 'mkd', 'scm', 'skeptical'):  # As of kd.
     config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
   # 446 steps; a batch is asked about 7 times in each.

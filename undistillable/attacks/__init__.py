@@ -36,6 +36,7 @@ from undistillable import registry
 from undistillable.attacks import (
   adaptive_inversion,
   averager,
+  contrastive,
   dafl,
   deep_inversion,
   dfme,
@@ -48,6 +49,7 @@ from undistillable.attacks import (
   knockoff,
   label_smoothing,
   mkd,
+  scm,
   scratch,
   skeptical,
 )
@@ -55,6 +57,7 @@ from undistillable.attacks import (
 ATTACKS = {
   'adaptive_inversion': adaptive_inversion,
   'averager': averager,
+  'contrastive': contrastive,
   'dafl': dafl,
   'deep_inversion': deep_inversion,
   'dfme': dfme,
@@ -67,6 +70,7 @@ ATTACKS = {
   'knockoff': knockoff,
   'label_smoothing': label_smoothing,
   'mkd': mkd,
+  'scm': scm,
   'scratch': scratch,
   'skeptical': skeptical,
 }

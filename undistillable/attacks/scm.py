@@ -1,0 +1,126 @@
+"""SCM: the student learns from a chain of networks contrastive to each other.
+
+The first is trained away from the teacher's answers, the second away from the
+first's; false peaks are not the same in all of them.
+
+Source: Jandial et al. (2022), "Distilling the Undistillable: Learning from a
+Nasty Teacher", arXiv:2210.11728. Its authors published no code, and what else
+there is has a plain chain of students; the mean is ours.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, oracle
+
+PARENTS = ('teacher',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of a contrastive network are under `contrastive`.
+
+  Attributes:
+    links: J, how many contrastive networks there are; 0 is `kd`.
+    temperature: tau > 0, of distillation.
+    alpha: weight of the networks against the labels, in 0..1.
+  """
+
+  links: int = 2
+  temperature: float = 4.0
+  alpha: float = 0.9
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.links, int) or self.links < 0:
+      raise ValueError(f'links={self.links}; expected an integer >= 0')
+    losses.check_positive('temperature', self.temperature)
+    losses.check_alpha(self.alpha)
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """The chain, each link of the student's architecture, and the student.
+
+  On nobody there is nothing to be contrastive to: the links learn the labels
+  alone, and the student from himself.
+  """
+  settings = {} if teacher else {'omega': 0.0}
+  run = job.student('scm', student, {'teacher': teacher})
+  links: dict[str, Any] = {}
+  before = teacher
+  for i in range(run.method_settings.links):
+    before = job.helper('contrastive', student, {'teacher': before}, settings)
+    links[f'link{i + 1}'] = before
+  student_run = dataclasses.replace(run, parents={**run.parents, **links})
+  return [*links.values(), student_run]
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils a teacher and a chain of contrastive networks into a student.
+
+  Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
+  CE(S(x), y)`, with m of `mean_scores` of the teacher and all links.
+
+  Args:
+    model: the student to train.
+    optimizer: an optax transformation.
+    settings: see there; how many links there are, `plan` reads alone.
+    parents: 'teacher', and the links by any role: oracles, or what
+      `oracle.as_oracle` takes; their variables are in frozen.
+
+  Returns:
+    The method. Metric `kl` is KL(m || S(x)) at tau, in nats.
+
+  Source: Jandial et al. (2022), arXiv:2210.11728.
+  """
+  tau = settings.temperature
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    mean = tau * mean_scores(list(seen.answers.values()), temperature=tau)
+    loss = losses.distillation(
+      seen.logits,
+      mean,
+      seen.batch['label'],
+      temperature=tau,
+      alpha=settings.alpha,
+    )
+    kl = losses.kl_divergence(mean, seen.logits, temperature=tau)
+    return loss, {'kl': kl}
+
+  answer_fns = {
+    role: oracle.as_oracle(parent).scores for role, parent in parents.items()
+  }
+  return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)
+
+
+def mean_scores(
+  answers: Sequence[jax.Array], *, temperature: float
+) -> jax.Array:
+  """The mean of what several networks answer.
+
+  Equation: `log mean_j softmax(z_j / tau)`.
+
+  Args:
+    answers: float[B, K] of each network, logits or log-scores.
+    temperature: tau > 0.
+
+  Returns:
+    float32[B, K], log-scores, finite.
+
+  Example:
+    >>> z = jnp.array([[4.0, 0.0]])
+    >>> [float(x) for x in jnp.exp(mean_scores([z, -z], temperature=4.0))[0]]
+    [0.5, 0.5]
+  """
+  log_q = jnp.stack([losses.log_scores(z, temperature) for z in answers])
+  return jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(len(answers)))
