@@ -122,13 +122,21 @@ def _reads_teacher(run):
   network, key = models.get_model('cnn4', 10), jax.random.key(0)
   image = jnp.zeros((4, 8, 8, 1))
   batch = {'image': image, 'label': jnp.arange(4), 'index': jnp.arange(4)}
-  frozen = {'teacher': jax.eval_shape(network.init, key, image)}
+  weights = jax.eval_shape(network.init, key, image)
+  frozen = dict.fromkeys(['teacher', *run.parents], weights)
   state = jax.eval_shape(method.init, key, batch, frozen)
   traced = jax.make_jaxpr(method.step)(state, frozen, batch, key).jaxpr
-  before = len(jax.tree.leaves(state))
-  weights = traced.invars[before : before + len(jax.tree.leaves(frozen))]
+  # In the order of the arguments, and of frozen by its keys.
+  which = [
+    any(getattr(part, 'key', None) == 'teacher' for part in path)
+    for path, _ in jax.tree.leaves_with_path((state, frozen, batch, key))
+  ]
   used = {id(v) for equation in traced.eqns for v in equation.invars}
-  return any(id(weight) in used for weight in weights)
+  return any(
+    id(variable) in used
+    for variable, wanted in zip(traced.invars, which, strict=True)
+    if wanted
+  )
 
 
 @pytest.mark.parametrize(
@@ -155,12 +163,11 @@ def test_every_attack_that_hears_answers_is_run_on_nobody_once(planned):
       assert run.compared_with.get('null') == expected
   quiet = plan.make(_config(null_teacher=False))
   assert not any(run.robs_nobody for run in quiet)
-  added = {run for run in planned if run.robs_nobody}
-  assert set(planned) - set(quiet) == added
-  # A student who picks from others does so on nobody too.
-  tuned = nulls['kd_tuned']
-  assert {run.role for run in added - set(nulls.values())} == {'helper'}
-  assert all(run.robs_nobody for run in tuned.candidates.values())
+  # Who picks from others, or has helpers, has them on nobody too.
+  added = set(planned) - set(quiet) - set(nulls.values())
+  assert {run.role for run in added} == {'helper'}
+  candidates = nulls['kd_tuned'].candidates.values()
+  assert all(run.robs_nobody for run in candidates)
 
 
 def test_an_attack_on_nobody_is_a_run_like_any_other(tmp_path, planned):
