@@ -34,6 +34,7 @@ def _plans(attacks=('scm',), **changes):
     'defenses': ('stingy',),
     'attacks': attacks,
     'null_teacher': True,
+    'contrastive.omega': 0.3,
   }
   config.update_from_flattened_dict(small | changes)
   return plan.make(config)
@@ -108,7 +109,7 @@ def test_the_plan_is_a_chain_and_ends_with_the_student():
     assert links[1].parents['teacher'] == links[0]
     # Of nobody's links none is contrastive.
     assert {link.settings['omega'] for link in links} == (
-      {0.0} if run.robs_nobody else {0.04}
+      {0.0} if run.robs_nobody else {0.3}
     )
     asked = programs.build(run, 128).method.answer_fns
     heard = [] if run.robs_nobody else ['teacher']

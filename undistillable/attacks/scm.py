@@ -46,8 +46,9 @@ class Settings:
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """The chain, each link of the student's architecture, and the student.
 
+  The first link asks the teacher as well; its queries are in its own result.
   On nobody there is nothing to be contrastive to: the links learn the labels
-  alone, and the student from himself.
+  alone, and the student from his like.
   """
   settings = {} if teacher else {'omega': 0.0}
   run = job.student('scm', student, {'teacher': teacher})
