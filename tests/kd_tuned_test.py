@@ -1,6 +1,8 @@
 """Tuned distillation: what it tries, how it chooses; one pair is kd."""
 
 import dataclasses
+import sys
+import types
 
 import config_files
 import fabricated
@@ -8,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from undistillable import errors, execute, plan, store as store_lib
+from undistillable import attacks, errors, execute, plan, store as store_lib
 from undistillable.attacks import kd_tuned
 from undistillable.report import summary
 
@@ -127,6 +129,17 @@ def test_what_is_not_trained_is_no_group():
   other = dataclasses.replace(run, settings={**run.settings, 'ratio': 0.9})
   assert not run.asks_once
   assert execute.groups([run, other], 4) == [[run], [other]]
+
+
+def test_an_attack_that_trains_nothing_has_to_pick(monkeypatch):
+  module = types.ModuleType('somebodys.idle')
+  module.make, module.PARENTS, module.Settings = None, (), kd_tuned.Settings
+  module.serve = print  # Which an attack does not.
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+  with pytest.raises(errors.InputError, match='neither trains .* nor picks'):
+    attacks.get(module.__name__)
+  module.pick = kd_tuned.pick
+  assert attacks.get(module.__name__) is module
 
 
 def test_bad_settings_are_refused():

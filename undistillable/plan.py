@@ -108,11 +108,6 @@ class Job:
       model: of the student.
     """
     module = attacks.get(name)
-    if module.make is None and not hasattr(module, 'pick'):
-      raise ValueError(
-        f'attack {name!r} trains nothing (make = None), but has no pick that '
-        'says which of its candidates is the student'
-      )
     plan = getattr(module, 'plan', None)
     found = (
       plan(self, teacher, model)

@@ -9,6 +9,9 @@ from typing import Any
 
 from undistillable import errors
 
+# What a method does that trains nothing: a defense, or an attack.
+_INSTEAD = ('serve', 'pick')
+
 
 def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
   """The module of a method.
@@ -43,10 +46,11 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
       raise errors.InputError(
         f'the {kind} {name!r} has no {wanted}; see "Extend it" in the README'
       )
-  if module.make is None and not hasattr(module, 'serve'):
+  does = {'defense': ('serve',), 'attack': ('pick',)}.get(kind, _INSTEAD)
+  if module.make is None and not any(hasattr(module, one) for one in does):
     raise errors.InputError(
-      f'the {kind} {name!r} neither trains (make = None) nor serves (it has '
-      'no serve)'
+      f'the {kind} {name!r} neither trains (make = None) nor '
+      f'{" nor ".join(f"{one}s (it has no {one})" for one in does)}'
     )
   try:
     defaults(module)
