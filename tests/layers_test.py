@@ -461,6 +461,30 @@ def test_a_cpu_is_spared_the_grouped_convolution_and_others_are_not(groups):
     assert (grouped in exported.mlir_module()) == (platform != 'cpu')
 
 
+def test_an_exported_convolution_takes_any_number_of_images(monkeypatch):
+  # Any convolution that could be is in tiles, where the images are counted.
+  monkeypatch.setattr(convolution, '_WINOGRAD_SAVING', -1e9)
+  kinds = [
+    (_normal(3, 3, 4, 5, seed=1), {'padding': 1}),
+    (_normal(1, 1, 4, 2, seed=2), {'strides': 2}),
+    (_normal(3, 3, 1, 4, seed=3), {'strides': 2, 'groups': 4}),
+    (_normal(3, 3, 2, 4, seed=4), {'groups': 2}),
+  ]
+
+  @jax.jit
+  def fn(x):
+    return [convolution.conv(x, kernel, **given) for kernel, given in kinds]
+
+  (batch,) = jax.export.symbolic_shape('batch')
+  exported = jax.export.export(fn, platforms=['cpu', 'cuda', 'tpu'])(
+    jax.ShapeDtypeStruct((batch, 9, 7, 4), jnp.float32)
+  )
+  x = _normal(3, 9, 7, 4)
+  for number in (1, 3):
+    for actual, expected in zip(exported.call(x[:number]), fn(x), strict=True):
+      np.testing.assert_allclose(actual, expected[:number], atol=1e-4)
+
+
 def test_depthwise_bfloat16_is_summed_in_float32():
   x = jnp.full((1, 8, 8, 2), 1.0, jnp.bfloat16)
   kernel = jnp.full((3, 3, 1, 2), 2.0**-8, jnp.bfloat16)

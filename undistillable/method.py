@@ -397,7 +397,7 @@ def _check_collections(variables: Mapping[str, Any], model: nn.Module) -> None:
 def _check_logits(logits: Any, images: jax.Array, model: nn.Module) -> None:
   """Raises InputError for an answer that is not one score a class."""
   shape = getattr(logits, 'shape', None)
-  if shape is None or len(shape) != 2 or shape[0] != len(images):
+  if shape is None or len(shape) != 2 or shape[0] != images.shape[0]:
     given = type(logits).__name__ if shape is None else f'shape {shape}'
     raise errors.InputError(
       f'{type(model).__name__} answers {len(images)} images with {given}; '

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import jax.typing
 import numpy as np
+from jax import export
 
 from undistillable.models import winograd
 
@@ -93,7 +94,7 @@ def _branches(
 
   def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = (n + 2 * padding for n in x.shape[1:3])
-    if not len(x) or rows < kernel.shape[0] or columns < kernel.shape[1]:
+    if x.shape[0] == 0 or rows < kernel.shape[0] or columns < kernel.shape[1]:
       return direct(x, kernel)  # There is nothing to compute.
     if groups == x.shape[-1] == kernel.shape[-1] > 1:
       return _depthwise_on_cpu(x, kernel, strides, padding)
@@ -187,7 +188,7 @@ def _convolve_fast(
     n + sum(edges) - winograd.OVERLAP
     for n, edges in zip(x.shape[1:3], (rows, columns), strict=True)
   )
-  if not _suits_winograd(len(x), (height, width), kernel, strides):
+  if not _suits_winograd(x.shape[0], (height, width), kernel, strides):
     return _convolve(x, kernel, rows, columns, strides)
   transformed = winograd.transform_kernel(kernel)
 
@@ -208,6 +209,8 @@ def _suits_winograd(
   It has fewer products, but reads and writes transformed tiles and kernels. In
   types of fewer bits they would have large errors.
   """
+  if export.is_symbolic_dim(batch):  # Of which no chunks can be cut.
+    return False
   side = winograd.KERNEL
   if (*kernel.shape[:2], strides) != (side, side, 1):
     return False
