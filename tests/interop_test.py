@@ -186,8 +186,8 @@ def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
   (tmp_path / 'weights.npz').touch()
   with pytest.raises(ValueError, match=r"unknown suffix '.npz'; known: .bin"):
     interop.load(tmp_path / 'weights.npz')
-  with pytest.raises(ValueError, match='must be .safetensors'):
-    interop.save(tmp_path / 'weights.pt', {})
+  with pytest.raises(ValueError, match='must be .safetensors or .pt'):
+    interop.save(tmp_path / 'weights.pth', {})
   (tmp_path / 'weights.pt').touch()
   monkeypatch.setitem(sys.modules, 'torch', None)  # As if not installed.
   with pytest.raises(ImportError, match='pip install torch'):
@@ -228,6 +228,60 @@ def test_a_misshapen_first_kernel_is_named(shape):
   first = next(iter(plain))
   with pytest.raises(ValueError, match=f'{first} .expected .* found'):
     interop.from_torch('cnn8', plain | {first: np.zeros(shape)})
+
+
+def test_a_pytorch_file_is_written_without_pytorch(tmp_path, monkeypatch):
+  path = tmp_path / 'weights.pt'
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  state_dict['fc1.weight'] = np.asfortranarray(state_dict['fc1.weight'])
+  with monkeypatch.context() as patch:
+    patch.setitem(sys.modules, 'torch', None)  # As if not installed.
+    interop.save(path, state_dict)
+    loaded = interop.load(path)
+  assert list(loaded) == list(state_dict)
+  _assert_equal(loaded, state_dict)
+  _assert_equal(_as_pytorch_reads(path, monkeypatch), state_dict)
+
+
+def _as_pytorch_reads(path, monkeypatch):
+  """Arrays of a file, by Python's own unpickler and what it imports."""
+
+  def rebuild(storage, offset, shape, strides, requires_grad, hooks):
+    assert (offset, requires_grad, hooks) == (0, False, {})
+    array = np.frombuffer(storage, '<f4').reshape(shape)
+    assert [4 * step for step in strides] == list(array.strides)
+    return array
+
+  utils = types.ModuleType('torch._utils')
+  utils._rebuild_tensor_v2 = rebuild
+  torch = types.ModuleType('torch')
+  torch.FloatStorage = 'float32'
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  monkeypatch.setitem(sys.modules, 'torch._utils', utils)
+
+  class Unpickler(pickle.Unpickler):
+    def persistent_load(self, pid):
+      word, kind, key, place, number = pid
+      assert (word, kind, place) == ('storage', 'float32', 'cpu')
+      numbers = archive.read(f'{root}/data/{key}')
+      assert len(numbers) == 4 * number
+      return numbers
+
+  with zipfile.ZipFile(path) as archive:
+    # One folder, and nothing compressed: what torch insists on.
+    (root,) = {name.split('/')[0] for name in archive.namelist()}
+    assert {i.compress_type for i in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert archive.read(f'{root}/byteorder') == b'little'
+    with archive.open(f'{root}/data.pkl') as file:
+      return Unpickler(file).load()
+
+
+def test_pytorch_reads_what_was_written_without_it(tmp_path):
+  torch = pytest.importorskip('torch')
+  state_dict = interop.to_torch('cnn8', _variables('cnn8'))
+  interop.save(tmp_path / 'weights.pt', state_dict)
+  loaded = torch.load(tmp_path / 'weights.pt', weights_only=True)
+  _assert_equal({k: x.numpy() for k, x in loaded.items()}, state_dict)
 
 
 def test_pytorch_files_are_unwrapped(tmp_path):

@@ -55,14 +55,25 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def save(
   path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes a state dict (see `to_torch`) to a `.safetensors` file.
+  """Writes a state dict (see `to_torch`) to a file.
+
+  Args:
+    path: a `.safetensors` file, or a `.pt` file, which `torch.load` reads;
+      PyTorch is not needed here.
+    state_dict: float32 arrays by tensor name.
+
+  Raises:
+    ValueError: for another suffix.
 
   Example:
     >>> save('weights.safetensors', {'fc.bias': np.zeros(10, np.float32)})
   """
   path = paths.local(path, 'path')
+  if path.suffix == '.pt':
+    torch_files.write(path, state_dict)
+    return
   if path.suffix != '.safetensors':
-    raise ValueError(f'{path}: the suffix must be .safetensors')
+    raise ValueError(f'{path}: the suffix must be .safetensors or .pt')
   # safetensors writes the buffer as it lies, whatever its strides say.
   arrays = {key: np.ascontiguousarray(x) for key, x in state_dict.items()}
   path.write_bytes(safetensors_numpy.save(arrays))

@@ -1,10 +1,11 @@
-"""What torch.save wrote, read without PyTorch and without running anything.
+"""What torch.save writes, in and out without PyTorch, and nothing is run.
 
 Such a file is a zip archive: `data.pkl`, a pickle of names, shapes and strides,
 and a file of raw numbers for each storage. The pickle is read by an unpickler
 that makes tensors and plain containers. Whatever else it asks for, as for the
 arguments of a training script or a NumPy number beside the weights, becomes an
 inert `Other`: no class or function of another package is imported or called.
+What is written names them, and holds a dict of tensors alone.
 """
 
 import collections
@@ -12,7 +13,9 @@ import io
 import math
 import pathlib
 import pickle
+import struct
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -94,6 +97,68 @@ def read(path: pathlib.Path) -> Any:
   # Damaged bytes raise what they like in zipfile and pickle.
   except Exception as error:
     raise ValueError(f'{type(error).__name__}: {error}') from error
+
+
+def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a state dict as torch.save would, for `torch.load(path)`.
+
+  Args:
+    path: of the file.
+    tensors: float32 each, by name; of any shape.
+
+  Example:
+    >>> write(pathlib.Path('model.pt'), {'fc.bias': np.zeros(10, np.float32)})
+    >>> read(pathlib.Path('model.pt'))['fc.bias'].shape
+    (10,)
+  """
+  with zipfile.ZipFile(path, 'w') as archive:  # Which torch wants unpacked.
+    archive.writestr('model/data.pkl', _pickled(tensors))
+    archive.writestr('model/byteorder', 'little')
+    for i, tensor in enumerate(tensors.values()):
+      archive.writestr(f'model/data/{i}', tensor.astype('<f4').tobytes())
+    archive.writestr('model/version', '3\n')
+
+
+def _pickled(tensors: Mapping[str, np.ndarray]) -> bytes:
+  """The pickle of a dict of tensors, of which each is storage number i.
+
+  Written by hand: a pickler imports what it names, and torch need not be here.
+  """
+
+  def text(value: str) -> bytes:
+    encoded = value.encode()
+    return pickle.BINUNICODE + struct.pack('<I', len(encoded)) + encoded
+
+  def number(value: int) -> bytes:
+    return pickle.LONG1 + b'\x08' + struct.pack('<q', value)
+
+  def group(*items: bytes) -> bytes:
+    return pickle.MARK + b''.join(items) + pickle.TUPLE
+
+  def name(module: str, member: str) -> bytes:
+    return pickle.GLOBAL + f'{module}\n{member}\n'.encode()
+
+  parts = [pickle.PROTO, b'\x02', pickle.EMPTY_DICT, pickle.MARK]
+  for i, (key, tensor) in enumerate(tensors.items()):
+    strides = [math.prod(tensor.shape[j + 1 :]) for j in range(tensor.ndim)]
+    storage = group(
+      text('storage'),
+      name('torch', 'FloatStorage'),
+      text(str(i)),
+      text('cpu'),
+      number(tensor.size),
+    )
+    arguments = group(
+      storage + pickle.BINPERSID,
+      number(0),  # Where in the storage it begins.
+      group(*map(number, tensor.shape)),
+      group(*map(number, strides)),
+      pickle.NEWFALSE,  # It asks for no gradient.
+      name('collections', 'OrderedDict') + pickle.EMPTY_TUPLE + pickle.REDUCE,
+    )
+    rebuild = name('torch._utils', '_rebuild_tensor_v2')
+    parts += [text(key), rebuild, arguments, pickle.REDUCE]
+  return b''.join([*parts, pickle.SETITEMS, pickle.STOP])
 
 
 class _Unpickler(pickle.Unpickler):
