@@ -43,7 +43,7 @@ setuptools.setup(
   cmdclass={'build_py': _WithConfigs},
   package_data={
     'undistillable': ['py.typed'],
-    'undistillable.report': ['*.html', '*.css'],
+    'undistillable.report': ['*.css', '*.html', '*.md'],
   },
   # Nothing below a floor is tested. Where no other reason is given, it is the
   # version in Colab's TPU and GPU runtimes (August 2026; .ci/colab.txt): with
@@ -54,6 +54,9 @@ setuptools.setup(
     # whose wheel is for all platforms, and can be imported on Linux alone.
     'array_record>=0.8.3',
     'chex>=0.1.90',
+    # Writing and reading a file of jax.export needs it, but jax does not
+    # require it.
+    'flatbuffers',
     'flax>=0.11.2',
     # Preparing a data set with tfds imports it, but tfds does not require it.
     'importlib_resources',

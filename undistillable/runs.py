@@ -12,14 +12,16 @@ import hashlib
 import inspect
 import json
 import pathlib
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from undistillable import attacks, defenses, registry, writers
+from undistillable import attacks, defenses, errors, registry, writers
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
+_HASH = re.compile('sha256:[0-9a-f]{64}')
 # What must agree for two runs to go through the same batches side by side.
 _SHARED_FIELDS = (
   'epochs',
@@ -53,7 +55,7 @@ class Run:
     dtype: 'float32' or 'bfloat16', of the computation.
     seed: of everything random.
     init_from: a file of weights that makes training superfluous; its content
-      is hashed, its name is not.
+      is hashed, its name is not. Of a run that was read, that hash.
     compared_with: the runs that tables compare it with, which are no part of
       its content: 'control', the same student alone; 'null', by the same
       attack on nobody; 'normal', the normal twin of a protected teacher, or
@@ -84,7 +86,7 @@ class Run:
       if field.name != 'compared_with'
     }
     content['parents'] = {k: run.id for k, run in self.parents.items()}
-    if self.init_from is not None:
+    if self.init_from is not None and not _HASH.fullmatch(self.init_from):
       weights = pathlib.Path(self.init_from).read_bytes()
       content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
     if '.' in self.method:  # One's own, of which VERSION says nothing.
@@ -248,3 +250,46 @@ class Run:
       return None
     steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
     return self.settings.get('num_images', steps)
+
+
+def read(folder: pathlib.Path) -> Run:
+  """The run that a folder is named after, and its parents from beside it.
+
+  Args:
+    folder: of the run.
+
+  Returns:
+    The run, less what it is compared with.
+
+  Raises:
+    errors.InputError: the folder holds no run, or not the one that it is named
+      after: of another version of undistillable or of a module of one's own.
+  """
+  path = folder / 'config.json'
+  if not path.is_file():
+    raise errors.InputError(f'{folder} is no folder of a run: no config.json')
+  content = writers.read_json(path)
+  try:
+    given = {
+      field.name: content[field.name]
+      for field in dataclasses.fields(Run)
+      if field.name != 'compared_with'
+    }
+    parents = {
+      role: read(folder.with_name(name))
+      for role, name in given['parents'].items()
+    }
+    run = Run(**given | {'parents': parents})
+    name = run.id
+  except errors.InputError:
+    raise
+  # The last: of a parent that is no name of a folder.
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.InputError(f'{path} is no config of a run') from error
+  if name != folder.name:
+    raise errors.InputError(
+      f'{path} is not the config that its folder is named after: it was '
+      'changed, or is of another version of undistillable or of the module '
+      f'{run.method!r}; train it again in another --workdir'
+    )
+  return run

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from undistillable import losses, method, state as state_lib
 
+COLLECTIONS = ('params', 'batch_stats')  # Of the network itself.
 PARENTS = 'parents'  # The key of the parents' variables in those of a teacher.
 
 
@@ -117,18 +119,30 @@ def answer_fn(
 
   def answer(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
     known = variables.get(PARENTS, {})
-    query = Query(
-      images,
-      logits_fn(variables, images),
-      {k: Network(v, known[k]) for k, v in parents.items() if k in known},
-      Network(model, variables),
-    )
-    served = losses.finite(serve(query, settings))
-    if served.shape != query.logits.shape:
-      raise ValueError(
-        f'serve returns {served.shape}; expected one score a class, '
-        f'{query.logits.shape}'
-      )
-    return jax.lax.stop_gradient(served)
+    networks = {
+      k: Network(v, known[k]) for k, v in parents.items() if k in known
+    }
+    network = Network(model, variables)
+    own = {k: variables[k] for k in COLLECTIONS if k in variables}
+    logits = logits_fn(own, images)
+
+    def ask(images: jax.Array, logits: jax.Array) -> jax.Array:
+      query = Query(images, logits, networks, network)
+      served = losses.finite(serve(query, settings))
+      if served.shape != logits.shape:
+        raise ValueError(
+          f'serve returns {served.shape}; expected one score a class, '
+          f'{logits.shape}'
+        )
+      return served
+
+    def ask_about_one(image: jax.Array, logits: jax.Array) -> jax.Array:
+      return ask(image[None], logits[None])[0]
+
+    # A function that is exported has any number of images, and a defense may
+    # want to count them. What it answers depends on no other image.
+    countless = export.is_symbolic_dim(images.shape[0])
+    asked = jax.vmap(ask_about_one) if countless else ask
+    return jax.lax.stop_gradient(asked(images, logits))
 
   return answer
