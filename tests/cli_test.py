@@ -1,0 +1,104 @@
+"""The command `undistillable`: help at once, and each command's own module."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import undistillable
+from undistillable import __main__ as cli, attacks
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _run(monkeypatch, *args):
+  """What is run in which module, with which command line."""
+  ran = []
+  monkeypatch.setattr(
+    cli.runpy,
+    'run_module',
+    lambda name, **given: ran.append((name, given['run_name'], sys.argv[1:])),
+  )
+  monkeypatch.setattr(sys, 'argv', ['undistillable', *args])
+  cli.main()
+  (found,) = ran
+  return found
+
+
+def test_help_is_one_screen_and_imports_nothing_slow():
+  code = (
+    'import sys\n'
+    "sys.argv[1:] = ['--help']\n"
+    'from undistillable import __main__\n'
+    '__main__.main()\n'
+    "slow = {'absl', 'flax', 'jax', 'numpy'} & set(sys.modules)\n"
+    'assert not slow, slow\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert len(lines) <= 24
+  assert max(map(len, lines)) <= 80
+  for name in ('run', 'audit', 'export', 'data', 'models'):
+    assert any(line.startswith(f'  {name} ') for line in lines)
+
+
+def test_without_a_command_it_helps(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['undistillable'])
+  cli.main()
+  assert capsys.readouterr().out.startswith('usage: undistillable COMMAND')
+  monkeypatch.setattr(sys, 'argv', ['undistillable', '--version'])
+  cli.main()
+  assert capsys.readouterr().out == f'{undistillable.__version__}\n'
+
+
+def test_an_unknown_command_is_refused(monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['undistillable', 'protect'])
+  with pytest.raises(SystemExit, match="error: unknown command 'protect'; kno"):
+    cli.main()
+
+
+@pytest.mark.parametrize(
+  ('name', 'module'),
+  [
+    ('run', 'undistillable.main'),
+    ('export', 'undistillable.export'),
+    ('data', 'undistillable.data'),
+    ('models', 'undistillable.models'),
+  ],
+)
+def test_a_command_is_its_module(name, module, monkeypatch):
+  args = ['--one=1', 'two']
+  assert _run(monkeypatch, name, *args) == (module, '__main__', args)
+
+
+def test_an_audit_is_the_main_job_with_the_attacks_of_a_client(monkeypatch):
+  module, _, flags = _run(monkeypatch, 'audit', '--config=digits')
+  assert module == 'undistillable.main'
+  first, last = flags
+  assert first == '--config=digits'
+  name, _, value = last.partition('=')
+  assert name == '--config.attacks'
+  chosen = eval(value)
+  assert {'kd', 'hard_label', 'dkd'} <= set(chosen) <= set(attacks.ATTACKS)
+  # Without the owner's data, with his weights, and no attack at all.
+  assert not {'dfme', 'knockoff', 'deep_inversion', 'scratch'} & set(chosen)
+
+
+def test_an_audit_can_be_of_other_attacks(monkeypatch):
+  args = ['--config=digits', '--config.attacks=("kd",)']
+  assert _run(monkeypatch, 'audit', *args)[2] == args
+
+
+def test_the_models_are_listed_by_the_command():
+  done = subprocess.run(
+    [sys.executable, '-m', 'undistillable', 'models', 'x'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert "['x']; expected [classes] [pixels]" in done.stderr
