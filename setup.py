@@ -40,6 +40,9 @@ setuptools.setup(
   project_urls={'Article': 'https://arxiv.org/abs/2105.07381'},
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['undistillable*']),
+  entry_points={
+    'console_scripts': ['undistillable = undistillable.__main__:main']
+  },
   cmdclass={'build_py': _WithConfigs},
   package_data={
     'undistillable': ['py.typed'],

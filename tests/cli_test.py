@@ -42,7 +42,7 @@ def test_help_is_one_screen_and_imports_nothing_slow():
   lines = done.stdout.splitlines()
   assert len(lines) <= 24
   assert max(map(len, lines)) <= 80
-  for name in ('run', 'audit', 'export', 'data', 'models'):
+  for name in ('run', 'audit', 'status', 'export', 'data', 'models'):
     assert any(line.startswith(f'  {name} ') for line in lines)
 
 
@@ -65,6 +65,7 @@ def test_an_unknown_command_is_refused(monkeypatch):
   ('name', 'module'),
   [
     ('run', 'undistillable.main'),
+    ('status', 'undistillable.status'),
     ('export', 'undistillable.export'),
     ('data', 'undistillable.data'),
     ('models', 'undistillable.models'),

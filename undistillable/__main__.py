@@ -15,6 +15,10 @@ _COMMANDS = {
     'undistillable.main',
     'the same, and tries every attack of a client with data of his own',
   ),
+  'status': (
+    'undistillable.status',
+    'shows who trains what in a workdir, and what is left',
+  ),
   'export': (
     'undistillable.export',
     'writes a protected network to one folder, to deploy it',
