@@ -24,6 +24,7 @@ _BLOCK = re.compile(
 )
 _FILE = re.compile(r'`(my_package/\w+\.py)`:$')
 _WORKDIRS = '/tmp/undistillable'
+_MODULES = {'undistillable.export', 'undistillable.main'}
 # What makes a command of a page small, where the page does not set it.
 _TINY = {
   'seeds': '(0,)',
@@ -47,10 +48,10 @@ def _blocks(page):
 
 
 def _commands(text):
-  """Those of the main job, each in words, without what the shell reads."""
+  """Those of modules, each in words, without what the shell reads."""
   lines = text.replace('\\\n', ' ').splitlines()
   split = [shlex.split(line, comments=True) for line in lines]
-  return [words for words in split if 'undistillable.main' in words]
+  return [words for words in split if _MODULES & set(words)]
 
 
 RUN = [
@@ -68,10 +69,12 @@ def _run(words, folder):
   tiny = dict(_TINY, data_dir=f'{folder}/data')
   if any(word == '--config=configs/digits.py' for word in words):
     tiny |= _TINY_NETWORKS
+  is_main = 'undistillable.main' in words
   flags = [
     f'--config.{name}={value}'
     for name, value in tiny.items()
-    if not any(word.startswith(f'--config.{name}=') for word in words)
+    if is_main
+    and not any(word.startswith(f'--config.{name}=') for word in words)
   ]
   done = subprocess.run(
     [sys.executable, *words[start + 1 :], *flags],
@@ -82,7 +85,7 @@ def _run(words, folder):
     timeout=600,
   )
   assert done.returncode == 0, done.stderr
-  assert 'Report:' in done.stdout
+  assert not is_main or 'Report:' in done.stdout
   if devices := given.get('JAX_NUM_CPU_DEVICES'):
     (workdir,) = [w[10:] for w in words if w.startswith('--workdir=')]
     results = json.loads(pathlib.Path(workdir, 'results.json').read_text())

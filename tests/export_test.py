@@ -373,3 +373,6 @@ def test_weights_of_a_file_need_not_be_there_any_more(tmp_path):
   _finish(tmp_path, [run.parents['normal'], run])
   weights.unlink()
   assert export.export(tmp_path, tmp_path / 'to').id == run.id
+  card = (tmp_path / 'to' / 'README.md').read_text()
+  assert '| Weights | a file with the sha256:' in card
+  assert 'Held out' not in card

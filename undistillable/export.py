@@ -270,6 +270,7 @@ def _describe(
   source = data.get_source(run.judged_on['name'])
   mean, std = data.NORMALIZATIONS[run.normalization]
   described = environment.describe()
+  trained = run.parents['normal'] if run.only_serves else run
   return {
     'run': run.id,
     'model': run.model,
@@ -285,6 +286,7 @@ def _describe(
     'asks': list(others),
     'dataset': dict(run.judged_on),
     'description': source.description,
+    'init_from': trained.init_from,
     'seed': run.seed,
     'test_accuracy': result['test_accuracy'],
     'test_nll': result['test_nll'],

@@ -74,10 +74,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   facts = [
     ('Network', config['model']),
     ('Data', data),
-    (
-      'Held out of training',
-      f'{dataset["val_fraction"]:.0%} of the training set, and the test set',
-    ),
+    _training(config),
     ('Accuracy, as served', f'{config["test_accuracy"]:.2f} % of {size}'),
     ('Negative log likelihood', f'{config["test_nll"]:.4f} nats, as served'),
     (
@@ -90,6 +87,18 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   if config['class_names']:
     facts.append(('Classes', ', '.join(config['class_names'])))
   return facts
+
+
+def _training(config: Mapping[str, Any]) -> tuple[str, str]:
+  """Of what the network has seen nothing, where that is known."""
+  if config['init_from']:
+    told = f'a file with the {config["init_from"]}, trained elsewhere'
+    return 'Weights', told
+  share = config['dataset']['val_fraction']
+  return (
+    'Held out of training',
+    f'{share:.0%} of the training set, and the test set',
+  )
 
 
 def _audit(run: str, results: Mapping[str, Any] | None) -> str:
