@@ -259,8 +259,7 @@ def own(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   (tmp_path / 'own_export').mkdir()
   (tmp_path / 'own_export' / 'asking.py').write_text(OWN)
-  adversary = {'adversary.model': 'cnn8'}
-  yield lambda: _planned(defenses=('own_export.asking',), **adversary)
+  yield lambda **changes: _planned(defenses=('own_export.asking',), **changes)
   for name in [n for n in sys.modules if n.startswith('own_export')]:
     del sys.modules[name]
 
@@ -268,7 +267,8 @@ def own(tmp_path, monkeypatch):
 def test_a_network_that_answers_depend_on_leaves_in_the_program_alone(
   own, tmp_path
 ):
-  planned = [run for run in own() if run.role == 'teacher']
+  planned = own(**{'adversary.model': 'cnn8'})
+  planned = [run for run in planned if run.role == 'teacher']
   variables = _finish(tmp_path, planned)
   to = tmp_path / 'to'
   run = export.export(tmp_path, to)
@@ -281,10 +281,16 @@ def test_a_network_that_answers_depend_on_leaves_in_the_program_alone(
     assert kernel.T.tobytes() not in (to / 'model.safetensors').read_bytes()
 
 
-def test_an_adversary_that_answers_depend_on_stays(own, tmp_path, monkeypatch):
-  text = OWN.replace("'normal'\n", "'adversary'\n")
-  (tmp_path / 'own_export' / 'asking.py').write_text(text)
-  _finish(tmp_path, [run for run in own() if run.role == 'teacher'])
+@pytest.mark.parametrize('another', [True, False])
+def test_an_adversary_that_answers_depend_on_stays(another, own, tmp_path):
+  # Where it is no other network, the normal teacher is the adversary.
+  changes = {}
+  if another:
+    text = OWN.replace("= 'normal'", "= 'adversary'")
+    (tmp_path / 'own_export' / 'asking.py').write_text(text)
+    changes = {'adversary.model': 'cnn8'}
+  planned = own(**changes)
+  _finish(tmp_path, [run for run in planned if run.role == 'teacher'])
   with pytest.raises(errors.InputError, match='the adversary must not leave'):
     export.export(tmp_path, tmp_path / 'to')
   assert not (tmp_path / 'to').exists()

@@ -81,7 +81,8 @@ def export(
     np.asarray, store_lib.Store(workdir).variables(chosen)
   )
   others = _asked(chosen, variables)
-  if 'adversary' in others:
+  adversary = chosen.parents.get('adversary')
+  if any(chosen.parents[role] == adversary for role in others):
     raise errors.InputError(
       f'{chosen.id}: its defense asks its adversary about every image, and '
       'the adversary must not leave; answer clients from the workdir itself'
@@ -161,11 +162,11 @@ def serialize(predict: PredictFn, image_shape: Sequence[int]) -> bytes:
         images
       ).serialize()
     )
-  # A defense of one's own may need to know how many images there are.
+  # A defense of one's own may do what no file can hold, as call Python.
   except (TypeError, ValueError, NotImplementedError) as error:
     reason = str(error).partition('\n')[0]
     raise errors.InputError(
-      f'the answers cannot be exported for every number of images and for '
+      'the answers cannot be exported for any number of images and for '
       f'{", ".join(PLATFORMS)} ({type(error).__name__}: {reason})'
     ) from error
 
