@@ -24,6 +24,7 @@ from undistillable import (
   method,
   models,
   plan,
+  programs,
   runs as runs_lib,
   writers,
 )
@@ -42,12 +43,21 @@ def _planned(**changes):
 
 
 def _random(run, seed):
-  """Variables of a network, as if it had been trained."""
-  model = models.get_model(run.model, 10)
-  images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+  """Variables of a run, as if it had been trained."""
+  frozen = {role: _random(one, 0) for role, one in run.parents.items()}
+  batch = {
+    'image': jax.ShapeDtypeStruct((64, 8, 8, 1), jnp.float32),
+    'label': jax.ShapeDtypeStruct((64,), jnp.int32),
+  }
+  init = programs.build(run, 64).method.init
+  shapes = jax.eval_shape(init, jax.random.key(0), batch, frozen).variables
   rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: rng.random(x.shape, np.float32) - 0.3, shapes)
+
+  def fill(path, x):
+    low = 0.3 * ('var' not in jax.tree_util.keystr(path))
+    return (rng.random(x.shape, np.float32) - low + 0.1).astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def _finish(workdir, planned):
@@ -74,8 +84,6 @@ def _finish(workdir, planned):
     writers.write_json(folder / 'result.json', result)
     if not run.only_serves and run.role == 'teacher':
       found = _random(run, seed)
-      for one in found['batch_stats'].values():
-        one['var'] = np.abs(one['var']) + 0.5
       checkpoints.save_variables(folder, found)
       variables[run.id] = found
   return variables

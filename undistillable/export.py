@@ -80,16 +80,21 @@ def export(
   variables = jax.tree.map(
     np.asarray, store_lib.Store(workdir).variables(chosen)
   )
-  others = _asked(chosen, variables)
+  roles, beside = _asked(chosen, variables)
   adversary = chosen.parents.get('adversary')
-  if any(chosen.parents[role] == adversary for role in others):
+  if any(chosen.parents[role] == adversary for role in roles):
     raise errors.InputError(
       f'{chosen.id}: its defense asks its adversary about every image, and '
       'the adversary must not leave; answer clients from the workdir itself'
     )
   own, kept = _own(variables), variables.get(serving.PARENTS, {})
-  served = {**own, serving.PARENTS: {one: _own(kept[one]) for one in others}}
-  told = _describe(chosen, result, others, _class_names(workdir, chosen))
+  served = {
+    **own,
+    **{name: variables[name] for name in beside},
+    serving.PARENTS: {role: _own(kept[role]) for role in roles},
+  }
+  names = _class_names(workdir, chosen)
+  told = _describe(chosen, result, [*roles, *beside], names)
   study = workdir / 'results.json'
   results = writers.read_json(study) if study.exists() else None
 
@@ -130,7 +135,8 @@ def answer_fn(run: runs_lib.Run, variables: Mapping[str, Any]) -> PredictFn:
 
   def predict(images: jax.Array) -> dict[str, jax.Array]:
     prepared = augment.normalize(images, mean, std, jnp.dtype(run.dtype))
-    scores = answer(variables, prepared)
+    # As arrays of JAX, which can be indexed by what is computed.
+    scores = answer(jax.tree.map(jnp.asarray, variables), prepared)
     log_scores = losses.log_scores(scores)
     return {
       'labels': scores.argmax(-1).astype(jnp.int32),
@@ -230,27 +236,37 @@ def _protected(
   }
 
 
-def _asked(run: runs_lib.Run, variables: Mapping[str, Any]) -> list[str]:
-  """The roles of the other networks whose weights its answers depend on."""
+def _asked(
+  run: runs_lib.Run, variables: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+  """What its answers depend on beside the weights of the network itself.
+
+  Returns:
+    The roles of other networks, and the names of what was trained beside it.
+  """
   shape = data.get_source(run.judged_on['name']).image_shape
   images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(run.dtype))
   traced = jax.make_jaxpr(programs.answer_fn(run))(variables, images).jaxpr
   used = {id(one) for step in traced.eqns for one in step.invars}
-  roles = {
-    path[1].key
+  found = [
+    path
     for (path, _), one in zip(
       jax.tree_util.tree_leaves_with_path(variables),
       traced.invars,
       strict=False,  # The images come last.
     )
-    if path[0].key == serving.PARENTS and id(one) in used
-  }
-  return sorted(roles)
+    if id(one) in used
+  ]
+  roles = {path[1].key for path in found if path[0].key == serving.PARENTS}
+  names = {path[0].key for path in found}
+  beside = names - {serving.PARENTS, *serving.COLLECTIONS}
+  return sorted(roles), sorted(beside)
 
 
 def _own(variables: Mapping[str, Any]) -> dict[str, Any]:
-  """Those of a network, without those of others."""
-  return {k: v for k, v in variables.items() if k != serving.PARENTS and v}
+  """Those of a network itself."""
+  found = {k: variables.get(k) for k in serving.COLLECTIONS}
+  return {k: v for k, v in found.items() if v}
 
 
 def _class_names(workdir: pathlib.Path, run: runs_lib.Run) -> list[str] | None:

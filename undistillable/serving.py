@@ -136,13 +136,14 @@ def answer_fn(
         )
       return served
 
-    def ask_about_one(image: jax.Array, logits: jax.Array) -> jax.Array:
-      return ask(image[None], logits[None])[0]
-
+    if not export.is_symbolic_dim(images.shape[0]):
+      return jax.lax.stop_gradient(ask(images, logits))
     # A function that is exported has any number of images, and a defense may
-    # want to count them. What it answers depends on no other image.
-    countless = export.is_symbolic_dim(images.shape[0])
-    asked = jax.vmap(ask_about_one) if countless else ask
-    return jax.lax.stop_gradient(asked(images, logits))
+    # count them, or ask for gradients, of which none are of any number. What
+    # it answers depends on no other image.
+    served = jax.lax.map(
+      lambda one: ask(one[0][None], one[1][None])[0], (images, logits)
+    )
+    return jax.lax.stop_gradient(served)
 
   return answer

@@ -156,8 +156,8 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     )
   if config['asks']:
     limits.append(
-      f'The answers of `predict.jaxexport` are made of other networks, too '
-      f'({", ".join(config["asks"])}), whose weights are in that file alone.'
+      'The answers of `predict.jaxexport` are made of more than this network '
+      f'({", ".join(config["asks"])}), which is in that file alone.'
     )
   limits += [
     'Images are taken as they are: whoever sends others than those of the data '
