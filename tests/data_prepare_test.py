@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tarfile
 import time
-import zipfile
 
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_archive
 
 from undistillable import data
 from undistillable.data import __main__ as cli, archives, cifar, dataset
@@ -318,45 +318,9 @@ def test_pickled_arrays_are_read_in_every_protocol(protocol):
 # Tiny-ImageNet
 
 
-_WNIDS = [f'n{10_000_000 + 7 * i}' for i in range(200)]
-
-
-@functools.cache
-def _jpeg(mode='RGB', size=(64, 64)):
-  """A small JPEG."""
-  content = io.BytesIO()
-  noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-  image = PIL.Image.fromarray(noise).resize(size).convert(mode)
-  image.save(content, format='JPEG', quality=50)
-  return content.getvalue()
-
-
-def _tiny():
-  """{name: content} of an archive in the official layout, one image a class."""
-  files = {
-    # Not sorted, as in the official archive.
-    'wnids.txt': '\n'.join(_WNIDS[::-1]).encode(),
-    'words.txt': b'n00001740\tentity\n'
-    + b''.join(f'{w}\tthing {w[-4:]}, stuff\n'.encode() for w in _WNIDS),
-    'val/val_annotations.txt': b''.join(
-      f'val_{i}.JPEG\t{w}\t0\t0\t63\t63\n'.encode()
-      for i, w in enumerate(_WNIDS[::-1])
-    ),
-    'test/images/test_0.JPEG': b'never read',
-  }
-  for index, wnid in enumerate(_WNIDS):
-    files[f'train/{wnid}/{wnid}_boxes.txt'] = b'boxes'
-    files[f'train/{wnid}/images/{wnid}_0.JPEG'] = _jpeg()
-    files[f'val/images/val_{index}.JPEG'] = _jpeg()
-  files[f'train/{_WNIDS[3]}/images/{_WNIDS[3]}_0.JPEG'] = _jpeg('L')
-  return {_ROOT + name: content for name, content in files.items()}
-
-
-def _write_zip(path, files):
-  with zipfile.ZipFile(path, 'w') as file:
-    for name, content in files.items():
-      file.writestr(name, content)
-  return path
+_ROOT, _WNIDS = tiny_archive.ROOT, tiny_archive.WNIDS
+_jpeg, _tiny = tiny_archive.jpeg, tiny_archive.files
+_write_zip = tiny_archive.write
 
 
 @pytest.fixture(scope='module')
@@ -420,7 +384,6 @@ def test_grayscale_images_become_rgb(tiny_dir):
   np.testing.assert_array_equal(other, expected)
 
 
-_ROOT = 'tiny-imagenet-200/'
 _IMAGE = f'train/{_WNIDS[7]}/images/{_WNIDS[7]}_0.JPEG'
 
 
