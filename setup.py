@@ -86,6 +86,13 @@ setuptools.setup(
       'sphinx-copybutton',
       'sphinx-design',
     ],
+    'notebooks': [
+      'ipykernel',
+      'ipywidgets',
+      'jupytext',
+      'nbclient',
+      'nbformat',
+    ],
     'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )
