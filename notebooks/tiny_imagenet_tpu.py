@@ -104,6 +104,13 @@ if on_drive:
 #   --workdir={workdir} {flags}
 
 # %% [markdown]
+# How far it has got, and what is left; also from another session that has the
+# same Drive:
+
+# %%
+# !python -m undistillable.status --workdir={workdir}
+
+# %% [markdown]
 # ## Figures
 #
 # Test accuracy of every network; what both teachers answer to the same images;

@@ -202,9 +202,9 @@ print(f'nasty teacher: {accuracy(model, nasty):.1f} %')
 # %% [markdown]
 # What both answer to four test images, softened by the temperature as the thief
 # reads them. The normal teacher's bars have one peak, and are low and even
-# elsewhere. Those of the nasty one are highest at the same class, but some of
-# its answers are as high at classes that have nothing to do with the image, and
-# others are far too sure.
+# elsewhere. Those of the nasty one are highest at the same class; but in some
+# answers others that have nothing to do with the image are nearly as high, and
+# some answers are far too sure.
 
 # %%
 from matplotlib import pyplot as plt

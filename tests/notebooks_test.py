@@ -141,6 +141,7 @@ def test_tiny_imagenet_runs_and_leaves_the_device_to_its_commands(
   assert re.search(r'^jax [\d.]+ \[\w+Device', printed, re.MULTILINE)
   assert '200 train and 200 test images' in printed
   assert 'kd from nasty cnn4' in printed
+  assert '5 runs: 5 finished' in printed
   assert re.search(r'^main_table +33 ', printed, re.MULTILINE)
 
 
