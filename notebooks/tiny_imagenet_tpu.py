@@ -64,10 +64,10 @@ assert importlib.metadata.version('jax') == jax_before, 'jax was replaced'
 # archive, or `--config.seeds='(0,)'`.
 
 # %% tags=["parameters"]
-on_drive = False  # @param {type: "boolean"}
+on_drive = False  # @param {"type":"boolean"}
 workdir = 'workdirs/tiny_imagenet'
-prepare_flags = ''  # @param {type: "string"}
-flags = ''  # @param {type: "string"}
+prepare_flags = ''  # @param {"type":"string"}
+flags = ''  # @param {"type":"string"}
 
 # %%
 if on_drive:
