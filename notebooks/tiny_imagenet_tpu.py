@@ -152,6 +152,6 @@ for name in ('accuracy', 'logits', 'curves'):
 #
 # What was written to Drive is on its way there until this cell is done.
 
-# %% tags=["colab"]
+# %%
 if on_drive:
   drive.flush_and_unmount()
