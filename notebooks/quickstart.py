@@ -126,8 +126,8 @@ display.Image(filename=figures / 'accuracy.png', width=800)
 # %% [markdown]
 # Why it works: what both teachers answer to the same test images. The normal
 # one has one high logit an image. The nasty one has its highest at the same
-# class, and often another one beside it, at a class that has nothing to do with
-# the image. A student learns both.
+# class; but for some images another is nearly as high, at a class that has
+# nothing to do with what is seen. A student learns both.
 
 # %%
 display.Image(filename=figures / 'logits.png', width=800)
