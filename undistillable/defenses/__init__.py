@@ -12,7 +12,8 @@ A defense is one file and one line in `DEFENSES`. The file declares
 and, where it needs them,
 
   serve      `(serving.Query, settings) -> log-scores float[B, K]`: what a
-             client is answered; without it the logits;
+             client is answered; without it the logits. It may read what
+             `make` trains beside the network, see `method.beside`;
   plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
   remedy     `settings -> str`: what to change where it destroys the teacher;
   warning    `(metrics, settings) -> str | None`: what its last epoch says.
