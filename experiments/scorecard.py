@@ -14,7 +14,7 @@ from absl import flags
 
 import experiments
 from experiments import claims
-from undistillable import command, errors, paths, writers
+from undistillable import command, errors, paths, sums, writers
 from undistillable.report import document
 
 _WORKDIRS = flags.DEFINE_multi_string(
@@ -33,11 +33,13 @@ def scorecard(workdirs: Sequence[pathlib.Path]) -> str:
 
 def read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
   """{name of an experiment: the content of its results.json}."""
-  found = {
-    name: writers.read_json(workdir / name / 'results.json')
-    for name in experiments.NAMES
-    if (workdir / name / 'results.json').is_file()
-  }
+  found = {}
+  for name in experiments.NAMES:
+    path = workdir / name / 'results.json'
+    if sums.damaged(path.parent, [path.name]):
+      raise errors.InputError(f'{path} is damaged; run that experiment again')
+    if path.is_file():
+      found[name] = writers.read_json(path)
   if not found:
     raise errors.InputError(
       f'{workdir} has no results of an experiment; run one with python -m '

@@ -2,15 +2,18 @@
 
 import functools
 import logging
+import random
+import shutil
 
 import chex
+import damage
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from undistillable import checkpoints, errors, models
+from undistillable import checkpoints, errors, models, sums
 
 STATE = {'a': np.ones((2, 3), np.float32), 'b': np.zeros(4, np.float32)}
 
@@ -53,13 +56,21 @@ def test_every_dtype_comes_back(tmp_path):
   chex.assert_trees_all_equal_shapes_and_dtypes(again, state)
 
 
-def test_the_latest_state_is_kept_and_no_other(tmp_path):
-  for epoch in (1, 2):
+def test_the_latest_state_is_kept_and_the_one_before(tmp_path):
+  for epoch in (8, 9, 10):
     _save(tmp_path, {'a': np.full(3, epoch)}, epoch)
   epoch, state = _restore(tmp_path, {'a': np.zeros(3, int)})
-  assert epoch == 2
-  np.testing.assert_array_equal(state['a'], 2)
-  assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['2']
+  assert epoch == 10
+  np.testing.assert_array_equal(state['a'], 10)
+  assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {'9', '10'}
+
+
+def test_metrics_are_kept_with_the_state(tmp_path):
+  lines = [{'epoch': 1, 'loss': 0.1 + 0.2, 'val_accuracy': None}]
+  with checkpoints.Checkpoints(tmp_path) as written:
+    assert written.metrics() is None
+    written.save(1, STATE, lines)
+    assert written.metrics() == lines
 
 
 def test_where_nothing_was_written_there_is_no_state(tmp_path):
@@ -82,9 +93,53 @@ def test_as_many_numbers_elsewhere_are_refused(tmp_path, other):
     _restore(tmp_path, STATE)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+@pytest.fixture(scope='module')
+def two_states(tmp_path_factory):
+  """Checkpoints after two epochs."""
+  folder = tmp_path_factory.mktemp('two')
+  for epoch in (1, 2):
+    _save(folder, {**STATE, 'epoch': np.full(1, epoch)}, epoch)
+  return folder
+
+
+@pytest.mark.parametrize('change', list(damage.CHANGES))
+def test_instead_of_a_damaged_state_the_one_before_is_used(
+  two_states, tmp_path, change, caplog
+):
+  names = [
+    path.relative_to(two_states)
+    for path in sorted((two_states / '2').rglob('*'))
+    if path.is_file()
+  ]
+  assert len(names) > 5
+  template = {**STATE, 'epoch': np.zeros(1, int)}
+  for index, name in enumerate(names):
+    folder = tmp_path / str(index)
+    shutil.copytree(two_states, folder)
+    damage.CHANGES[change](folder / name, random.Random(index))
+    caplog.clear()
+    epoch, state = _restore(folder, template)
+    assert (epoch, int(state['epoch'][0])) == (1, 1), name
+    (said,) = caplog.messages
+    assert 'damaged: the state before it is used' in said
+    assert not (folder / '2').exists()
+
+
+def test_where_all_states_are_damaged_there_is_none(
+  two_states, tmp_path, caplog
+):
+  shutil.copytree(two_states, tmp_path, dirs_exist_ok=True)
+  for epoch in ('1', '2'):
+    damage.cut(tmp_path / epoch / '_CHECKPOINT_METADATA')
+  assert _restore(tmp_path, STATE) == (0, None)
+  assert len(caplog.messages) == 2
+
+
+def test_a_damaged_checkpoint_without_checksums_is_named(tmp_path):
+  """As earlier versions wrote them."""
   folder = tmp_path / 'checkpoints'
   _save(folder, STATE)
+  (folder / '1' / sums.NAME).unlink()
   # Not the arrays: Orbax's threads then complain after the test has ended.
   (metadata,) = folder.rglob('_METADATA')
   metadata.write_bytes(metadata.read_bytes()[:100])

@@ -23,6 +23,7 @@ from undistillable import (
   plan,
   store as store_lib,
   study,
+  sums,
   writers,
 )
 from undistillable.report import draw
@@ -129,6 +130,15 @@ def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
   )
   with pytest.raises(errors.InputError, match='has no results of an exper'):
     scorecard.scorecard([tmp_path])
+
+
+def test_a_scorecard_of_damaged_results_is_refused(tmp_path):
+  folder = tmp_path / 'omega'
+  folder.mkdir()
+  sums.write(folder, [], {'results.json': b'{"runs": [5]}'})
+  (folder / 'results.json').write_bytes(b'{"runs": [4]}')
+  with pytest.raises(errors.InputError, match='omega/results.json is damaged;'):
+    scorecard.read(tmp_path)
 
 
 def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):

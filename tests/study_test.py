@@ -8,6 +8,7 @@ import itertools
 import json
 import linecache
 import pathlib
+import random
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ import threading
 import types
 
 import config_files
+import damage
 import jax
 import ml_collections
 import numpy as np
@@ -40,6 +42,8 @@ from undistillable import (
   status,
   store as store_lib,
   study,
+  sums,
+  train,
   writers,
 )
 from undistillable.report import draw
@@ -565,14 +569,113 @@ def test_the_workdir_of_another_config_is_refused(done):
 
 def test_a_run_folder_of_another_config_is_refused(done, tmp_path):
   results, workdir, config = done
-  path = workdir / 'runs' / results['runs'][0]['id'] / 'config.json'
-  text = path.read_text()
-  path.write_text(text.replace('"seed": 0', '"seed": 5'))
-  try:
-    with pytest.raises(errors.InputError, match='delete the folder'):
-      study.run(config, workdir)
-  finally:
-    path.write_text(text)
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  folder = tmp_path / 'runs' / results['runs'][0]['id']
+  path = folder / 'config.json'
+  path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
+  sums.write(folder, [path.name])
+  with pytest.raises(errors.InputError, match='delete the folder'):
+    study.run(config, tmp_path)
+
+
+def _equal_but_for_time(results, others):
+  for one, other in zip(results['runs'], others['runs'], strict=True):
+    for key in one.keys() | other.keys():
+      assert key == 'seconds' or one[key] == other[key], key
+
+
+@pytest.mark.parametrize('change', list(damage.CHANGES))
+def test_no_damaged_file_of_a_run_passes_for_whole(
+  done, tmp_path, change, caplog
+):
+  results, workdir, config = done
+  run = plan_lib.make(config)[1]
+  folder = tmp_path / 'runs' / run.id
+  shutil.copytree(workdir / 'runs' / run.id, folder)
+  before = store_lib.Store(tmp_path).result(run)
+  for path in [path for path in folder.rglob('*') if path.is_file()]:
+    good, name = path.read_bytes(), path.relative_to(folder).as_posix()
+    caplog.clear()
+    damage.CHANGES[change](path, random.Random(0))
+    store = store_lib.Store(tmp_path)
+    found = [store.result(run) for _ in range(2)]
+    if name.startswith(('owner', 'tensorboard')):  # Nothing is read from them.
+      assert found == [before] * 2
+      continue
+    (said,) = caplog.messages
+    assert name == sums.NAME or f'{name} is damaged' in said
+    if name == 'config.json':
+      assert found == [before] * 2
+      assert path.read_bytes() == good
+    else:
+      assert found == [None, None]
+    path.write_bytes(good)
+
+
+@pytest.mark.usefixtures('no_figures')
+@pytest.mark.parametrize('change', list(damage.CHANGES))
+def test_what_can_be_had_from_the_network_is_not_trained_again(
+  done, tmp_path, monkeypatch, change
+):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  names = ['config.json', 'model.safetensors', 'result.json']
+  chosen = [workdir / 'runs' / run['id'] for run in results['runs'][1:4]]
+  for folder, name in zip(chosen, names, strict=True):
+    path = tmp_path / folder.relative_to(workdir) / name
+    damage.CHANGES[change](path, random.Random(1))
+  monkeypatch.setattr(train, 'fit_together', None)
+  _equal_but_for_time(study.run(config, tmp_path), results)
+  for folder in chosen:
+    again = tmp_path / folder.relative_to(workdir)
+    assert sums.are_whole(again, [*names, 'metrics.jsonl', 'variables'])
+    for name in ('config.json', 'model.safetensors'):
+      assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures('no_figures')
+@pytest.mark.parametrize('index', [0, 4])  # A parent of others, and a child.
+def test_a_damaged_network_is_trained_again(done, tmp_path, index):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  name = results['runs'][index]['id']
+  folder = tmp_path / 'runs' / name
+  files = [path for path in folder.glob('variables/**/*') if path.is_file()]
+  damage.flip(max(files, key=lambda p: p.stat().st_size), random.Random(0))
+  if index:
+    damage.cut(folder / 'metrics.jsonl')
+  _equal_but_for_time(study.run(config, tmp_path), results)
+  assert (folder / 'model.safetensors').read_bytes() == (
+    workdir / 'runs' / name / 'model.safetensors'
+  ).read_bytes()
+  assert store_lib.Store(tmp_path).is_trained(plan_lib.make(config)[index])
+
+
+@pytest.mark.usefixtures('no_figures')
+@pytest.mark.parametrize('change', list(damage.CHANGES))
+@pytest.mark.parametrize(
+  'name', ['config.json', 'responses.npz', 'results.json', sums.NAME]
+)
+def test_damaged_files_of_a_report_are_written_again(
+  done, tmp_path, change, name, caplog
+):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  good = (tmp_path / name).read_bytes()
+  damage.CHANGES[change](tmp_path / name, random.Random(0))
+  assert study.run(config, tmp_path) == results
+  assert 'damaged' in caplog.text
+  assert (tmp_path / name).read_bytes() == good
+  assert sums.damaged(tmp_path, ['config.json', 'results.json']) == []
+
+
+def test_damaged_weights_of_a_run_are_refused(done, tmp_path):
+  results, workdir, config = done
+  shutil.copytree(workdir / 'runs' / results['runs'][0]['id'], tmp_path / 'a')
+  weights = tmp_path / 'a' / 'model.safetensors'
+  damage.flip(weights, random.Random(0))
+  with pytest.raises(errors.InputError, match='safetensors is damaged: .*SUMS'):
+    plan_lib.make(_config(**{'teacher.init_from': str(weights)}))
 
 
 def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):

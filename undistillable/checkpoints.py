@@ -7,28 +7,32 @@ checkpoints than on its epochs. What is where stands in their metadata.
 
 import math
 import pathlib
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from undistillable import errors, parallel
+from undistillable import errors, parallel, sums
 
 
 class Checkpoints:
-  """The latest state of one run; close it, or use it as a context manager.
+  """The latest states of one run; close it, or use it as a context manager.
 
   A process that is killed while it saves leaves the state before to be found.
+  That is also used, and it is said, where the latest one is damaged.
   """
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder.absolute()
+    self._drop_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
       item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.LatestN(1),
+        preservation_policy=ocp.checkpoint_managers.LatestN(2),
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
       ),
@@ -44,13 +48,44 @@ class Checkpoints:
     """Lets go of the folder."""
     self._manager.close()
 
-  def save(self, epoch: int, state: Any) -> None:
-    """Writes the state after `epoch` epochs; it is safe when this returns."""
+  def _drop_damaged(self) -> None:
+    """Removes what Orbax would take for a state, and read other numbers."""
+    # A temporary folder of Orbax has another name.
+    steps = [p for p in self._folder.glob('*') if p.name.isdecimal()]
+    good = False
+    for place in sorted(steps, key=lambda p: int(p.name), reverse=True):
+      broken = sums.damaged(place)
+      # One before a good one was being removed when the process was killed.
+      if broken and not good:
+        follows = 'the state before it is used, or training begins anew'
+        sums.say(place, broken, follows)
+      if broken:
+        shutil.rmtree(place)
+      good = good or not broken
+
+  def save(
+    self, epoch: int, state: Any, metrics: Sequence[Any] | None = None
+  ) -> None:
+    """Writes the state after `epoch` epochs; it is safe when this returns.
+
+    Args:
+      epoch: how many are done.
+      state: arrays.
+      metrics: of these epochs, as JSON has them.
+    """
     self._manager.save(
       epoch,
       args=ocp.args.StandardSave(_pack(state)),
-      custom_metadata={'layout': _layout(state)},
+      custom_metadata={'layout': _layout(state), 'metrics': metrics},
     )
+    sums.write(self._folder / str(epoch))
+
+  def metrics(self) -> Any:
+    """What was saved with the latest state; None if nothing was."""
+    epoch = self._manager.latest_step()
+    if epoch is None:
+      return None
+    return self._manager.metadata(epoch).custom_metadata.get('metrics')
 
   def restore(self, template: Any) -> tuple[int, Any]:
     """The latest state.

@@ -65,35 +65,49 @@ def run_group(
     are not finite, that it diverged.
   """
   materials = store.open(group)
-  first, run = materials[0], group[0]
-  outcomes: list[Any]
-  if run.init_from:
-    outcomes = [_weights_of_file(first, run.init_from)]
-  elif run.only_serves:
-    outcomes = [store.variables(store.source(run))]
-  else:
-    states = train.fit_together(
-      [_trainee(material) for material in materials],
-      first.examples,
-      first.program.prepare,
-      epochs=run.recipe['epochs'],
-      batch_size=run.recipe['batch_size'],
-      frozen=first.frozen,
-      seed=run.seed,
-      stream=run.method,
-      ask_with=first.program.prepare_test if run.asks_once else None,
-      evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
-      checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
-      on_step=on_step,
+  # The others were trained, and have no result: they were killed before they
+  # had one, or it is damaged.
+  missing = [one for one in materials if not store.is_trained(one.run)]
+  outcomes = dict(
+    zip(
+      [one.run.id for one in missing],
+      _train(missing, store, on_step),
+      strict=True,
     )
-    outcomes = [
-      state if isinstance(state, Exception) else state.variables
-      for state in states
-    ]
-  told = _picked(run, store) if run.candidates else {}
+  )
+  return [_conclude(one, store, outcomes.get(one.run.id)) for one in materials]
+
+
+def _train(
+  materials: Sequence[store_lib.Material],
+  store: store_lib.Store,
+  on_step: train.OnStepFn | None,
+) -> list[Any]:
+  """The variables of each network, or the DivergedError that stopped it."""
+  if not materials:
+    return []
+  first, run = materials[0], materials[0].run
+  if run.init_from:
+    return [_weights_of_file(first, run.init_from)]
+  if run.only_serves:
+    return [store.variables(store.source(run))]
+  states = train.fit_together(
+    [_trainee(material) for material in materials],
+    first.examples,
+    first.program.prepare,
+    epochs=run.recipe['epochs'],
+    batch_size=run.recipe['batch_size'],
+    frozen=first.frozen,
+    seed=run.seed,
+    stream=run.method,
+    ask_with=first.program.prepare_test if run.asks_once else None,
+    evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
+    checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
+    on_step=on_step,
+  )
   return [
-    _conclude(material, outcome, told)
-    for material, outcome in zip(materials, outcomes, strict=True)
+    state if isinstance(state, Exception) else state.variables
+    for state in states
   ]
 
 
@@ -165,15 +179,28 @@ def _picked(run: Run, store: store_lib.Store) -> dict[str, Any]:
 
 
 def _conclude(
-  material: store_lib.Material, outcome: Any, told: Mapping[str, Any]
+  material: store_lib.Material, store: store_lib.Store, outcome: Any
 ) -> dict[str, Any]:
-  """Judges what a training came to, and writes it and what else is told."""
+  """Judges what a training came to, and writes it.
+
+  Args:
+    material: of the run.
+    store: of its workdir.
+    outcome: variables; or the error that ended the training; or None, for the
+      variables that are in the folder.
+  """
   run, folder = material.run, material.folder
   try:
     if isinstance(outcome, errors.DivergedError):
       raise outcome
+    if outcome is None:
+      outcome = checkpoints.load_variables(folder)
+    elif not run.only_serves:
+      checkpoints.save_variables(
+        folder, {k: v for k, v in outcome.items() if v}
+      )
     if not run.only_serves:
-      _publish(run, folder, outcome)
+      _export(run, folder, outcome)
     numbers = getattr(run.module, 'judge', _judge)(material, outcome)
   except errors.DivergedError as error:
     content = _describe(run, 'diverged') | {'reason': str(error)}
@@ -196,9 +223,9 @@ def _conclude(
       'epochs': epochs[-1]['epoch'] if epochs else 0,
       'seconds': round(sum(epoch['secs'] for epoch in epochs), 3),
       'environment': environment.describe(),
-      **told,
+      **(_picked(run, store) if run.candidates else {}),
     }
-  writers.write_json(folder / 'result.json', content)
+  store.finish(run, content)
   # What it takes to go on is of no use any more.
   shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
   return content
@@ -259,9 +286,8 @@ def num_queries(material: store_lib.Material) -> int | None:
   return num_steps * asked
 
 
-def _publish(run: Run, folder: pathlib.Path, variables: Any) -> None:
-  """Leaves a trained network as others expect it."""
-  checkpoints.save_variables(folder, {k: v for k, v in variables.items() if v})
+def _export(run: Run, folder: pathlib.Path, variables: Any) -> None:
+  """Leaves a trained network as PyTorch's users expect it."""
   if 'params' in variables and run.model in models.MODELS:
     interop.save(
       folder / 'model.safetensors', interop.to_torch(run.model, variables)

@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from undistillable import attacks, defenses, errors, registry, writers
+from undistillable import attacks, defenses, errors, registry, sums, writers
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
@@ -87,7 +87,12 @@ class Run:
     }
     content['parents'] = {k: run.id for k, run in self.parents.items()}
     if self.init_from is not None and not _HASH.fullmatch(self.init_from):
-      weights = pathlib.Path(self.init_from).read_bytes()
+      path = pathlib.Path(self.init_from)
+      weights = path.read_bytes()
+      if sums.contradict(path.parent, path.name, weights):
+        raise errors.InputError(
+          f'init_from={path} is damaged: {path.parent / sums.NAME} says so'
+        )
       content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
     if '.' in self.method:  # One's own, of which VERSION says nothing.
       try:

@@ -20,9 +20,14 @@ from undistillable import (
   programs,
   runs,
   serving,
+  sums,
   writers,
 )
 from undistillable.attacks import synthesis
+
+# Of a finished run; the others are for people.
+_TRAINED = ('metrics.jsonl', 'variables')
+_WRITTEN = ('config.json', 'model.safetensors', *_TRAINED)
 
 Arrays = Mapping[str, np.ndarray]  # image uint8[N, H, W, C], label int32[N]
 
@@ -147,6 +152,8 @@ class Store:
     """
     self.workdir = workdir
     self.eval_batch_size = eval_batch_size
+    self._results: dict[str, dict[str, Any]] = {}  # That have been checked.
+    self._damaged: set[str] = set()  # Runs of which that has been said.
     # The last few: the teachers of all seeds serve students in turn.
     self.variables = functools.lru_cache(maxsize=8)(self._variables)
     self._load_task = functools.lru_cache(maxsize=2)(
@@ -229,9 +236,14 @@ class Store:
     """The folder of a run, made where it is missing."""
     folder = self.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / 'config.json'
+    path, data = folder / 'config.json', writers.json_bytes(run.config)
     if not path.exists():
-      writers.write_json(path, run.config)
+      writers.replace(path, data)
+    elif path.read_bytes() == data:
+      pass
+    elif sums.held(folder, path.name, data):
+      sums.say(folder, [path.name], 'written again')
+      writers.replace(path, data)
     elif writers.read_json(path) != run.config:
       raise errors.InputError(
         f'{path} is not the config that its folder is named after; delete the '
@@ -240,12 +252,31 @@ class Store:
     return folder
 
   def result(self, run: runs.Run) -> dict[str, Any] | None:
-    """What a finished run wrote; None for any other."""
+    """What a finished run wrote; None for any other, and for a damaged one."""
+    if run.id in self._results:
+      return self._results[run.id]
     path = self.folder(run) / 'result.json'
     if not path.exists():
       return None
     self._own_folder(run)
-    return writers.read_json(path)
+    broken = sums.damaged(path.parent, (*_WRITTEN, path.name))
+    if broken:
+      if run.id not in self._damaged:
+        again = 'judged' if self.is_trained(run) else 'trained'
+        sums.say(path.parent, broken, f'that network is {again} again')
+      self._damaged.add(run.id)
+      return None
+    return self._results.setdefault(run.id, writers.read_json(path))
+
+  def is_trained(self, run: runs.Run) -> bool:
+    """Whether its network is there, and only has to be judged."""
+    return sums.are_whole(self.folder(run), _TRAINED)
+
+  def finish(self, run: runs.Run, content: Mapping[str, Any]) -> None:
+    """Writes what a run came to; all else of it is written."""
+    path, data = self.folder(run) / 'result.json', writers.json_bytes(content)
+    sums.write(path.parent, _WRITTEN, {path.name: data})
+    writers.replace(path, data)
 
   def images(self, run: runs.Run) -> Arrays:
     """What finished runs have made up, the last of them `run`."""

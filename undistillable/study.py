@@ -20,6 +20,7 @@ from undistillable import (
   runs as runs_lib,
   status,
   store as store_lib,
+  sums,
   writers,
 )
 from undistillable.report import responses, summary, write
@@ -126,7 +127,9 @@ def run(
     'environment': results[finished[-1].id]['environment'],
   }
   content['summary'] = summary.summarize(content['runs'])
-  writers.write_json(folder / 'results.json', content)
+  written = writers.json_bytes(content)
+  sums.write(folder, ['config.json'], {'results.json': written})
+  writers.replace(folder / 'results.json', written)
   study.report_fn(content, workdir, folder=folder, command=command)
   return content
 
@@ -148,7 +151,10 @@ def _own_config(
   path = folder / 'config.json'
   content = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
   content = writers.as_json(content)
-  if path.exists() and not reuse:
+  if sums.held(folder, path.name, writers.json_bytes(content)):
+    if sums.damaged(folder, [path.name]):
+      sums.say(folder, [path.name], 'written again')
+  elif path.exists() and not reuse:
     found = writers.read_json(path)
     if found != content:
       raise errors.InputError(
@@ -226,7 +232,9 @@ def _train(
 
   check()
   missing = [run for run in planned if run.id not in results]
-  steps = sum(store.num_steps(run) for run in missing)
+  steps = sum(
+    store.num_steps(run) for run in missing if not store.is_trained(run)
+  )
   progress = writers.Progress(
     steps, len(planned), show=bool(missing) and config.progress
   )
@@ -291,6 +299,10 @@ def _of_other_seeds(
   """
   path = folder / 'results.json'
   if not path.exists():
+    return {}
+  broken = sums.damaged(folder, [path.name])
+  if broken:
+    sums.say(folder, broken, 'the report has the seeds of this command alone')
     return {}
   seeds = {run['seed'] for run in writers.read_json(path)['runs']}
   others = tuple(sorted(seeds - set(config.seeds)))

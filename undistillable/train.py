@@ -364,7 +364,7 @@ class _Record:
     if not self._metrics or not self._checkpoints:
       return 0, state
     epoch, restored = self._checkpoints.restore(state)
-    self._metrics.resume(epoch)
+    self._metrics.resume(epoch, self._checkpoints.metrics())
     return epoch, state if restored is None else restored
 
   def write(self, scalars: dict[str, float]) -> None:
@@ -372,8 +372,8 @@ class _Record:
       self._metrics.write(scalars)
 
   def save(self, epoch: int, state: Any) -> None:
-    if self._checkpoints:
-      self._checkpoints.save(epoch, state)
+    if self._metrics and self._checkpoints:
+      self._checkpoints.save(epoch, state, self._metrics.lines)
 
 
 def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:

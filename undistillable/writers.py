@@ -21,13 +21,26 @@ _SECS_BETWEEN_LINES = 60.0  # Of a progress bar that goes to a file.
 _UNSEEN = contextlib.suppress(OSError, ValueError)
 
 
-def write_json(path: pathlib.Path, content: object) -> None:
+def replace(path: pathlib.Path, data: bytes) -> None:
   """Writes a file that is there whole or not at all."""
   # Another machine may have a process of the same number.
   temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
+  try:
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: object) -> None:
+  """Writes a file that is there whole or not at all."""
+  replace(path, json_bytes(content))
+
+
+def json_bytes(content: object) -> bytes:
+  """What `write_json` writes."""
   text = json.dumps(content, indent=2, sort_keys=False, allow_nan=False)
-  temporary.write_text(text + '\n', encoding='utf-8')
-  os.replace(temporary, path)
+  return f'{text}\n'.encode()
 
 
 def as_json(content: object) -> Any:
@@ -60,15 +73,24 @@ class Metrics:
     self._folder = folder
     self._path = folder / 'metrics.jsonl'
     self._events: Any = None
+    self.lines: list[dict[str, Any]] = []  # What is written by now.
 
-  def resume(self, epoch: int) -> None:
-    """Keeps what was written up to and including `epoch`."""
-    lines = [x for x in read_metrics(self._folder) if x['epoch'] <= epoch]
-    with self._path.open('w', encoding='utf-8') as file:
-      file.writelines(json.dumps(line) + '\n' for line in lines)
+  def resume(
+    self, epoch: int, saved: list[dict[str, Any]] | None = None
+  ) -> None:
+    """Keeps what was written up to and including `epoch`.
+
+    Args:
+      epoch: the last one that is not repeated.
+      saved: these lines, where they were saved with the state after it.
+    """
+    known = read_metrics(self._folder) if saved is None else saved
+    self.lines = [line for line in known if line['epoch'] <= epoch]
+    text = ''.join(json.dumps(line) + '\n' for line in self.lines)
+    replace(self._path, text.encode())
     self.close()
     shutil.rmtree(self._folder / 'tensorboard', ignore_errors=True)
-    for line in lines:
+    for line in self.lines:
       self._write_events(line)
 
   def write(self, scalars: Mapping[str, float]) -> None:
@@ -80,6 +102,7 @@ class Metrics:
     }
     with self._path.open('a', encoding='utf-8') as file:
       file.write(json.dumps(finite) + '\n')
+    self.lines.append(finite)
     self._write_events(finite)
 
   def close(self) -> None:

@@ -7,10 +7,8 @@ drawn in the light theme follows the page into the dark and on to paper.
 """
 
 import io
-import os
 import pathlib
 import re
-import secrets
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ import PIL.Image
 from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
 
+from undistillable import writers
 from undistillable.report import document
 
 WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
@@ -215,14 +214,9 @@ def png(title: str, panels: Panels) -> bytes:
 
 
 def replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file beside `path` and renames it: never a half-written one."""
+  """Writes a file, and its folder: never a half-written one."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.part')
-  try:
-    part.write_bytes(data)
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
+  writers.replace(path, data)
 
 
 def _title(text: str, width: float) -> mpl_figure.Figure:

@@ -1,15 +1,18 @@
 """What each teacher answers on the same test images, kept for its figure."""
 
+import io
 import os
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from undistillable import runs as runs_lib, store as store_lib
+from undistillable import runs as runs_lib, store as store_lib, sums, writers
 
 _NUM_IMAGES = 8
+_NAMES = {'ids', 'logits', 'image', 'label', 'class_names'}
 
 
 def write(
@@ -49,14 +52,27 @@ def write(
     'logits': np.stack([store.answers(run, images) for run in owners]),
     **images,
   }
-  np.savez(path, **arrays)
+  written = io.BytesIO()
+  np.savez(written, **arrays)
+  writers.replace(path, written.getvalue())
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
-  """The arrays of responses.npz; None where a study has kept none."""
+  """The arrays of responses.npz; None where there are none, or no whole ones.
+
+  A zip archive has checksums of its own.
+  """
   path = pathlib.Path(folder, 'responses.npz')
   if not path.is_file():
     return None
-  with np.load(path, allow_pickle=False) as arrays:
-    # Earlier versions kept one pair of teachers, under other names.
-    return dict(arrays) if 'logits' in arrays else None
+  try:
+    # Of a path NumPy would leave the file open.
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+      found = dict(arrays)
+  # Of the archive, how it is packed, the header of an array.
+  except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile):
+    found = {}
+  if not found.keys() >= _NAMES:
+    sums.say(path.parent, [path.name], 'its figure is made again or left out')
+    return None
+  return found

@@ -1,0 +1,126 @@
+"""Checksums of what is read again: SHA256SUMS, as `sha256sum -c` knows them.
+
+Bits flip on disks and on their way between machines, and few formats notice: of
+JSON, and of most arrays of Orbax, another number is read.
+"""
+
+import hashlib
+import logging
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+from undistillable import writers
+
+NAME = 'SHA256SUMS'
+_LINE = re.compile(r'([0-9a-f]{64})  (.+)')
+
+
+def write(
+  folder: pathlib.Path,
+  names: Iterable[str] | None = None,
+  coming: Mapping[str, bytes] | None = None,
+) -> None:
+  """Writes down what files of a folder hold.
+
+  Args:
+    folder: of the files.
+    names: of files, and of folders of files; not all need to be there. None is
+      everything.
+    coming: {name: content} of files that are written next. A process that is
+      killed in between leaves old files that pass for damaged, rather than
+      new ones that nobody can check.
+  """
+  found = _found(folder, names)
+  found |= {name: _digest(data) for name, data in (coming or {}).items()}
+  lines = [f'{digest}  {name}\n' for name, digest in found.items()]
+  writers.replace(folder / NAME, ''.join(lines).encode())
+
+
+def damaged(
+  folder: pathlib.Path, names: Iterable[str] | None = None
+) -> list[str]:
+  """Which files are not what was written down; none where nothing was.
+
+  Args:
+    folder: of the files.
+    names: of files, and of folders of files; None is everything.
+
+  Returns:
+    Paths in the folder, also of files that are missing, or that nobody wrote
+    down.
+  """
+  if not (folder / NAME).exists():  # Earlier versions wrote none.
+    return []
+  known, found = _known(folder), _found(folder, names)
+  if names is not None:
+    chosen = set(names)
+    known = {k: v for k, v in known.items() if k.split('/')[0] in chosen}
+  return sorted(
+    name for name in known | found if known.get(name) != found.get(name)
+  )
+
+
+def are_whole(folder: pathlib.Path, names: Iterable[str]) -> bool:
+  """Whether all of these files were written down, and are what they were."""
+  names = set(names)
+  known = {name.split('/')[0] for name in _known(folder)}
+  return names <= known and not damaged(folder, names)
+
+
+def held(folder: pathlib.Path, name: str, data: bytes) -> bool:
+  """Whether this is what a file held when it was written down."""
+  return _known(folder).get(name) == _digest(data)
+
+
+def contradict(folder: pathlib.Path, name: str, data: bytes) -> bool:
+  """Whether a file held something else when it was written down."""
+  return _known(folder).get(name, _digest(data)) != _digest(data)
+
+
+def say(folder: pathlib.Path, names: Iterable[str], follows: str) -> None:
+  """Tells which files are damaged, and what follows from it."""
+  logging.warning('in %s %s: %s', folder, _listed(sorted(names)), follows)
+
+
+def _listed(names: list[str]) -> str:
+  """'a is damaged', 'a, b and 3 others are damaged'."""
+  shown = ', '.join(names[:2])
+  if len(names) > 2:
+    shown += f' and {len(names) - 2} more'
+  return f'{shown} {"is" if len(names) == 1 else "are"} damaged'
+
+
+def _found(folder: pathlib.Path, names: Iterable[str] | None) -> dict[str, str]:
+  """{path in the folder: checksum} of the files that are there."""
+  paths: list[pathlib.Path] = []
+  if names is None:
+    names = sorted({path.name for path in folder.iterdir()} - {NAME})
+  for name in names:
+    place = folder / name
+    paths += sorted(place.rglob('*')) if place.is_dir() else [place]
+  return {
+    path.relative_to(folder).as_posix(): _digest_of(path)
+    for path in paths
+    # Network file systems, and desktops, keep hidden files of their own.
+    if path.is_file() and not path.name.startswith('.')
+  }
+
+
+def _known(folder: pathlib.Path) -> dict[str, str]:
+  """{path in the folder: checksum} as written down."""
+  try:
+    text = (folder / NAME).read_text(encoding='utf-8', errors='replace')
+  except FileNotFoundError:
+    return {}
+  lines = (_LINE.fullmatch(line) for line in text.split('\n'))
+  return {line[2]: line[1] for line in lines if line}
+
+
+def _digest_of(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()
