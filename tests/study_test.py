@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import errno
 import importlib
 import inspect
 import itertools
@@ -11,6 +12,7 @@ import pathlib
 import random
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import types
@@ -667,6 +669,48 @@ def test_damaged_files_of_a_report_are_written_again(
   assert 'damaged' in caplog.text
   assert (tmp_path / name).read_bytes() == good
   assert sums.damaged(tmp_path, ['config.json', 'results.json']) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a disk of its own, and a function that sets its size in KiB."""
+  place = tmp_path / 'disk'
+  place.mkdir()
+
+  def mount(options):
+    command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(place)]
+    try:
+      return subprocess.run(
+        command, check=False, capture_output=True
+      ).returncode
+    except FileNotFoundError:
+      return 1
+
+  if mount('size=8k'):
+    pytest.skip('to mount a tmpfs is not permitted')
+  yield place, lambda kib: mount(f'remount,size={kib}k')
+  subprocess.run(['umount', '--lazy', str(place)], check=True)
+
+
+@pytest.mark.usefixtures('no_figures')
+def test_a_full_disk_is_said_and_what_is_whole_is_kept(done, small_disk, capfd):
+  results, _, config = done
+  workdir, resize = small_disk
+  finished = set()
+  for kib in (8, 24, 64, 1000, 1300, 1400):
+    resize(kib)
+    with pytest.raises(OSError, match='No space left on device') as full:
+      study.run(config, workdir / 'work')
+    assert full.value.errno == errno.ENOSPC
+    left = {
+      path.parent.name for path in workdir.glob('work/runs/*/result.json')
+    }
+    assert left >= finished
+    finished = left
+  assert finished
+  resize(100_000)
+  _equal_but_for_time(study.run(config, workdir / 'work'), results)
+  assert 'Traceback' not in capfd.readouterr().err
 
 
 def test_damaged_weights_of_a_run_are_refused(done, tmp_path):

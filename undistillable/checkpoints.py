@@ -5,10 +5,12 @@ array: a network of a hundred small ones would spend more time on its
 checkpoints than on its epochs. What is where stands in their metadata.
 """
 
+import contextlib
+import errno
 import math
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from undistillable import errors, parallel, sums
+
+# Of Orbax's metadata, and of what else a run writes until the next time.
+_SPARE_BYTES = 2**20
 
 
 class Checkpoints:
@@ -72,12 +77,17 @@ class Checkpoints:
       epoch: how many are done.
       state: arrays.
       metrics: of these epochs, as JSON has them.
+
+    Raises:
+      OSError: the disk is full, or cannot be written.
     """
-    self._manager.save(
-      epoch,
-      args=ocp.args.StandardSave(_pack(state)),
-      custom_metadata={'layout': _layout(state), 'metrics': metrics},
-    )
+    vectors = _pack(state)
+    with _writing(self._folder, vectors):
+      self._manager.save(
+        epoch,
+        args=ocp.args.StandardSave(vectors),
+        custom_metadata={'layout': _layout(state), 'metrics': metrics},
+      )
     sums.write(self._folder / str(epoch))
 
   def metrics(self) -> Any:
@@ -125,11 +135,14 @@ def save_variables(folder: pathlib.Path, variables: Any) -> None:
     folder: of the run; the variables are in its folder 'variables'.
     variables: nested dicts of arrays, {'params': ..., 'batch_stats': ...}.
 
+  Raises:
+    OSError: the disk is full, or cannot be written.
+
   Example:
     ocp.StandardCheckpointer().restore(folder / 'variables')
   """
   arrays = jax.tree.map(np.asarray, jax.device_get(variables))
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _writing(folder, arrays), ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save((folder / 'variables').absolute(), arrays, force=True)
 
 
@@ -154,6 +167,28 @@ def load_variables(folder: pathlib.Path) -> Any:
       f'{place} cannot be restored, it is damaged; {advice}'
     ) from error
   return parallel.replicate(jax.tree.map(np.asarray, variables))
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path, arrays: Any) -> Iterator[None]:
+  """Says what is wrong with a disk in one sentence.
+
+  Threads of Orbax would print several pages when it is full.
+  """
+  needed = sum(x.nbytes for x in jax.tree.leaves(arrays)) + _SPARE_BYTES
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(
+      errno.ENOSPC,
+      f'No space left on device, {needed / 2**20:.1f} MiB are needed and '
+      f'{free / 2**20:.1f} MiB free',
+      str(folder),
+    )
+  try:
+    yield
+  except ValueError as error:  # What tensorstore makes of an error of the disk.
+    told = str(error).split('\n')[0]
+    raise OSError(f'{folder} cannot be written: {told[:300]}') from error
 
 
 def _layout(tree: Any) -> list[list[Any]]:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -266,6 +267,8 @@ class Store:
         sums.say(path.parent, broken, f'that network is {again} again')
       self._damaged.add(run.id)
       return None
+    # A process that was killed had no time to.
+    shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
     return self._results.setdefault(run.id, writers.read_json(path))
 
   def is_trained(self, run: runs.Run) -> bool:
