@@ -89,6 +89,38 @@ def test_a_command_that_is_told_to_end_says_how_to_go_on(endless, tmp_path):
   assert command.startswith('python -m undistillable.main --config=configs/dig')
 
 
+def test_a_command_leaves_in_time_whatever_it_computes(tmp_path):
+  """As an epoch that is one computation, or a compiler: in C, for minutes."""
+  code = """
+import hashlib, sys
+from undistillable import main, study
+
+def compute(*args, **kwargs):
+  print('computes', flush=True)
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+
+main._SECS_TO_LEAVE = 0.2
+study.run = compute
+main.run()
+"""
+  args = ['--config=digits', f'--workdir={tmp_path}']
+  with subprocess.Popen(
+    [sys.executable, '-c', code, *args],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'computes\n'
+    process.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 128 + signal.SIGTERM
+  before, command = said.decode().strip().splitlines()
+  assert before == 'interrupted; this goes on where it stopped:'
+  assert command.startswith('python -m undistillable.main --config=digits')
+
+
 def test_a_killed_command_has_lost_no_whole_epoch(endless, tmp_path):
   epochs = _wait_for_epochs(endless, tmp_path / 'work', 5)
   endless.kill()

@@ -52,7 +52,7 @@ def run(main: Callable[[list[str]], None], default: str | None = None) -> None:
     try:
       main(argv)
     except (errors.InputError, OSError) as error:
-      sys.exit(f'error: {error}')
+      sys.exit(f'error: {_sentence(error)}')
 
   app.run(say, flags_parser=functools.partial(parse, default=default))
 

@@ -35,6 +35,7 @@ _TOLD = {
   int: 'a whole number',
   str: 'a text',
 }
+_MAX_SHOWN = 200  # Characters of a value in an error.
 # Methods of one's own, whose settings are in every config from then on.
 _OWN: dict[str, ModuleType] = {}
 
@@ -134,7 +135,8 @@ def _check_field(
   if isinstance(example, ml_collections.ConfigDict):
     if not isinstance(value, ml_collections.ConfigDict):
       raise errors.InputError(
-        f'config: {full}={value!r}; expected the fields {", ".join(example)}'
+        f'config: {full}={_shown(value)}; expected the fields '
+        f'{", ".join(example)}'
       )
     _check_fields(f'{full}.', value, example)
     for key in example:
@@ -159,16 +161,28 @@ def _check_field(
   else:
     fits, told = _is(value, kind), _TOLD.get(kind, kind.__name__)
   if not fits:
-    raise errors.InputError(f'config: {full}={value!r}; expected {told}')
+    raise errors.InputError(f'config: {full}={_shown(value)}; expected {told}')
 
 
 def _is(value: Any, kind: type) -> bool:
   """Whether a value may stand where a type is expected."""
   if kind is float:
-    return _is(value, int) or isinstance(value, float) and math.isfinite(value)
+    if not _is(value, int) and not isinstance(value, float):
+      return False
+    try:
+      return math.isfinite(value)
+    except OverflowError:  # A whole number larger than any of these.
+      return False
   if kind is int:
     return isinstance(value, int) and not isinstance(value, bool)
   return isinstance(value, kind)
+
+
+def _shown(value: Any) -> str:
+  """A value on one line, and not all of a long one."""
+  fields = _fields(value)
+  text = repr(value.to_dict() if fields else value)
+  return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
 
 
 def _unknown(name: str, wanted: Iterable[str]) -> str:

@@ -10,6 +10,9 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags, logging
@@ -17,6 +20,8 @@ from absl import flags, logging
 from undistillable import command, paths, study
 from undistillable.report import table
 
+# Whoever sends SIGTERM takes the machine away after ten, or more.
+_SECS_TO_LEAVE = 8.0
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where runs and report go. Default: workdirs/<dataset>.'
 )
@@ -56,7 +61,17 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
     stopped[:] = [signal.Signals(number)]
     raise KeyboardInterrupt
 
+  def leave(number: int) -> None:
+    """Ends at once: a computation that still runs cannot be taken down."""
+    print(
+      f'\ninterrupted; this goes on where it stopped:\n{typed}',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(128 + number)
+
   signal.signal(signal.SIGTERM, stop)
+  _watch_for(signal.SIGTERM, leave)
   try:
     results = study.run(
       config,
@@ -66,19 +81,32 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
       command=typed,
     )
   except KeyboardInterrupt:
-    print(
-      f'\ninterrupted; this goes on where it stopped:\n{typed}',
-      file=sys.stderr,
-      flush=True,
-    )
-    # Everything is written and closed by now; to take the interpreter down
-    # under a computation that is still running can crash it.
-    os._exit(128 + stopped[0])
+    leave(stopped[0])  # Everything is written and closed by now.
   report = workdir / chosen.name / 'report.html'
   try:
     print(f'{table.text(results["summary"])}\n\nReport: {report}', flush=True)
   except OSError as error:  # Where it is printed to may be full, or gone.
     sys.exit(f'error: the report is {report}, but cannot be printed: {error}')
+
+
+def _watch_for(number: int, leave: Callable[[int], None]) -> None:
+  """Calls `leave` some seconds after a signal, whatever then goes on.
+
+  Python's own handlers wait for the main thread, which may be in a compiler, or
+  in an epoch that is one computation, for minutes. What is not written by then
+  is lost as it is when a process is killed: nothing else.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+  def wait() -> None:
+    while os.read(reader, 1)[0] != number:
+      pass
+    time.sleep(_SECS_TO_LEAVE)
+    leave(number)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == '__main__':
