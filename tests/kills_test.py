@@ -7,7 +7,7 @@ def test_kills_change_no_bit(tmp_path, monkeypatch):
   # Of the process that all of them are forked from.
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'programs'))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-  record = kills.run(20, 0, tmp_path, defense='none', chosen=kills.PLAIN)
+  *_, record = kills.run(20, 0, tmp_path, defense='none', chosen=kills.PLAIN)
   assert record['differences'] == []
   assert record['kills'] == 20
-  assert len(record['moments']) > 6
+  assert sum(number > 0 for number in record['moments'].values()) > 6

@@ -517,6 +517,7 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'eval_batch_size': 0}, 'eval_batch_size=0'),
     ({'together': 0}, 'together=0; expected at least 1'),
     ({'seeds': (0, -1)}, 'expected numbers >= 0'),
+    ({'seeds': (0, 2**32)}, r'expected numbers >= 0 and below 2\*\*32'),
     ({'recipe.batch_size': 0}, 'batch_size=0'),
     ({'recipe.batch_size': 33}, 'cannot be split over 2 devices'),
     ({'recipes.cnn8.learning_rate': 0.0}, 'learning_rate=0.0'),

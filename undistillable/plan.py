@@ -371,8 +371,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
   for field in ('seeds', 'students', 'defenses', 'attacks'):
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
-  if any(seed < 0 for seed in config.seeds):
-    raise ValueError(f'seeds={config.seeds}; expected numbers >= 0')
+  # Of a larger one JAX takes the last 32 bits: it would be another's twin.
+  if any(not 0 <= seed < 2**32 for seed in config.seeds):
+    raise ValueError(
+      f'seeds={config.seeds}; expected numbers >= 0 and below 2**32'
+    )
   for one in (config.defenses, config.attacks):
     if len(set(map(registry.short, one))) < len(set(one)):
       raise ValueError(f'{one}: two modules of one name would share settings')

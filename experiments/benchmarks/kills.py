@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from undistillable import (
   environment,
   study,
   sums,
+  writers,
 )
 from undistillable.report import write
 
@@ -216,7 +217,7 @@ def run(
   *,
   defense: str = 'nasty',
   chosen: study.Study = study.MAIN,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
   """Kills studies, so often.
 
   Args:
@@ -226,9 +227,9 @@ def run(
     defense: of their teacher.
     chosen: what is run.
 
-  Returns:
-    {kills, studies, moments: {moment: kills}, differences: what is not as it
-    would be}.
+  Yields:
+    After each study {kills, studies, moments: {moment: kills}, differences:
+    what is not as it would be}, of all by then.
   """
   rng, studies = random.Random(seed), Studies(defense, chosen)
   studies.run(folder / 'undisturbed')
@@ -252,13 +253,13 @@ def run(
     found += [f'{place.name}: {said}'] if 'Traceback' in said else []
     finished += 1
     shutil.rmtree(place)
-  return {
-    'kills': hit.total(),
-    'seed': seed,
-    'studies': finished,
-    'moments': dict(sorted(hit.items())),
-    'differences': sorted(found),
-  }
+    yield {
+      'kills': hit.total(),
+      'seed': seed,
+      'studies': finished,
+      'moments': {name: hit[name] for name in MOMENTS},
+      'differences': sorted(found),
+    }
 
 
 def main(argv: Sequence[str]) -> int:
@@ -273,13 +274,12 @@ def main(argv: Sequence[str]) -> int:
     # The same programs for the disturbed and for the undisturbed.
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{folder}/programs')
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    record = run(given.kills, given.seed, pathlib.Path(folder))
-  record['minutes'] = round((time.monotonic() - start) / 60, 1)
-  record['environment'] = environment.describe()
-  text = json.dumps(record, indent=2) + '\n'
-  print(text, end='')
-  if given.output:
-    pathlib.Path(given.output).write_text(text, encoding='utf-8')
+    for record in run(given.kills, given.seed, pathlib.Path(folder)):
+      record['minutes'] = round((time.monotonic() - start) / 60, 1)
+      record['environment'] = environment.describe()
+      if given.output:
+        writers.write_json(pathlib.Path(given.output), record)
+  print(json.dumps(record, indent=2))
   return int(bool(record['differences']))
 
 
