@@ -674,7 +674,7 @@ def test_damaged_files_of_a_report_are_written_again(
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A folder on a disk of its own, and a function that sets its size in KiB."""
+  """A folder on a disk of its own, and a function that changes its options."""
   place = tmp_path / 'disk'
   place.mkdir()
 
@@ -689,17 +689,17 @@ def small_disk(tmp_path):
 
   if mount('size=8k'):
     pytest.skip('to mount a tmpfs is not permitted')
-  yield place, lambda kib: mount(f'remount,size={kib}k')
+  yield place, lambda options: mount(f'remount,{options}')
   subprocess.run(['umount', '--lazy', str(place)], check=True)
 
 
 @pytest.mark.usefixtures('no_figures')
 def test_a_full_disk_is_said_and_what_is_whole_is_kept(done, small_disk, capfd):
   results, _, config = done
-  workdir, resize = small_disk
+  workdir, remount = small_disk
   finished = set()
   for kib in (8, 24, 64, 1000, 1300, 1400):
-    resize(kib)
+    remount(f'size={kib}k')
     with pytest.raises(OSError, match='No space left on device') as full:
       study.run(config, workdir / 'work')
     assert full.value.errno == errno.ENOSPC
@@ -709,8 +709,38 @@ def test_a_full_disk_is_said_and_what_is_whole_is_kept(done, small_disk, capfd):
     assert left >= finished
     finished = left
   assert finished
-  resize(100_000)
+  remount('size=100m')
   _equal_but_for_time(study.run(config, workdir / 'work'), results)
+  assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures('no_figures')
+def test_a_disk_that_cannot_be_written_is_said(
+  done, small_disk, monkeypatch, capfd
+):
+  """From the start, and after the first network."""
+  results, _, config = done
+  place, remount = small_disk
+  remount('size=100m')
+  run_group, groups = execute.run_group, []
+
+  def run_second_group_on_a_read_only_disk(group, *args):
+    groups.append(group)
+    if len(groups) == 2:
+      remount('ro')
+    return run_group(group, *args)
+
+  monkeypatch.setattr(
+    execute, 'run_group', run_second_group_on_a_read_only_disk
+  )
+  with pytest.raises(OSError, match='Read-only file system'):
+    study.run(config, place / 'work')
+  assert len(list(place.glob('work/runs/*/result.json'))) == 1
+  with pytest.raises(errors.InputError, match='cannot be written'):
+    study.run(config, place / 'work')
+  remount('rw')
+  _equal_but_for_time(study.run(config, place / 'work'), results)
+  assert len(groups) == 2 + 4
   assert 'Traceback' not in capfd.readouterr().err
 
 

@@ -57,11 +57,11 @@ MOMENTS = {
 # nothing that has computed, since threads do not survive.
 _IMPORTED = (
   'array_record.python.array_record_module',
-  'experiments.benchmarks.kills',
   'matplotlib.backends.backend_agg',
   'sklearn.datasets',
   'tensorboardX',
   'tensorflow_datasets',
+  'undistillable.study',
 )
 _SECS_TO_DIE = 0.05  # At most so long after the moment.
 _SECS_BETWEEN_LOOKS = 0.001
