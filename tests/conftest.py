@@ -23,6 +23,7 @@ LONGEST = (
   'models',
   'attacks',
   'study',
+  'kills',
   'registry',
   'train',
   'method',

@@ -185,8 +185,9 @@ def test_nothing_is_trained_twice(done, monkeypatch):
   assert again['runs'] == results['runs']
 
 
-def test_more_seeds_keep_what_is_there(done, monkeypatch):
+def test_more_seeds_keep_what_is_there(done, monkeypatch, tmp_path):
   _, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
 
   class Trained(Exception):  # noqa: N818
     pass
@@ -199,7 +200,7 @@ def test_more_seeds_keep_what_is_there(done, monkeypatch):
   more.unlock()
   more.seeds = (0, 1)
   with pytest.raises(Trained, match='1'):
-    study.run(more, workdir)
+    study.run(more, tmp_path)
 
 
 @pytest.mark.usefixtures('no_figures')
@@ -742,6 +743,18 @@ def test_a_disk_that_cannot_be_written_is_said(
   _equal_but_for_time(study.run(config, place / 'work'), results)
   assert len(groups) == 2 + 4
   assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures('no_figures')
+@pytest.mark.parametrize('content', ['[{"id"', '[{"ie": "x"}]', '[3]'])
+def test_a_damaged_plan_is_written_again(done, tmp_path, content, caplog):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  (tmp_path / status.PLAN).write_text(content)
+  assert study.run(config, tmp_path) == results
+  assert 'plan.json is damaged: written again' in caplog.text
+  planned = [row['id'] for row in status.rows(tmp_path)]
+  assert planned == [run['id'] for run in results['runs']]
 
 
 def test_damaged_weights_of_a_run_are_refused(done, tmp_path):

@@ -154,6 +154,7 @@ def _own_config(
   if sums.held(folder, path.name, writers.json_bytes(content)):
     if sums.damaged(folder, [path.name]):
       sums.say(folder, [path.name], 'written again')
+      writers.write_json(path, content)
   elif path.exists() and not reuse:
     found = writers.read_json(path)
     if found != content:
@@ -181,7 +182,10 @@ def _write_plan(
   path, config_path = folder / status.PLAN, folder / 'config.json'
   there = path.exists() and config_path.exists()
   if there and writers.read_json(config_path) == own_config:
-    listed |= {run['id']: run for run in writers.read_json(path)}
+    try:
+      listed |= {run['id']: run for run in writers.read_json(path)}
+    except (errors.InputError, KeyError, TypeError):
+      sums.say(folder, [path.name], 'written again, with these seeds alone')
   writers.write_json(path, list(listed.values()))
 
 
