@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 
 import fabricated
@@ -244,7 +245,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError('disk full')
 
-  monkeypatch.setattr(draw.os, 'replace', fail)
+  monkeypatch.setattr(os, 'replace', fail)
   with pytest.raises(OSError, match='disk full'):
     write.write({'runs': []}, tmp_path, command='new')
   assert (tmp_path / 'report.html').read_bytes() == before

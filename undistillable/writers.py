@@ -28,7 +28,10 @@ def replace(path: pathlib.Path, data: bytes) -> None:
   try:
     temporary.write_bytes(data)
     os.replace(temporary, path)
-  except OSError as error:  # When it is full, a disk does not say which.
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    # A disk that is full does not say which.
     raise OSError(error.errno, error.strerror, str(path)) from error
   finally:
     temporary.unlink(missing_ok=True)
