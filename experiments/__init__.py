@@ -23,4 +23,5 @@ NAMES = (
   'data_free',
   'inversion',
   'balance',
+  'arena',
 )

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from experiments import experiment, teachers
@@ -12,12 +13,16 @@ from undistillable.report import draw, embeddings
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
+  config: ml_collections.ConfigDict,
+  runs: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """{'<teacher>_<features | logits>': {seed: `embeddings.separation`}}.
 
   The picture is of the first pair alone, and kept in embedding.npz.
   """
+  del config
   task = store.task(runs[0].judged_on)
   chosen = embeddings.choose(task.test['label'])
   labels = task.test['label'][chosen]

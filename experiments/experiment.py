@@ -31,6 +31,9 @@ class Experiment(typing.NamedTuple):
     plan_fn: `config -> runs`.
     figures_fn: `(results, workdir, folder) -> figures`.
     measure_fn: see `study.Study`.
+    report_fn: see there; where its report is another than that of all others.
+    fixed_fields: see there.
+    text_fn: see there.
   """
 
   name: str
@@ -38,6 +41,9 @@ class Experiment(typing.NamedTuple):
   plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
   figures_fn: Callable[..., list[draw.Figure]]
   measure_fn: Callable[..., Mapping[str, Any]] = _nothing
+  report_fn: Callable[..., None] | None = None
+  fixed_fields: tuple[str, ...] = ()
+  text_fn: Callable[[study.Results], str] = study.MAIN.text_fn
 
 
 def load(name: str) -> Experiment:
@@ -71,8 +77,10 @@ def as_study(experiment: Experiment) -> study.Study:
     experiment.name,
     experiment.plan_fn,
     experiment.measure_fn,
-    write,
+    experiment.report_fn or write,
     go_on=True,
+    fixed_fields=experiment.fixed_fields,
+    text_fn=experiment.text_fn,
   )
 
 

@@ -23,13 +23,17 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
+  config: ml_collections.ConfigDict,
+  runs: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: what is said of the images}}.
 
   The judge is a student that was trained alone: it knows neither teacher.
   Images of the first pair are kept in images.npz.
   """
+  del config
   found: dict[str, Any] = {name: {} for name in teachers.NAMES}
   shown: dict[str, Any] = {}
   judges = {run.seed: run for run in runs if run.method == 'scratch'}

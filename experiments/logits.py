@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
+
 from experiments import experiment, teachers
 from undistillable import runs as runs_lib, store as store_lib
 from undistillable.report import (
@@ -19,9 +21,13 @@ from undistillable.report import (
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
+  config: ml_collections.ConfigDict,
+  runs: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """{'normal' | 'nasty': {seed: `peaks.statistics`}}."""
+  del config
   responses.write(runs, store, folder)
   found: dict[str, Any] = {name: {} for name in teachers.NAMES}
   for pair in teachers.pairs(runs):

@@ -30,9 +30,13 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 
 
 def _measure(
-  runs: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
+  config: ml_collections.ConfigDict,
+  runs: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """Nothing more; the answers to a few images are kept for the figure."""
+  del config
   responses.write(runs, store, folder)
   return {}
 

@@ -98,3 +98,100 @@ def test_whatever_is_withheld_is_judged_with_numbers():
     *evaluate.fidelity(withholding[:, [1, 0, 2]], withholding).values(),
   ]
   assert np.isfinite(values).all()
+
+
+def _log(*rows):
+  with np.errstate(divide='ignore'):
+    return np.log(np.array(rows))
+
+
+def test_a_price_by_hand():
+  """Sure by 0.7 and right, by 0.62 and wrong."""
+  served = _log([0.7, 0.2, 0.1], [0.1, 0.62, 0.28])
+  normal = _log([0.6, 0.3, 0.1], [0.1, 0.2, 0.7])
+  found = evaluate.price(served, normal, np.array([0, 2]))
+  floored = (1 - 3e-4) * np.array([0.7, 0.28]) + 1e-4
+  expected = {
+    'accuracy': 50.0,
+    'flipped': 50.0,
+    'brier': (0.09 + 0.04 + 0.01 + 0.01 + 0.62**2 + 0.72**2) / 2,
+    'nll': -np.log(floored).mean(),
+    # Each answer is alone in its bin.
+    'ece': 100 * (0.3 + 0.62) / 2,
+    # Of the three classes; of the last, 0.1 and 0.28 are in two bins.
+    'classwise_ece': 100 * (0.3 + 0.1 + 0.2 + 0.62 + 0.1 + 0.72) / 6,
+    # No error among the surest one, half of both are wrong.
+    'aurc': 100 * (0 + 0.5) / 2,
+    'l1': (0.2 + 0.84) / 2,
+  }
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_answers_of_one_bin_may_make_up_for_each_other():
+  """As sure as they are right on average, 2 of 3: no error."""
+  served = _log(*[[0.665, 0.335]] * 3)
+  found = evaluate.price(served, served, np.array([0, 0, 1]))
+  np.testing.assert_allclose(found['ece'], 100 * (2 / 3 - 0.665), rtol=1e-9)
+
+
+def test_who_is_equally_sure_of_all_ranks_nothing():
+  """Then the risk is the error rate at every coverage, in whatever order."""
+  labels = np.array([1, 0, 0, 0, 1, 0, 0, 0])
+  served = _log(*[[1.0, 0.0]] * 8)
+  found = evaluate.price(served, served, labels)
+  np.testing.assert_allclose(found['aurc'], 25.0)
+  assert np.isfinite(list(found.values())).all()
+
+
+def test_a_price_does_not_depend_on_the_order_of_images():
+  rng = np.random.default_rng(0)
+  served = np.round(rng.normal(size=(40, 7)), 1)
+  normal, labels = rng.normal(size=(40, 7)), rng.integers(0, 7, 40)
+  order = rng.permutation(40)
+  one = evaluate.price(served, normal, labels)
+  other = evaluate.price(served[order], normal[order], labels[order])
+  assert 0 < one['top5'] < 100
+  for name, value in one.items():
+    np.testing.assert_allclose(other[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_what_serves_the_normal_answers_costs_nothing():
+  rng = np.random.default_rng(0)
+  normal = rng.normal(size=(30, 10))
+  found = evaluate.price(normal + 3.0, normal, rng.integers(0, 10, 30))
+  assert found['flipped'] == 0
+  np.testing.assert_allclose(found['l1'], 0, atol=1e-12)
+
+
+def test_a_client_finds_the_temperature_that_the_owner_has_taken():
+  """Labels are drawn as logits say; what is served is three times as sure."""
+  rng = np.random.default_rng(0)
+  logits = 2.0 * rng.normal(size=(8_000, 6))
+  noise = rng.gumbel(size=logits.shape)
+  labels = (logits + noise).argmax(-1)
+  served, held_out = (3 * logits[:4_000], 3 * logits[4_000:])
+  found = evaluate.price(
+    served, logits[:4_000], labels[:4_000], (held_out, labels[4_000:])
+  )
+  honest = evaluate.price(logits[:4_000], logits[:4_000], labels[:4_000])
+  np.testing.assert_allclose(found['temperature'], 3, rtol=0.1)
+  np.testing.assert_allclose(found['fitted_nll'], honest['nll'], rtol=0.01)
+  assert found['fitted_ece'] < 3 < 10 < found['ece']
+  assert found['fitted_classwise_ece'] < found['classwise_ece']
+
+
+def test_a_class_that_is_withheld_stays_so_at_every_temperature():
+  served = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+  labels = np.array([0, 0])
+  found = evaluate.price(served, served, labels, (served, labels))
+  nll = -(np.log(1 - 1e-4) + np.log(1e-4)) / 2
+  np.testing.assert_allclose([found['nll'], found['fitted_nll']], nll)
+
+
+def test_hits_are_packed_into_text_and_back():
+  hits = np.random.default_rng(0).random(37) < 0.5
+  text = evaluate.pack(hits)
+  assert len(text) == 10
+  np.testing.assert_array_equal(evaluate.unpack(text, 37), hits)

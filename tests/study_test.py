@@ -33,6 +33,7 @@ from undistillable import (
   data,
   defenses,
   errors,
+  evaluate,
   execute,
   interop,
   lease,
@@ -94,6 +95,21 @@ def test_several_hosts_are_refused_before_anything_is_written(
   with pytest.raises(errors.InputError, match='4 hosts .* is not supported'):
     study.run(_config(), tmp_path / 'work')
   assert not list(tmp_path.iterdir())
+
+
+def test_a_run_keeps_which_images_it_is_right_about(done):
+  """Beside its accuracy, and out of the table of all runs."""
+  results, workdir, config = done
+  store = store_lib.Store(workdir, config.data_dir)
+  for entry in results['runs']:
+    assert not {'test_hits', 'val_hits'} & entry.keys()
+    path = workdir / 'runs' / entry['id'] / 'result.json'
+    result = writers.read_json(path)
+    task = store.task(entry['config']['judged_on'])
+    for part in ('test', 'val'):
+      number = len(getattr(task, part)['label'])
+      hits = evaluate.unpack(result[f'{part}_hits'], number)
+      np.testing.assert_allclose(100 * hits.mean(), result[f'{part}_accuracy'])
 
 
 def test_the_main_job_trains_every_version(done):

@@ -182,7 +182,11 @@ def _sentence(error: BaseException | None) -> str:
 
 
 def _own_methods(argv: list[str]) -> list[str]:
-  """The dotted names in --config.defenses=... and --config.attacks=...."""
+  """The dotted names in --config.defenses=... and --config.attacks=....
+
+  Of the arena as well, where settings may follow, as in 'kd:alpha=0.1'.
+  """
   given = ' '.join(argv)
-  values = re.findall(r'--config\.(?:defenses|attacks)[= ](\([^)]*\))', given)
-  return re.findall(r'[\w.]*\w\.\w+', ' '.join(values))
+  fields = r'--config\.(?:arena\.)?(?:defenses|attacks)'
+  values = re.findall(rf'{fields}[= ](\([^)]*\))', given)
+  return re.findall(r'(?<![\w.=])[^\W\d]\w*(?:\.\w+)+', ' '.join(values))

@@ -289,6 +289,24 @@ def base() -> ml_collections.ConfigDict:
   config.grid.data_free_student = 'resnet18'  # Of both.
   config.grid.data_free_attacks = ('dafl', 'deep_inversion')
 
+  # The arena: every defense against every attack, by rules that are fixed
+  # before the first test number is seen; see experiments.arena.
+  config.arena = ml_collections.ConfigDict()
+  config.arena.defenses = tuple(defenses.DEFENSES)  # 'none' is always there.
+  # 'name', or with settings that differ from those above, as in
+  # 'kd:temperature=1.0,alpha=0.1'. Default: all of whoever has own images.
+  config.arena.attacks = tuple(
+    name
+    for name, module in attacks.ATTACKS.items()
+    if module.PARENTS and getattr(module, 'DATA', 'own') == 'own'
+  )
+  # Of label smoothing, the control that is as free to choose as a thief is.
+  config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+  config.arena.margin = 0.5  # Points; a gain below it is none that matters.
+  # Attack and control are chosen on the held-out part with these, ...
+  config.arena.choose_seeds = (0, 1)
+  config.arena.fresh_seeds = (2, 3, 4, 5, 6)  # ... and judged with these.
+
   known = {**defenses.DEFENSES, **attacks.ATTACKS, **_OWN}
   for module in known.values():
     _add_settings(config, module)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.optimize
 import scipy.special
 
 from undistillable import errors, losses, method, parallel
@@ -10,6 +11,9 @@ from undistillable.data import checks
 from undistillable.state import PyTree
 
 _FLOOR = 1e-4  # Of a probability that is withheld.
+_BINS = 15  # Of the calibration errors, equally wide.
+_TEMPERATURES = (0.02, 50.0)  # Among which a client looks for one.
+_CALIBRATION_IMAGES = 1_000  # On which he does so, at most.
 
 
 def predict(
@@ -77,12 +81,92 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   checks.labels(labels, logits.shape[-1])
   log_p = _log_scores(logits)
   if losses.is_withheld(log_p).any():
-    num_classes = log_p.shape[-1]
-    log_p = np.log((1 - num_classes * _FLOOR) * np.exp(log_p) + _FLOOR)
+    log_p = _floored(np.exp(log_p))
   return {
     'accuracy': 100.0 * float(np.mean(logits.argmax(-1) == labels)),
-    'nll': float(-np.mean(log_p[np.arange(len(labels)), labels])),
+    'nll': _nll(log_p, labels),
   }
+
+
+def price(
+  logits: np.ndarray,
+  normal_logits: np.ndarray,
+  labels: np.ndarray,
+  held_out: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float]:
+  """What protected answers are worth to a client, beside normal ones.
+
+  Args:
+    logits: float[N, K], as served; `losses.WITHHELD` or less where a class is
+      withheld.
+    normal_logits: float[N, K], of the same network without its protection, or
+      of a normal one.
+    labels: int[N].
+    held_out: (logits float[M, K], labels int[M]) of other images, to whose
+      first 1,000 a client fits a temperature.
+
+  Returns:
+    accuracy, percent, of equal scores the first; flipped, percent of images
+    with another top class than the normal answer; top5, percent, for more than
+    5 classes; brier, `mean_n sum_k (q_k - 1[y = k])^2`; nll, of
+    `(1 - K f) q + f` with f = 1e-4, in nats; ece and classwise_ece, expected
+    calibration errors of 15 bins, percent; aurc, the area under risk and
+    coverage: the mean error among the n surest answers, over all n, percent;
+    l1, `mean_n sum_k |q_k - p_k|` to the normal posterior p. Given held-out
+    answers, temperature, which minimises nll there, and fitted_nll, fitted_ece
+    and fitted_classwise_ece at it.
+
+  Raises:
+    ValueError: the shapes do not fit.
+
+  Source: Brier (1950); Naeini et al. (2015), AAAI, and Nixon et al. (2019),
+  arXiv:1904.01685 (calibration); Guo et al. (2017), arXiv:1706.04599
+  (temperature); Geifman et al. (2019), arXiv:1805.08206 (aurc).
+  """
+  log_q, labels = _log_scores(logits), np.asarray(labels)
+  log_p = _log_scores(normal_logits)
+  if log_q.ndim != 2 or log_q.shape != log_p.shape:
+    raise errors.InputError(
+      f'answers of shapes {log_q.shape} and {log_p.shape}; expected the same '
+      '[N, K] of both'
+    )
+  q, truth = np.exp(log_q), np.eye(log_q.shape[-1])[labels]
+  right = log_q.argmax(-1) == labels
+  found = {
+    'accuracy': 100.0 * float(right.mean()),
+    'flipped': 100.0 * float(np.mean(log_q.argmax(-1) != log_p.argmax(-1))),
+    'brier': float(np.mean(np.sum((q - truth) ** 2, axis=-1))),
+    **_calibration(q, labels),
+    'aurc': 100.0 * _area_under_risk(q.max(-1), right),
+    'l1': float(np.mean(np.abs(q - np.exp(log_p)).sum(-1))),
+  }
+  if log_q.shape[-1] > 5:
+    # Of equal scores the first, as everywhere.
+    best = np.argsort(-log_q, axis=-1, kind='stable')[:, :5]
+    found['top5'] = 100.0 * float(np.mean((best == labels[:, None]).any(-1)))
+  if held_out is not None and len(held_out[1]):
+    log_h = _log_scores(held_out[0])[:_CALIBRATION_IMAGES]
+    temperature = _temperature(log_h, held_out[1][:_CALIBRATION_IMAGES])
+    fitted = _calibration(_at(log_q, temperature), labels)
+    found |= {'temperature': temperature}
+    found |= {f'fitted_{name}': value for name, value in fitted.items()}
+  return found
+
+
+def pack(hits: np.ndarray) -> str:
+  """bool[N] as text, 8 images in two hexadecimal digits."""
+  return np.packbits(np.asarray(hits, bool)).tobytes().hex()
+
+
+def unpack(text: str, number: int) -> np.ndarray:
+  """bool[number], of `pack`.
+
+  Example:
+    >>> unpack(pack(np.array([True, False, True])), 3)
+    array([ True, False,  True])
+  """
+  packed = np.frombuffer(bytes.fromhex(text), np.uint8)
+  return np.unpackbits(packed, count=number).astype(bool)
 
 
 def fidelity(
@@ -121,3 +205,61 @@ def _log_scores(logits: np.ndarray) -> np.ndarray:
   """float64[N, K]; a class that is withheld has a finite one, too."""
   finite = np.maximum(np.float64(logits), losses.WITHHELD)
   return scipy.special.log_softmax(finite, axis=-1)
+
+
+def _floored(p: np.ndarray) -> np.ndarray:
+  """log((1 - K f) p + f)."""
+  return np.log((1 - p.shape[-1] * _FLOOR) * p + _FLOOR)
+
+
+def _nll(log_p: np.ndarray, labels: np.ndarray) -> float:
+  return float(-np.mean(log_p[np.arange(len(labels)), labels]))
+
+
+def _calibration(q: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """nll, ece and classwise_ece of scores float[N, K]; see `price`."""
+  truth = np.eye(q.shape[-1])[labels]
+  return {
+    'nll': _nll(_floored(q), labels),
+    'ece': 100.0 * _calibration_error(q.max(-1), q.argmax(-1) == labels),
+    'classwise_ece': 100.0
+    * float(
+      np.mean(
+        [_calibration_error(*pair) for pair in zip(q.T, truth.T, strict=True)]
+      )
+    ),
+  }
+
+
+def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+  """`sum_b n_b / N |mean confidence - mean right|` over bins (a, b]."""
+  places = np.clip(np.ceil(confidence * _BINS) - 1, 0, _BINS - 1).astype(int)
+  gaps = np.bincount(places, confidence - right, _BINS)
+  return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _area_under_risk(confidence: np.ndarray, right: np.ndarray) -> float:
+  """Among equally sure answers, the mean over all orders of them."""
+  _, group, counts = np.unique(
+    -confidence, return_inverse=True, return_counts=True
+  )
+  wrong = np.bincount(group, ~right, len(counts))
+  errors_so_far = np.cumsum(np.repeat(wrong / counts, counts))
+  return float(np.mean(errors_so_far / np.arange(1, len(right) + 1)))
+
+
+def _at(log_p: np.ndarray, temperature: float) -> np.ndarray:
+  """softmax(log p / T); what is withheld stays so."""
+  return scipy.special.softmax(log_p / temperature, axis=-1)
+
+
+def _temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
+  """The one with the least nll."""
+
+  def loss(log_temperature: float) -> float:
+    return _nll(_floored(_at(log_p, np.exp(log_temperature))), labels)
+
+  found = scipy.optimize.minimize_scalar(
+    loss, bounds=np.log(_TEMPERATURES), method='bounded'
+  )
+  return float(np.exp(found.x))

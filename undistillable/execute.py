@@ -238,8 +238,13 @@ def _held_out(material: store_lib.Material, variables: Any) -> dict[str, float]:
 
 
 def _judge(material: store_lib.Material, variables: Any) -> dict[str, Any]:
-  """How a network does on the test set, and how like its teacher."""
-  run, test = material.run, material.task.test
+  """How a network does on the test set, and how like its teacher.
+
+  Which images it is right about is kept, of the held-out part as well: so that
+  networks can be compared image by image later.
+  """
+  run, task = material.run, material.task
+  test = task.test
   logits = material.answers(test, variables)
   scores = evaluate.scores(logits, test['label'])
   train.check_finite(scores, f'{run.label} ({run.id})', remedy(run))
@@ -247,7 +252,11 @@ def _judge(material: store_lib.Material, variables: Any) -> dict[str, Any]:
     found = evaluate.fidelity(logits, material.answers_of('teacher', test))
     scores |= {f'teacher_{key}': value for key, value in found.items()}
   scores['examples'] = len(test['label'])
-  return {f'test_{k}': v for k, v in scores.items()}
+  hits = {'test_hits': evaluate.pack(logits.argmax(-1) == test['label'])}
+  if run.has_owners_data and len(task.val['label']):
+    found = material.answers(task.val, variables).argmax(-1)
+    hits['val_hits'] = evaluate.pack(found == task.val['label'])
+  return {f'test_{k}': v for k, v in scores.items()} | hits
 
 
 def _last_epoch(

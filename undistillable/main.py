@@ -18,7 +18,6 @@ from typing import Any
 from absl import flags, logging
 
 from undistillable import command, paths, study
-from undistillable.report import table
 
 # Whoever sends SIGTERM takes the machine away after ten, or more.
 _SECS_TO_LEAVE = 8.0
@@ -84,7 +83,7 @@ def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
     leave(stopped[0])  # Everything is written and closed by now.
   report = workdir / chosen.name / 'report.html'
   try:
-    print(f'{table.text(results["summary"])}\n\nReport: {report}', flush=True)
+    print(f'{chosen.text_fn(results)}\n\nReport: {report}', flush=True)
   except OSError as error:  # Where it is printed to may be full, or gone.
     sys.exit(f'error: the report is {report}, but cannot be printed: {error}')
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,10 @@ from undistillable.attacks import synthesis
 Run = runs_lib.Run
 
 
-def make(config: ml_collections.ConfigDict) -> list[Run]:
+def make(
+  config: ml_collections.ConfigDict,
+  runs_fn: 'Callable[[Job], Iterable[Run]] | None' = None,
+) -> list[Run]:
   """The runs of the main job, in an order in which they can be trained.
 
   For every seed: the normal teacher (and an adversary, where that is another
@@ -35,6 +38,8 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
 
   Args:
     config: see `undistillable.config`.
+    runs_fn: the runs of a seed, where they are others; what they depend on
+      before them.
 
   Returns:
     Each run once; what a run depends on comes before it.
@@ -45,7 +50,8 @@ def make(config: ml_collections.ConfigDict) -> list[Run]:
   config_lib.check(config)
   try:
     _check(config)
-    planned = [run for s in config.seeds for run in Job(config, s).all_runs()]
+    runs_fn = runs_fn or Job.all_runs
+    planned = [run for s in config.seeds for run in runs_fn(Job(config, s))]
     for run in planned:
       _check_recipe(run.recipe)
       # Any number of examples shows whether the parts fit.

@@ -23,10 +23,11 @@ from undistillable import (
   sums,
   writers,
 )
-from undistillable.report import responses, summary, write
+from undistillable.report import responses, summary, table, write
 
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = (
+  'arena',
   'data_dir',
   'eval_batch_size',
   'grid',
@@ -36,6 +37,8 @@ _FREE_FIELDS = (
   'together',
 )
 
+# Of a result.json, what results.json would only swell by.
+_KEPT_APART = ('environment', 'test_hits', 'val_hits')
 _SECS_BETWEEN_LOOKS = 2.0  # At what another process trains.
 # What a study left: results.json, of which `run` returns the content.
 Results = dict[str, Any]
@@ -49,11 +52,14 @@ class Study:
     name: of its folder in the workdir; '' puts the report beside the runs.
       Studies of one workdir share their runs.
     plan_fn: `config -> runs`; see `plan.make`.
-    measure_fn: `(runs, store, folder) -> numbers`, of what no single run can
-      say; they enter the results as 'measurements'.
+    measure_fn: `(config, runs, store, folder) -> numbers`, of what no single
+      run can say; they enter the results as 'measurements'.
     report_fn: `(results, workdir, folder, command)`, which writes the report.
     go_on: what to do about a run that diverges: record it, leave out those
       that depend on it, and train the others; or stop at once.
+    fixed_fields: of the config, which other studies do not depend on, and this
+      one does.
+    text_fn: `results -> str`, what a terminal shows at the end.
   """
 
   name: str
@@ -61,12 +67,20 @@ class Study:
   measure_fn: Callable[..., Mapping[str, Any]]
   report_fn: Callable[..., None]
   go_on: bool
+  fixed_fields: tuple[str, ...] = ()
+  text_fn: Callable[[Results], str] = lambda results: table.text(
+    results['summary']
+  )
 
 
 def _measure_main(
-  planned: Sequence[runs_lib.Run], store: store_lib.Store, folder: pathlib.Path
+  config: ml_collections.ConfigDict,
+  planned: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """The main job measures nothing more; it keeps answers for its figure."""
+  del config
   responses.write(planned, store, folder)
   return {}
 
@@ -104,7 +118,7 @@ def run(
   workdir = paths.local(workdir, 'workdir')
   planned = study.plan_fn(config)
   folder = workdir / study.name
-  own_config = _own_config(config, folder, reuse_workdir)
+  own_config = _own_config(config, study, folder, reuse_workdir)
   paths.check_folder(folder, 'workdir')
   store = store_lib.Store(workdir, config.data_dir, config.eval_batch_size)
   _check_data(planned, store, config)
@@ -122,7 +136,7 @@ def run(
   content = {
     'study': study.name or 'main',
     'runs': [_entry(run, results[run.id]) for run in planned],
-    'measurements': study.measure_fn(finished, store, folder),
+    'measurements': study.measure_fn(config, finished, store, folder),
     # Versions and hardware are those of the last run, not of who looks at it.
     'environment': results[finished[-1].id]['environment'],
   }
@@ -139,17 +153,21 @@ def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
   teacher = run.parents.get('teacher')
   others = {k: run.compared_with.get(k) for k in ('control', 'normal', 'null')}
   others['teacher'] = teacher if run.role != 'teacher' else None
-  return {k: v for k, v in result.items() if k != 'environment'} | {
+  return {k: v for k, v in result.items() if k not in _KEPT_APART} | {
     name: other and other.id for name, other in others.items()
   }
 
 
 def _own_config(
-  config: ml_collections.ConfigDict, folder: pathlib.Path, reuse: bool
+  config: ml_collections.ConfigDict,
+  study: Study,
+  folder: pathlib.Path,
+  reuse: bool,
 ) -> Any:
   """What says whose report this is; one config must not replace another's."""
   path = folder / 'config.json'
-  content = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
+  free = set(_FREE_FIELDS) - set(study.fixed_fields)
+  content = {k: v for k, v in config.to_dict().items() if k not in free}
   content = writers.as_json(content)
   if sums.held(folder, path.name, writers.json_bytes(content)):
     if sums.damaged(folder, [path.name]):

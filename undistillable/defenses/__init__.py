@@ -14,6 +14,9 @@ and, where it needs them,
   serve      `(serving.Query, settings) -> log-scores float[B, K]`: what a
              client is answered; without it the logits. It may read what
              `make` trains beside the network, see `method.beside`;
+  KEEPS_TOP  True where `serve` leaves the top class what it was, of every
+             answer and at all settings (of equal ones the first): whoever hears
+             the top classes alone then hears those of the network itself;
   plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
   remedy     `settings -> str`: what to change where it destroys the teacher;
   warning    `(metrics, settings) -> str | None`: what its last epoch says.

@@ -9,6 +9,7 @@ from undistillable import losses, serving
 
 PARENTS = ('normal',)
 make = None  # The normal teacher is served as it is trained.
+KEEPS_TOP = True
 
 
 @dataclasses.dataclass(frozen=True)

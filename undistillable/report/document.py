@@ -4,7 +4,7 @@ import html
 import importlib.resources
 import string
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class Heading(typing.NamedTuple):
@@ -37,8 +37,11 @@ class Link(typing.NamedTuple):
 class Table(typing.NamedTuple):
   """Rows of strings; `numeric` columns align right, `classes` mark rows.
 
-  `strong` are the (row, column) of cells that stand out.
-  `kind` is 'plain', 'entries' or 'results', which is laid out for a telephone.
+  `strong` are the (row, column) of cells that stand out, `marks` {(row,
+  column): 'gain' or 'loss'} of those in a colour. What stands in a cell behind
+  a line break is small.
+  `kind` is 'plain', 'entries', 'matrix' or 'results', which is laid out for a
+  telephone.
   """
 
   head: tuple[str, ...]
@@ -48,6 +51,7 @@ class Table(typing.NamedTuple):
   classes: tuple[str, ...] = ()
   kind: str = 'plain'
   strong: Collection[tuple[int, int]] = ()
+  marks: Mapping[tuple[int, int], str] = {}
 
 
 class Picture(typing.NamedTuple):
@@ -193,7 +197,7 @@ def _html_table(part: Table) -> str:
     repeated = 'repeat' if above == row[0] else 'first'
     above = row[0]
     cells = ''.join(
-      f'<td{_class(part, i, j)}>{_quote(cell)}</td>'
+      f'<td{_class(part, i, j)}>{_cell(cell)}</td>'
       for j, cell in enumerate(row[1:], 1)
     )
     lines.append(
@@ -212,7 +216,14 @@ def _class(part: Table, i: int, j: int) -> str:
   """Of the cell in row i, column j."""
   names = ['number'] if j in part.numeric else []
   names += ['strong'] if (i, j) in part.strong else []
+  names += [part.marks[i, j]] if (i, j) in part.marks else []
   return f' class="{" ".join(names)}"' if names else ''
+
+
+def _cell(text: str) -> str:
+  """What stands behind a line break is small."""
+  large, *small = text.split('\n', 1)
+  return _quote(large) + ''.join(f'<small>{_quote(x)}</small>' for x in small)
 
 
 def _quote(text: object) -> str:

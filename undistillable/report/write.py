@@ -73,16 +73,29 @@ def write(
     *(block for shown in figures for block in draw.render(shown, folder)),
     *conduct.blocks(results, command),
   ]
+  eyebrow = words.eyebrow(summary, results.get('environment') or {})
+  pages(conclusion, parts, folder, eyebrow)
+
+
+def pages(
+  conclusion: conclusion_lib.Conclusion,
+  parts: Sequence[document.Block],
+  folder: pathlib.Path,
+  eyebrow: str,
+) -> None:
+  """Writes report.md and report.html.
+
+  Args:
+    conclusion: what they say first.
+    parts: below it.
+    folder: where they go.
+    eyebrow: a line above the title of the page.
+  """
   said = conclusion.title, conclusion.headline, conclusion.sentence
   text = document.markdown(*said, parts)
   # A command may hold what its terminal's encoding could not say.
   draw.replace(folder / 'report.md', text.encode('utf-8', 'replace'))
-  text = document.page(
-    *said,
-    parts,
-    eyebrow=words.eyebrow(summary, results.get('environment') or {}),
-    tone=conclusion.tone,
-  )
+  text = document.page(*said, parts, eyebrow=eyebrow, tone=conclusion.tone)
   draw.replace(folder / 'report.html', text.encode('utf-8', 'replace'))
 
 

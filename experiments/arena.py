@@ -1,0 +1,399 @@
+"""The arena: every defense against every attack, and one verdict for each.
+
+  python -m experiments.arena --config=configs/digits.py --workdir=/tmp/digits
+
+Who takes part, how much counts, and on which seeds anything is chosen stands in
+`config.arena` before the first network is trained, and cannot change in its
+folder. How the verdict is reached is in `undistillable.report.verdict`; how to
+read the page, in docs/arena.md.
+"""
+
+import ast
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments import experiment
+from undistillable import (
+  attacks,
+  errors,
+  evaluate,
+  losses,
+  plan,
+  programs,
+  registry,
+  runs as runs_lib,
+  store as store_lib,
+)
+from undistillable.report import arena as report, board as board_lib
+
+Run = runs_lib.Run
+
+_TIMED_BATCHES = (1, 256)
+_TIMED_CALLS = 30
+
+
+class Cell(NamedTuple):
+  """Who tries what against whom.
+
+  Attributes:
+    defense: of the owner; None of a thief who asks nobody.
+    attack: as the config has it, with its settings; of a control, its name.
+    student: the network of the thief.
+    runs: of one seed, the last of them the student.
+    shared: whether the answers are those of the network without its defense,
+      so that the run is the same for all that serve it.
+    reason: why there are no runs, or ''.
+  """
+
+  defense: str | None
+  attack: str
+  student: str
+  runs: Sequence[Run]
+  shared: bool = False
+  reason: str = ''
+
+
+def _plan(config: ml_collections.ConfigDict) -> list[Run]:
+  """All networks of all seeds, those that several cells need once."""
+
+  def runs_of(job: plan.Job) -> Iterator[Run]:
+    for owner in _owners(job).values():
+      yield from owner
+    for cell in _cells(job):
+      yield from cell.runs
+
+  return plan.make(_main_config(config), runs_of)
+
+
+def _main_config(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The config whose main job has the same defenses, attacks and seeds."""
+  arena = config.arena
+  both = set(arena.choose_seeds) & set(arena.fresh_seeds)
+  if both:
+    raise errors.InputError(
+      f'config: arena: seeds {sorted(both)} are in choose_seeds and in '
+      'fresh_seeds; what is chosen on a seed must not be judged on it'
+    )
+  changes: dict[str, Any] = {
+    'seeds': (*arena.choose_seeds, *arena.fresh_seeds),
+    'defenses': tuple(dict.fromkeys((board_lib.NONE, *arena.defenses))),
+    'attacks': tuple(dict.fromkeys(_parse(one)[0] for one in arena.attacks)),
+  }
+  if 'null_teacher' in config:
+    changes['null_teacher'] = True
+  return plan.vary(config, changes)
+
+
+def _owners(job: plan.Job) -> dict[str, list[Run]]:
+  """{defense: its runs}, the last of them the teacher."""
+  return {
+    registry.short(name): job.defend(name) for name in job.config.defenses
+  }
+
+
+def _cells(job: plan.Job) -> Iterator[Cell]:
+  """All that is tried with one seed."""
+  arena = job.config.arena
+  teachers = {name: found[-1] for name, found in _owners(job).items()}
+  for student in job.config.students:
+    yield Cell(None, 'scratch', student, [job.control(student)])
+    for epsilon in arena.epsilons:
+      settings = {'epsilon': epsilon}
+      run = job.student('label_smoothing', student, settings=settings)
+      yield Cell(None, f'label_smoothing {epsilon:g}', student, [run])
+    for attack in arena.attacks:
+      name, changes = _parse(attack)
+      thief = _with_settings(job, name, changes)
+      nulls: dict[Run, None] = {}
+      for defense, teacher in teachers.items():
+        asked = _asked(name, teacher)
+        shared = asked != teacher
+        try:
+          found = thief.attack(name, asked, student)
+        # It does not fit this defense; the page says why.
+        except ValueError as error:
+          yield Cell(defense, attack, student, [], reason=str(error))
+          continue
+        yield Cell(defense, attack, student, found, shared)
+        null = found[-1].compared_with.get('null')
+        if null and _group(name) == board_lib.OWN:
+          nulls[null] = None
+      for null in nulls:
+        yield Cell(None, f'null {attack}', student, [null])
+
+
+def _with_settings(
+  job: plan.Job, attack: str, changes: Mapping[str, Any]
+) -> plan.Job:
+  """The same job with other settings of an attack."""
+  if not changes:
+    return job
+  known = job.settings(attack, attacks.get(attack))
+  for name in changes.keys() - known.keys():
+    raise errors.InputError(
+      f'config: arena.attacks: {attack} has no setting {name!r}; known: '
+      f'{", ".join(known)}'
+    )
+  short = registry.short(attack)
+  changed = {f'{short}.{name}': value for name, value in changes.items()}
+  return plan.Job(plan.vary(job.config, changed), job.seed)
+
+
+def _parse(attack: str) -> tuple[str, dict[str, Any]]:
+  """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1})."""
+  name, _, given = attack.partition(':')
+  settings: dict[str, Any] = {}
+  for pair in filter(None, given.split(',')):
+    key, equals, value = pair.partition('=')
+    if not equals:
+      raise errors.InputError(
+        f'config: arena.attacks: {attack!r}; expected name:field=value'
+      )
+    try:
+      settings[key] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      settings[key] = value  # A word.
+  return name, settings
+
+
+def _asked(attack: str, teacher: Run) -> Run:
+  """The network whose answers an attack hears.
+
+  A wrapper that leaves the top class alone cannot be told from none by whoever
+  hears nothing else, nor can any wrapper by whoever has the weights.
+  """
+  access = getattr(attacks.get(attack), 'ACCESS', 'scores')
+  keeps_top = getattr(teacher.module, 'KEEPS_TOP', False)
+  if teacher.only_serves and (
+    access == 'weights' or (access == 'labels' and keeps_top)
+  ):
+    return teacher.parents['normal']
+  return teacher
+
+
+def _group(attack: str) -> str:
+  """What the thief has, in `board_lib.GROUPS`."""
+  module = attacks.get(attack)
+  if getattr(module, 'ACCESS', 'scores') == 'weights':
+    return board_lib.WEIGHTS
+  return {
+    'own': board_lib.OWN,
+    'foreign': board_lib.FOREIGN,
+    'none': board_lib.NOTHING,
+  }[getattr(module, 'DATA', 'own')]
+
+
+def _measure(
+  config: ml_collections.ConfigDict,
+  runs: Sequence[Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """The board, the hits of all students, and the prices of all defenses.
+
+  {'rules', 'board', 'hits', 'prices', 'latency'}; see `report.board`.
+  """
+  del folder
+  config = _main_config(config)
+  finished = set(runs)
+  jobs = [plan.Job(config, seed) for seed in config.seeds]
+  board = _board(jobs)
+  students = [
+    run
+    for job in jobs
+    for cell in _cells(job)
+    for run in cell.runs[-1:]
+    if run in finished
+  ]
+  fresh = [job for job in jobs if job.seed in config.arena.fresh_seeds]
+  return {
+    'rules': {
+      'margin': config.arena.margin,
+      'choose_seeds': list(config.arena.choose_seeds),
+      'fresh_seeds': list(config.arena.fresh_seeds),
+    },
+    'board': board,
+    'hits': _hits(students, store),
+    'prices': _prices(fresh, finished, store),
+    'latency': _latencies(fresh, finished, store),
+  }
+
+
+def _board(jobs: Sequence[plan.Job]) -> dict[str, Any]:
+  """What `report` shows, as JSON: which runs are in which cell."""
+  owners: dict[str, dict[str, str]] = {}
+  cells: dict[tuple[str | None, str, str], dict[str, Any]] = {}
+  for job in jobs:
+    seed = str(job.seed)
+    for name, found in _owners(job).items():
+      owners.setdefault(name, {})[seed] = found[-1].id
+    for cell in _cells(job):
+      key = cell.defense, cell.attack, cell.student
+      shown = cells.setdefault(key, _described(cell))
+      if cell.runs:
+        shown['runs'][seed] = cell.runs[-1].id
+  return {'owners': owners, 'cells': list(cells.values())}
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+  """A cell without its runs."""
+  found: dict[str, Any] = {
+    'defense': cell.defense,
+    'attack': cell.attack,
+    'student': cell.student,
+    'group': board_lib.OWN,
+    'answers': 'none',
+    'mode': None,
+    'shared': cell.shared,
+    'reason': cell.reason,
+    'runs': {},
+  }
+  if cell.defense is None:
+    return found
+  name, settings = _parse(cell.attack)
+  module = attacks.get(name)
+  access = getattr(module, 'ACCESS', 'scores')
+  top_alone = settings.get('targets') == 'top'
+  found['group'] = _group(name)
+  found['answers'] = 'labels' if top_alone else access
+  if cell.runs and access != 'weights':
+    found['mode'] = 'once' if cell.runs[-1].asks_once else 'every view'
+  return found
+
+
+def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:
+  """Who is right about which image; and who always says the same class."""
+  task = store.task(students[0].judged_on)
+  parts = {'test': task.test, 'val': task.val}
+  found: dict[str, Any] = {
+    part: {
+      run.id: hits
+      for run in students
+      if (hits := _hits_of(run, part, arrays, store)) is not None
+    }
+    for part, arrays in parts.items()
+  }
+  likely = np.bincount(task.train['label']).argmax()
+  guess = evaluate.pack(task.test['label'] == likely)
+  numbers = {part: len(arrays['label']) for part, arrays in parts.items()}
+  return found | {'guess': guess, 'numbers': numbers}
+
+
+def _hits_of(
+  run: Run, part: str, arrays: store_lib.Arrays, store: store_lib.Store
+) -> str | None:
+  """As the run wrote them; anew for one that was trained before any did."""
+  if part == 'val' and not (run.has_owners_data and len(arrays['label'])):
+    return None
+  result = store.result(run) or {}
+  if f'{part}_hits' in result:
+    return result[f'{part}_hits']
+  answers = store.answers(run, arrays)
+  return evaluate.pack(answers.argmax(-1) == arrays['label'])
+
+
+def _prices(
+  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+) -> dict[str, dict[str, Any]]:
+  """{defense: {seed: `evaluate.price`}} of the answers as they are served."""
+  found: dict[str, dict[str, Any]] = {}
+  for job in jobs:
+    task = store.task(job.normal.judged_on)
+    normal = store.answers(job.normal, task.test)
+    for name, (*_, teacher) in _owners(job).items():
+      if teacher not in finished:
+        continue
+      held_out = (
+        store.answers(teacher, task.val) if len(task.val['label']) else None
+      )
+      numbers = evaluate.price(
+        store.answers(teacher, task.test),
+        normal,
+        task.test['label'],
+        None if held_out is None else (held_out, task.val['label']),
+      )
+      found.setdefault(name, {})[str(job.seed)] = numbers
+  return found
+
+
+def _latencies(
+  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+) -> dict[str, dict[str, dict[str, float]]]:
+  """{batch: {defense: {'median', 'p95'}}}, seconds of an answer, of one seed.
+
+  Compiled and warm; in turns, so that whatever else the machine does hits all
+  alike.
+  """
+  if not jobs:
+    return {}
+  teachers = {
+    name: found[-1]
+    for name, found in _owners(jobs[0]).items()
+    if found[-1] in finished
+  }
+  test = store.task(jobs[0].normal.judged_on).test['image']
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for batch in _TIMED_BATCHES:
+    images = np.resize(test, (batch, *test.shape[1:])) / np.float32(255)
+    calls = {
+      name: _call(teacher, store, images) for name, teacher in teachers.items()
+    }
+    for call in calls.values():
+      call()
+    secs: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(_TIMED_CALLS):
+      for name, call in calls.items():
+        start = time.perf_counter()
+        call()
+        secs[name].append(time.perf_counter() - start)
+    found[str(batch)] = {
+      name: {
+        'median': float(np.median(times)),
+        'p95': float(np.quantile(times, 0.95)),
+      }
+      for name, times in secs.items()
+    }
+  return found
+
+
+def _call(
+  teacher: Run, store: store_lib.Store, images: np.ndarray
+) -> Callable[[], Any]:
+  """Answers a batch, and waits for it."""
+  variables = jax.tree.map(jnp.asarray, store.variables(teacher))
+  answer = jax.jit(
+    lambda variables, images: losses.log_scores(
+      programs.answer_fn(teacher)(variables, images)
+    )
+  )
+  batch = jnp.asarray(images, teacher.dtype)
+  return lambda: jax.block_until_ready(answer(variables, batch))
+
+
+def _no_figures(*_: object) -> list[Any]:
+  """They are in the report."""
+  return []
+
+
+EXPERIMENT = experiment.Experiment(
+  'arena',
+  'Which defense holds against which attack, and at what price?',
+  _plan,
+  _no_figures,
+  _measure,
+  report.write,
+  ('arena',),
+  report.text,
+)
+
+if __name__ == '__main__':
+  experiment.main(EXPERIMENT)

@@ -1,0 +1,262 @@
+"""The verdict of the arena: is a defense distillable, by what we know?
+
+Everything is decided by which test images networks get right, on seeds that no
+choice was made on:
+
+  distillable    the thief who was chosen on his own validation images gains
+                 over the best that he could do alone: the one-sided 95 % lower
+                 bound of his gain is above 0, for some student (Holm over the
+                 students).
+  undistillable  against the attacks listed: for every one of them and every
+                 student the one-sided 95 % upper bound of the gain is below
+                 the margin. Each of these tests has the full level, and all of
+                 them must reject (Berger, 1982, Technometrics 24(4)).
+  open           neither.
+
+Pure NumPy and SciPy; nothing here knows what a network is.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+LEVEL = 0.05  # Of every test, one-sided.
+MIN_SEEDS = 3  # With fewer, nothing is decided.
+_MAX_SEEDS = 1_000  # Beyond so many a verdict is not to be had by training.
+_REPLICATES = 10_000
+
+
+class Gain(NamedTuple):
+  """The gain of an attack over a control, in percentage points.
+
+  Attributes:
+    points: mean accuracy of the attack less that of the control.
+    seeds_variance: the part of the variance that more seeds reduce.
+    images_variance: the part that only more test images reduce.
+    degrees: of freedom of their sum.
+    num_seeds: of the attack or of the control, whichever has fewer.
+  """
+
+  points: float
+  seeds_variance: float
+  images_variance: float
+  degrees: float
+  num_seeds: int
+
+  @property
+  def error(self) -> float:
+    """The standard error."""
+    return math.sqrt(self.seeds_variance + self.images_variance)
+
+  @property
+  def p_value(self) -> float:
+    """Of the hypothesis that there is no gain, one-sided."""
+    return float(scipy.stats.t.sf(self.points / self.error, self.degrees))
+
+  def low(self, level: float = LEVEL) -> float:
+    """A one-sided lower bound."""
+    return self.points - self._reach(level)
+
+  def high(self, level: float = LEVEL) -> float:
+    """A one-sided upper bound."""
+    return self.points + self._reach(level)
+
+  def _reach(self, level: float) -> float:
+    quantile = float(scipy.stats.t.isf(level, self.degrees))
+    return quantile * self.error
+
+  def error_with(self, num_seeds: np.ndarray | int) -> np.ndarray:
+    """The standard error that so many seeds would leave."""
+    seeds = self.seeds_variance * self.num_seeds / np.asarray(num_seeds)
+    return np.sqrt(seeds + self.images_variance)
+
+
+def gain(attack: np.ndarray, control: np.ndarray) -> Gain:
+  """How much more often an attack is right than a control.
+
+  Seeds and test images are both draws: of R networks that see n images each,
+  the difference of the mean accuracies has the variance
+
+    s_a^2 / R_a + s_c^2 / R_c + max(0, v - m_a / (n R_a) - m_c / (n R_c))
+
+  with s^2 the variance of the accuracies over seeds, v the variance over
+  images of the difference of the mean hits, over n, and m the mean square of
+  what neither seed nor image explains (of the two-way table of hits). That
+  noise is in s^2 and in v: it is counted once. Seeds of attack and control are
+  not paired, since they see their batches in different orders; images are.
+  Degrees of freedom after Satterthwaite. One discordant image is the least
+  that is reckoned with: agreement on all n proves no agreement on all others.
+
+  Args:
+    attack: bool[R_a, n], whether seed r is right about image i.
+    control: bool[R_c, n], about the same images.
+
+  Raises:
+    ValueError: the shapes do not fit, or one of them has a single seed.
+
+  Source: crossed random effects, as in Searle et al. (1992), "Variance
+  Components", chapter 4.
+  """
+  attack, control = (np.asarray(x, np.float64) for x in (attack, control))
+  if attack.ndim != 2 or attack.shape[1:] != control.shape[1:]:
+    raise ValueError(
+      f'hits of shapes {attack.shape} and {control.shape}; expected [R, n] '
+      'about the same n images'
+    )
+  if min(len(attack), len(control)) < 2:
+    raise ValueError('one seed has no variance; expected two or more')
+  n = attack.shape[1]
+  parts = [_seed_part(hits) for hits in (attack, control)]
+  seeds = sum(variance for variance, _ in parts)
+  noise = sum(_noise(hits) / hits.size for hits in (attack, control))
+  by_image = attack.mean(axis=0) - control.mean(axis=0)
+  images = max(float(by_image.var(ddof=1)) / n - noise, 0.0)
+  # One image of n on which they differ.
+  images = max(images, 1 / n**2 - seeds)
+  total = seeds + images
+  known = sum(variance**2 / degrees for variance, degrees in parts)
+  return Gain(
+    points=100.0 * float(by_image.mean()),
+    seeds_variance=1e4 * seeds,
+    images_variance=1e4 * images,
+    degrees=total**2 / (known + images**2 / (n - 1)),
+    num_seeds=min(len(attack), len(control)),
+  )
+
+
+def _seed_part(hits: np.ndarray) -> tuple[float, int]:
+  """The variance of a mean over seeds, and its degrees of freedom."""
+  return float(hits.mean(axis=1).var(ddof=1)) / len(hits), len(hits) - 1
+
+
+def _noise(hits: np.ndarray) -> float:
+  """The mean square of what is left of hits without seed and image."""
+  left = hits - hits.mean(axis=0, keepdims=True)
+  left = left - left.mean(axis=1, keepdims=True)
+  rows, columns = hits.shape
+  return float(np.sum(left**2)) / ((rows - 1) * (columns - 1))
+
+
+def choose(validation: Mapping[str, np.ndarray]) -> str:
+  """The name with the most hits; of equal ones the first by its name.
+
+  Args:
+    validation: {name: bool[R, m]}, hits on images that were held out.
+  """
+  return min(validation, key=lambda name: (-validation[name].mean(), name))
+
+
+def stability(
+  validation: Mapping[str, np.ndarray],
+  replicates: int = _REPLICATES,
+  seed: int = 0,
+) -> float:
+  """How often the same is chosen from other validation images, 0..1.
+
+  Args:
+    validation: see `choose`.
+    replicates: resamples of the images with replacement.
+    seed: of the resamples.
+  """
+  names = sorted(validation)  # Ties go to the first, as there.
+  hits = np.stack([validation[name].mean(axis=0) for name in names])
+  number = hits.shape[1]
+  rng = np.random.default_rng(seed)
+  counts = rng.multinomial(number, np.full(number, 1 / number), replicates)
+  # Rounded: sums of equal numbers in another order are to stay equal.
+  found = np.argmax(np.round(counts @ hits.T, 6), axis=1)
+  return float(np.mean(found == names.index(choose(validation))))
+
+
+class Contest(NamedTuple):
+  """What one student came to against one defense.
+
+  Attributes:
+    student: its name.
+    chosen: the attack that the thief chose by validation; None where he has
+      nothing to choose by. Then any attack may show that he gains, and Holm's
+      correction goes over all of them.
+    gains: {attack: its gain over the control}.
+  """
+
+  student: str
+  chosen: str | None
+  gains: Mapping[str, Gain]
+
+
+class Verdict(NamedTuple):
+  """What became of a defense.
+
+  Attributes:
+    decision: 'distillable', 'undistillable' or 'open'.
+    student: of the candidate below; None where there is no contest.
+    attack: the candidate with the least p-value: what decides.
+    gain: of it.
+    level: of its lower bound, with Holm's correction.
+    below_margin: whether every gain is known to be below the margin.
+    seeds: of an open verdict, how many fresh ones would settle it if all gains
+      stayed as they are; None where no number of them would.
+  """
+
+  decision: str
+  student: str | None
+  attack: str | None
+  gain: Gain | None
+  level: float
+  below_margin: bool
+  seeds: int | None
+
+
+def judge(
+  contests: Sequence[Contest], margin: float, level: float = LEVEL
+) -> Verdict:
+  """The verdict on one defense.
+
+  Args:
+    contests: one a student, with the same attacks.
+    margin: delta, in points; a gain below it is none that matters.
+    level: of each test.
+  """
+  candidates = [
+    (one.student, name, one.gains[name])
+    for one in contests
+    for name in ([one.chosen] if one.chosen else sorted(one.gains))
+  ]
+  every = [found for one in contests for found in one.gains.values()]
+  if not candidates:
+    return Verdict('open', None, None, None, level, False, None)
+  # Of Holm's steps the first decides whether there is any gain at all.
+  first = level / len(candidates)
+  student, attack, best = min(
+    candidates, key=lambda c: (c[2].p_value, -c[2].points, c[0], c[1])
+  )
+  enough = min(found.num_seeds for found in every) >= MIN_SEEDS
+  gained = best.low(first) > 0 and best.num_seeds >= MIN_SEEDS
+  below = enough and all(found.high(level) < margin for found in every)
+  decision = 'distillable' if gained else 'undistillable' if below else 'open'
+  seeds = None
+  if decision == 'open':
+    rivals = [found for _, _, found in candidates]
+    seeds = _seeds_to_settle(rivals, every, margin, first, level)
+  return Verdict(decision, student, attack, best, first, below, seeds)
+
+
+def _seeds_to_settle(
+  candidates: Sequence[Gain],
+  every: Sequence[Gain],
+  margin: float,
+  first: float,
+  level: float,
+) -> int | None:
+  """The least number of seeds with which either test would reject."""
+  have = min(found.num_seeds for found in every)
+  numbers = np.arange(max(have + 1, MIN_SEEDS), _MAX_SEEDS + 1)
+  degrees = 2 * (numbers - 1)
+  strict, plain = (scipy.stats.t.isf(one, degrees) for one in (first, level))
+  gained = [g.points > strict * g.error_with(numbers) for g in candidates]
+  below = [g.points + plain * g.error_with(numbers) < margin for g in every]
+  settled = np.any(gained, axis=0) | np.all(below, axis=0)
+  return int(numbers[settled.argmax()]) if settled.any() else None
