@@ -33,8 +33,9 @@ _VERDICTS = (
   'Scores: less that of a thief who hears the top classes alone.'
 )
 _PRICED = (
-  ' Accuracy and Brier score: change of what the owner serves, against the '
-  'normal network. Time: of an answer to one image, as a multiple.'
+  ' Price: change of the accuracy that the owner serves, in points, and of '
+  'its Brier score, against the normal network. Time: of an answer to one '
+  'image, as a multiple.'
 )
 _MATRIX = (
   'Gain over the control ({control}) in points, on {seeds} fresh seeds and '
@@ -52,8 +53,8 @@ _CONTROLS = (
   'What a thief can do without the owner, with the same images, labels and '
   'steps. Bold: the best on the held-out images with seeds {choose}; every '
   'gain is over that one. In brackets how often it would be chosen from other '
-  'held-out images. A null control is an attack on nobody, whose answers are the '
-  'labels of the thief’s own images.'
+  'held-out images. A null control is an attack on nobody, whose answers are '
+  'the labels of the thief’s own images.'
 )
 _PRICES = (
   'Of the answers as they are served, means over the fresh seeds. Flipped: '
@@ -300,16 +301,8 @@ def _group_blocks(
 
 def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
   first = group.name == board_lib.OWN
-  head = [
-    'Defense',
-    'Verdict',
-    'Thief',
-    'Gain',
-    'Leaked',
-    'Against none',
-    'Scores',
-  ]
-  head += ['Accuracy', 'Brier', 'Time'] if first else []
+  head = ['Defense', 'Verdict', 'Thief', 'Gain', 'Leaked', 'Against none']
+  head += ['Scores', 'Price', 'Time'] if first else ['Scores']
   rows, marks = [], {}
   for i, (defense, row) in enumerate(group.rows.items()):
     found = row.verdict
@@ -318,18 +311,14 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
       _told(found),
       f'{found.attack}\n{found.student}' if found.attack else '–',
       _interval(found.gain, found.level),
-      '–' if row.leaked is None else f'{100 * row.leaked:.0f} %',
+      '–' if row.leaked is None else _percent(row.leaked),
       _interval(row.against_none),
       _interval(row.score_value),
     ]
     if first:
       change = paid.change.get(defense, {})
       times = paid.times.get(defense, {})
-      cells += [
-        _points(change['accuracy']) if change else '–',
-        _signed(change['brier'], '.3f') if change else '–',
-        f'{times["1"]:.1f}×' if '1' in times else '–',
-      ]
+      cells += [_price(change) if change else '–', _time(times.get('1'))]
     rows.append(tuple(cells))
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]
@@ -344,6 +333,16 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
     kind='matrix',
     marks=marks,
   )
+
+
+def _price(change: Mapping[str, float]) -> str:
+  """'−0.3', and below it what it means for the Brier score."""
+  brier = _signed(change['brier'], '.3f')
+  return f'{_points(change["accuracy"])}\n{brier} Brier'
+
+
+def _time(multiple: float | None) -> str:
+  return '–' if multiple is None else f'{multiple:.1f}×'
 
 
 _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
@@ -467,8 +466,7 @@ def _price_table(paid: Prices) -> document.Table:
           format(mean[key], spec) if key in mean else '–'
           for _, key, spec in _COLUMNS
         ),
-        *(f'{value:.1f}×' for value in times.values()),
-        *['–'] * (2 - len(times)),
+        *(_time(times.get(batch)) for batch in ('1', '256')),
       )
     )
   head = 'Defense', *(column[0] for column in _COLUMNS), 'Time', 'of 256'
@@ -632,6 +630,10 @@ def _interval(
     return '–'
   low, high = _points(gain.low(level)), _points(gain.high())
   return f'{_points(gain.points)}{mark}\n{low} to {high}'
+
+
+def _percent(share: float) -> str:
+  return f'{100 * share:.0f} %'.replace('-', '−')
 
 
 def _points(value: float) -> str:

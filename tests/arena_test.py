@@ -1,0 +1,317 @@
+"""The arena: what is shared, what is decided, what its page says."""
+
+import config_files
+import fabricated_arena
+import numpy as np
+import pytest
+
+from experiments import arena
+from undistillable import errors, evaluate, plan, writers
+from undistillable.report import arena as page, board as board_lib, draw, plane
+
+
+def _config(**changes):
+  small = {
+    'students': ('mlp',),
+    'arena.defenses': ('nasty', 'stingy', 'reverse_sigmoid'),
+    'arena.attacks': ('kd', 'hard_label', 'kd:alpha=0.1,temperature=1.0'),
+    'arena.epsilons': (0.1, 0.4),
+    'arena.choose_seeds': (0,),
+    'arena.fresh_seeds': (1, 2),
+  }
+  given = {name.replace('__', '.'): value for name, value in changes.items()}
+  return plan.vary(config_files.load('digits'), small | given)
+
+
+def _cells(config):
+  job = plan.Job(arena._main_config(config), 0)
+  return {(c.defense, c.attack): c for c in arena._cells(job)}
+
+
+def test_who_hears_top_classes_alone_is_one_for_all_that_keep_them():
+  cells = _cells(_config())
+  runs = {
+    defense: cells[defense, 'hard_label'].runs[-1]
+    for defense in ('none', 'stingy', 'nasty', 'reverse_sigmoid')
+  }
+  assert runs['stingy'] == runs['none']
+  assert cells['stingy', 'hard_label'].shared
+  assert not cells['none', 'hard_label'].shared
+  # Another network, and a wrapper that does not say that it keeps them.
+  assert len(set(runs.values())) == 3
+  assert cells['stingy', 'kd'].runs[-1] != cells['none', 'kd'].runs[-1]
+
+
+def test_who_has_the_weights_meets_no_wrapper():
+  cells = _cells(_config(arena__attacks=('deep_inversion',)))
+  runs = [
+    cells[defense, 'deep_inversion'].runs
+    for defense in ('none', 'stingy', 'reverse_sigmoid', 'nasty')
+  ]
+  assert runs[0] == runs[1] == runs[2]
+  assert not set(runs[0]) & set(runs[3])
+  assert cells['stingy', 'deep_inversion'].shared
+
+
+def test_every_network_is_planned_once_and_before_who_needs_it():
+  config = _config()
+  planned = arena.EXPERIMENT.plan_fn(config)
+  assert len(set(planned)) == len(planned)
+  for index, run in enumerate(planned):
+    assert set(run.parents.values()) <= set(planned[:index])
+  # Four owners; alone, smoothed twice; kd twice on each owner, top classes of
+  # three.
+  assert len(planned) == 3 * (4 + 3 + 2 * 4 + 3)
+  assert {run.seed for run in planned} == {0, 1, 2}
+
+
+def test_settings_of_an_attack_are_those_of_its_name():
+  cells = _cells(_config())
+  run = cells['nasty', 'kd:alpha=0.1,temperature=1.0'].runs[-1]
+  assert (run.settings['alpha'], run.settings['temperature']) == (0.1, 1.0)
+  assert cells['nasty', 'kd'].runs[-1].settings['alpha'] == 0.9
+  cells = _cells(_config(arena__attacks=('knockoff:targets=top',)))
+  cell = cells['nasty', 'knockoff:targets=top']
+  assert cell.runs[-1].settings['targets'] == 'top'
+  assert arena._described(cell)['answers'] == 'labels'
+  assert arena._described(cell)['group'] == board_lib.FOREIGN
+
+
+@pytest.mark.parametrize(
+  ('attack', 'message'),
+  [
+    ('kd:alpha', 'expected name:field=value'),
+    ('kd:alpa=0.1', "kd has no setting 'alpa'"),
+    ('kd:alpha=7', 'alpha=7'),
+    ('kdd', "unknown attack 'kdd'"),
+  ],
+)
+def test_a_mistake_in_an_attack_is_said(attack, message):
+  with pytest.raises(errors.InputError, match=message):
+    arena.EXPERIMENT.plan_fn(_config(arena__attacks=(attack,)))
+
+
+def test_what_is_chosen_on_a_seed_is_not_judged_on_it():
+  with pytest.raises(errors.InputError, match=r'seeds \[1\] are in choose_'):
+    arena.EXPERIMENT.plan_fn(_config(arena__choose_seeds=(0, 1)))
+
+
+def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
+  def no_plan(job, teacher, student):
+    if teacher.method == 'nasty':
+      raise ValueError('nasty has no map to undo')
+    return [job.student('kd', student, {'teacher': teacher})]
+
+  monkeypatch.setattr(arena.attacks.get('kd'), 'plan', no_plan, raising=False)
+  cells = _cells(_config(arena__attacks=('kd',)))
+  assert cells['stingy', 'kd'].runs
+  assert not cells['nasty', 'kd'].runs
+  assert cells['nasty', 'kd'].reason == 'nasty has no map to undo'
+
+
+CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 86.0}
+SKILLS = {
+  'none': {'kd': 92.0, 'hard_label': 86.0},
+  'nasty': {'kd': 70.0, 'hard_label': 86.0},
+  'stingy': {'kd': 89.0, 'hard_label': 86.0},
+}
+
+
+@pytest.fixture(scope='module')
+def results():
+  return fabricated_arena.make_results(SKILLS, CONTROLS, margin=2.0)
+
+
+def _judged(results):
+  board = board_lib.Board(results)
+  return board, board_lib.judge(board)
+
+
+def test_verdicts_follow_from_hits(results):
+  board, (group,) = _judged(results)
+  assert group.controls == {'cnn8': 'label_smoothing 0.1'}
+  decisions = {name: row.verdict.decision for name, row in group.rows.items()}
+  assert decisions == {
+    'none': 'distillable',
+    'nasty': 'undistillable',
+    'stingy': 'distillable',
+  }
+  assert group.rows['none'].verdict.attack == 'kd'
+  # By hand from the hits themselves.
+  cell = board.cell('stingy', 'kd', 'cnn8')
+  control = next(c for c in board.cells if c['attack'] == 'label_smoothing 0.1')
+  points = 100 * (board.test(cell).mean() - board.test(control).mean())
+  gain = group.rows['stingy'].contests['cnn8'].gains['kd']
+  np.testing.assert_allclose(gain.points, points)
+  plain = group.rows['none'].verdict.gain.points
+  np.testing.assert_allclose(group.rows['stingy'].leaked, points / plain)
+  assert group.rows['none'].leaked == 1
+  np.testing.assert_allclose(
+    group.rows['stingy'].against_none.points, points - plain
+  )
+  # Whom validation chose against nasty hears top classes alone already.
+  assert group.rows['nasty'].verdict.attack == 'hard_label'
+  assert group.rows['nasty'].score_value is None
+  assert 1 < group.rows['stingy'].score_value.points < 5
+
+
+def test_seeds_to_choose_with_decide_nothing_else(results):
+  """Fresh hits alone make the gains, held-out hits alone the choice."""
+  board, _ = _judged(results)
+  cell = board.cell('none', 'kd', 'cnn8')
+  assert board.test(cell).shape == (5, fabricated_arena.NUM_TEST)
+  assert board.val(cell).shape == (2, fabricated_arena.NUM_VAL)
+
+
+def test_one_run_that_is_missing_leaves_its_cell_out(results):
+  found = {**results, 'runs': [dict(run) for run in results['runs']]}
+  board, _ = _judged(found)
+  lost = board.cell('stingy', 'kd', 'cnn8')['runs']['3']
+  hits = dict(results['measurements']['hits'])
+  hits['test'] = {k: v for k, v in hits['test'].items() if k != lost}
+  found['measurements'] = {**results['measurements'], 'hits': hits}
+  for run in found['runs']:
+    if run['id'] == lost:
+      run |= {'status': 'diverged', 'reason': 'the loss is not finite.'}
+  board, (group,) = _judged(found)
+  cell = board.cell('stingy', 'kd', 'cnn8')
+  assert board.reason(cell) == 'seed 3 is diverged. the loss is not finite.'
+  assert list(group.rows['stingy'].contests['cnn8'].gains) == ['hard_label']
+  assert group.rows['stingy'].contests['cnn8'].chosen == 'hard_label'
+
+
+def test_without_labels_the_control_is_a_guess_and_nothing_is_chosen():
+  results = fabricated_arena.make_results(SKILLS, CONTROLS)
+  for cell in results['measurements']['board']['cells']:
+    if cell['defense']:
+      cell['group'] = board_lib.FOREIGN
+      for run in cell['runs'].values():
+        results['measurements']['hits']['val'].pop(run)
+  board, (group,) = _judged(results)
+  assert group.name == board_lib.FOREIGN
+  assert group.controls == {'cnn8': board_lib.GUESS}
+  contest = group.rows['nasty'].contests['cnn8']
+  assert contest.chosen is None
+  cell = board.cell('nasty', 'kd', 'cnn8')
+  np.testing.assert_allclose(
+    contest.gains['kd'].points, 100 * board.test(cell).mean() - 10
+  )
+  assert group.rows['nasty'].verdict.level == 0.05 / 2
+
+
+@pytest.fixture(scope='module')
+def written(results, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('arena')
+  page.write(results, folder, folder=folder, command='the command')
+  return folder
+
+
+def test_the_page_begins_with_the_verdict(written):
+  text = (written / 'report.md').read_text()
+  head = text.split('##')[0]
+  assert 'Which defense holds on digits' in head
+  assert '1 of 2 defenses leak' in head
+  assert '1 undistillable against these attacks (nasty at −0.1 points' in head
+  assert 'from the unprotected network a thief gains' in head
+  for said in (
+    'the command',
+    'label\\_smoothing 0.1',
+    '1,298',
+    'margin | 2 points',
+    'Of what holds, nasty costs least',
+  ):
+    assert said in text
+  shown = (written / 'report.html').read_text()
+  assert 'class="number strong gain">+' in shown
+  assert 'class="number loss">−' in shown
+  assert '<small>' in shown
+  assert (written / 'figures/plane.png').stat().st_size > 5_000
+
+
+def test_the_terminal_shows_the_same(results, written):
+  told = page.text(results)
+  sentence = told.splitlines()[-1]
+  assert sentence in (written / 'report.html').read_text()
+  assert 'undistillable against these attacks' in told
+
+
+def test_where_nothing_is_gained_there_is_nothing_to_protect(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  skills = {d: {'kd': 80.0, 'hard_label': 80.0} for d in ('none', 'nasty')}
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=2.0)
+  page.write(results, tmp_path, folder=tmp_path, command='')
+  text = (tmp_path / 'report.md').read_text()
+  assert 'Here is nothing to protect' in text
+  assert 'no thief gains as much as the margin' in text
+
+
+@pytest.mark.parametrize('seeds', [(2,), (2, 3)])
+def test_with_few_seeds_all_is_open(seeds, tmp_path, monkeypatch):
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  results = fabricated_arena.make_results(
+    SKILLS, CONTROLS, fresh_seeds=[*seeds]
+  )
+  _, (group,) = _judged(results)
+  assert {r.verdict.decision for r in group.rows.values()} == {'open'}
+  page.write(results, tmp_path, folder=tmp_path, command='')
+  text = (tmp_path / 'report.md').read_text()
+  assert 'Judge on at least 3 fresh seeds' in text
+
+
+def test_prices_are_compared_seed_by_seed(results):
+  paid = board_lib.prices(results)
+  np.testing.assert_allclose(paid.change['stingy']['brier'], 0.04)
+  np.testing.assert_allclose(paid.change['stingy']['accuracy'], -0.2)
+  np.testing.assert_allclose(paid.mean['none']['accuracy'], 96.96)
+  assert paid.times['nasty'] == {'1': 2.0, '256': 2.0}
+
+
+def test_the_front_is_of_those_that_nothing_beats_in_both():
+  def point(name, x, y):
+    return plane.Point(name, x, y, y, y, 'open')
+
+  points = [
+    point('dear', 3.0, 1.0),
+    point('cheap', 0.0, 4.0),
+    point('beaten', 2.0, 4.0),
+    point('twin', 0.0, 5.0),
+    point('level', 4.0, 1.0),
+  ]
+  found = [p.name for p in plane.front(points)]
+  assert found == ['cheap', 'dear']
+
+
+def test_hits_are_read_where_they_are_and_computed_where_they_are_not():
+  answers = np.eye(4)[[0, 1, 2, 0]]
+  arrays = {'label': np.array([0, 1, 3, 0])}
+  run = arena.plan.Job(arena._main_config(_config()), 0).control('mlp')
+
+  class Store:
+    def __init__(self, result):
+      self.result = lambda run: result
+      self.answers = lambda run, arrays: answers
+
+  expected = evaluate.pack(np.array([True, True, False, True]))
+  assert arena._hits_of(run, 'test', arrays, Store({})) == expected
+  kept = Store({'test_hits': 'ff'})
+  assert arena._hits_of(run, 'test', arrays, kept) == 'ff'
+
+
+def test_its_rules_are_fixed_in_its_folder(tmp_path):
+  """And in no other: experiments that do not read them share a workdir."""
+  from undistillable import study
+
+  chosen = arena.experiment.as_study(arena.EXPERIMENT)
+  for kind, fixed in ((chosen, True), (study.MAIN, False)):
+    folder = tmp_path / str(fixed)
+    folder.mkdir()
+    content = study._own_config(_config(), kind, folder, False)
+    writers.write_json(folder / 'config.json', content)
+    other = _config(arena__margin=1.0)
+    if fixed:
+      with pytest.raises(errors.InputError, match=r'arena.margin: 2.0 there'):
+        study._own_config(other, kind, folder, False)
+    else:
+      assert study._own_config(other, kind, folder, False) == content
