@@ -289,7 +289,7 @@ def prices(results: Mapping[str, Any]) -> Prices:
   }
   times: dict[str, dict[str, float]] = {}
   for batch, secs in results['measurements']['latency'].items():
-    for name, one in secs.items():
+    for name, one in secs.items() if NONE in secs else ():
       multiple = one['median'] / secs[NONE]['median']
       times.setdefault(name, {})[batch] = multiple
   return Prices(mean, change, times)

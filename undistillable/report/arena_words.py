@@ -1,0 +1,253 @@
+"""What the page of the arena says, and how it writes its numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from undistillable.report import (
+  board as board_lib,
+  conclusion as conclusion_lib,
+  verdict as verdict_lib,
+)
+from undistillable.report.board import Board, Group, Prices, Row
+
+_MAX_LISTED = 2  # Defenses with their prices in a sentence.
+
+VERDICTS = (
+  'Distillable: the thief whom validation chose gains over the best that he '
+  'could do alone (lower bound above 0, with Holm’s correction over the '
+  'students). Undistillable against these attacks: the gain of every one of '
+  'them, by every student, is below the margin of {margin:g} points (each '
+  'upper bound). Open: neither; below it how many fresh seeds would settle it '
+  'if all gains stayed as they are. Gain: of the thief who decides, in points, '
+  'with its one-sided 95 % bounds. Leaked: his gain as a share of that from '
+  'the unprotected network, where that is above {leak:g} point. Against none: '
+  'his accuracy less that of the thief chosen against the unprotected '
+  'network. Scores: less that of a thief who hears the top classes alone.'
+)
+PRICED = (
+  ' Price: change of the accuracy that the owner serves, in points, and of '
+  'its Brier score, against the normal network. Time: of an answer to one '
+  'image, as a multiple.'
+)
+MATRIX = (
+  'Gain over the control ({control}) in points, on {seeds} fresh seeds and '
+  '{images} test images, with one-sided 95 % bounds. Red: above 0. Green: '
+  'below 0. Bold: chosen by validation; at the end of the row how often the '
+  'same attack would be chosen from other held-out images. = marks a run that '
+  'is shared with the unprotected network: that thief cannot tell them apart.'
+)
+NO_CHOICE = (
+  'Gain over {control}, otherwise as above. A thief without labels has nothing '
+  'to choose by here: Holm’s correction goes over all of his attacks.'
+)
+CONTROLS = (
+  'What a thief can do without the owner, with the same images, labels and '
+  'steps. Bold: the best on the held-out images with seeds {choose}; every '
+  'gain is over that one. In brackets how often it would be chosen from other '
+  'held-out images. A null control is an attack on nobody, whose answers are '
+  'the labels of the thief’s own images.'
+)
+PRICES = (
+  'Of the answers as they are served, means over the fresh seeds. Flipped: '
+  'images with another top class than the normal network gives. NLL: of scores '
+  'mixed with 1e-4 a class, in nats. ECE: 15 bins. Fitted: after a client has '
+  'fitted one temperature on held-out images. L1: distance to the normal '
+  'scores. AURC: mean error among the surest answers, less is better. Time: '
+  'median of an answer, as a multiple of the normal network, for one image and '
+  'for 256.'
+)
+ASKED = (
+  'Queries: images that one student asks about. Once: every image, without '
+  'augmentation, its answer reused. Every view: each augmented one.'
+)
+PLANE = (
+  'Left is cheap for the owner, down is safe. {y}. The line joins the defenses '
+  'than which no other is both cheaper and safer. Green: undistillable against '
+  'these attacks, red: distillable, grey: open.'
+)
+LIMITS = (
+  'Undistillable always means: against the attacks, students and data listed '
+  'here. A better attack can end it, none can be excluded. Gains are those of '
+  'networks trained with these settings; whoever trains longer, or has other '
+  'images, may gain more.'
+)
+
+
+def conclusion(
+  board: Board, groups: Sequence[Group], paid: Prices
+) -> conclusion_lib.Conclusion:
+  """What the page says first, of the group that has most to go by."""
+  first = groups[0]
+  where = next(iter(board.entries.values()))['dataset']
+  title = f'Which defense holds on {where}, and at what price?'
+  found = {
+    decision: [
+      name
+      for name, row in first.rows.items()
+      if name != board_lib.NONE and row.verdict.decision == decision
+    ]
+    for decision in ('distillable', 'undistillable', 'open')
+  }
+  number = sum(map(len, found.values()))
+  sentence = (
+    f'Against {count(len(first.attacks), "attack")} by '
+    f'{board_lib.GROUPS[first.name].lower()}, of {count(number, "defense")} '
+    f'{len(found["distillable"]) or "none"} '
+    f'{"is" if len(found["distillable"]) < 2 else "are"} distillable, '
+    f'{len(found["undistillable"]) or "none"} undistillable against these '
+    f'attacks{_at_prices(found["undistillable"], paid)}, and '
+    f'{len(found["open"]) or "none"} open; '
+    f'{_plain_clause(first.rows[board_lib.NONE])}.'
+  )
+  plain = first.rows[board_lib.NONE].verdict.decision
+  if plain == 'undistillable':
+    headline, tone = 'Here is nothing to protect', 'open'
+  elif found['distillable']:
+    leaks = 'leaks' if len(found['distillable']) == 1 else 'leak'
+    headline = f'{len(found["distillable"])} of {number} defenses {leaks}'
+    tone = 'bad'
+  elif found['open'] or not number:
+    headline, tone = f'{len(found["open"])} of {number} are open', 'open'
+  else:
+    headline, tone = 'No thief gains from any defense', 'good'
+  return conclusion_lib.Conclusion(title, headline, sentence, tone)
+
+
+def _plain_clause(row: Row) -> str:
+  """What stands at the end: what there is to protect at all."""
+  gain = row.verdict.gain
+  if gain is None:
+    return 'there are too few seeds to say anything of the unprotected network'
+  told = f'{points(gain.points)} points by {row.verdict.attack}'
+  if row.verdict.decision == 'distillable':
+    return f'from the unprotected network a thief gains {told}'
+  if row.verdict.decision == 'undistillable':
+    return (
+      'but from the unprotected network, too, no thief gains as much as the '
+      f'margin (at best {told})'
+    )
+  return f'whether the unprotected network is distillable is open ({told})'
+
+
+def _at_prices(names: Sequence[str], paid: Prices) -> str:
+  """' (stingy at −0.3 points of accuracy and +0.021 Brier)', or nothing."""
+  if not names or len(names) > _MAX_LISTED:
+    return ''
+  told = []
+  for name in names:
+    change = paid.change.get(name, {})
+    if change:
+      told.append(
+        f'{name} at {points(change["accuracy"])} points of accuracy and '
+        f'{signed(change["brier"], ".3f")} Brier'
+      )
+  return f' ({"; ".join(told)})' if told else ''
+
+
+def next_step(board: Board, group: Group, paid: Prices) -> str:
+  """What to do."""
+  rules, told = board.rules, []
+  have = len(rules['fresh_seeds'])
+  rows = {n: row for n, row in group.rows.items() if row.verdict.gain}
+  waiting = {
+    name: row.verdict.seeds
+    for name, row in rows.items()
+    if row.verdict.decision == 'open'
+  }
+  by_seeds = {name: n for name, n in waiting.items() if n}
+  hopeless = [name for name, n in waiting.items() if not n]
+  if have < verdict_lib.MIN_SEEDS:
+    told.append(
+      f'Judge on at least {verdict_lib.MIN_SEEDS} fresh seeds; here are {have} '
+      '(config.arena.fresh_seeds).'
+    )
+  elif by_seeds:
+    told.append(
+      f'Judge on {max(by_seeds.values())} fresh seeds instead of {have} '
+      '(config.arena.fresh_seeds), none of them among these, or it would be a '
+      'second look: if the gains stay as they are, that settles '
+      f'{listed(by_seeds)}.'
+    )
+  if hopeless:
+    told.append(
+      f'No number of seeds settles {listed(hopeless)}: the gain lies too near '
+      'to 0 and to the margin for so few test images.'
+    )
+  held = [
+    name
+    for name, row in rows.items()
+    if name != board_lib.NONE
+    and row.verdict.decision == 'undistillable'
+    and name in paid.change
+  ]
+  if held and rows[board_lib.NONE].verdict.decision == 'distillable':
+    cheap = min(held, key=lambda name: paid.change[name]['brier'])
+    told.append(
+      f'Of what holds, {cheap} costs least; before it is relied upon, it '
+      'should meet an attack that was made for it.'
+    )
+  elif not waiting and not held:
+    told.append('Nothing here withholds what a thief can learn: try others.')
+  if not told:
+    told.append('Try a data set on which there is more to steal.')
+  return ' '.join(told)
+
+
+def told(found: verdict_lib.Verdict) -> str:
+  """A verdict in a cell."""
+  if found.gain is None:
+    return 'open\ntoo few seeds'
+  if found.decision == 'distillable':
+    small = '\nby less than the margin' if found.below_margin else ''
+    return f'distillable{small}'
+  if found.decision == 'undistillable':
+    return 'undistillable\nagainst these attacks'
+  if found.seeds is None:
+    return 'open\nwith any number of seeds'
+  return f'open\n{found.seeds} fresh seeds'
+
+
+def price(change: Mapping[str, float]) -> str:
+  """'−0.3', and below it what it means for the Brier score."""
+  brier = signed(change['brier'], '.3f')
+  return f'{points(change["accuracy"])}\n{brier} Brier'
+
+
+def time(multiple: float | None) -> str:
+  return '–' if multiple is None else f'{multiple:.1f}×'
+
+
+def interval(
+  gain: verdict_lib.Gain | None,
+  level: float = verdict_lib.LEVEL,
+  mark: str = '',
+) -> str:
+  """'+1.2', and below it '[0.3, 2.1]'."""
+  if gain is None:
+    return '–'
+  low, high = points(gain.low(level)), points(gain.high())
+  return f'{points(gain.points)}{mark}\n{low} to {high}'
+
+
+def percent(share: float) -> str:
+  return f'{100 * share:.0f} %'.replace('-', '−')
+
+
+def points(value: float) -> str:
+  return signed(value, '.1f')
+
+
+def signed(value: float, spec: str) -> str:
+  """With its sign; what rounds to nothing has none."""
+  shown = format(value, f'+{spec}')
+  if not shown.strip('+-0.'):
+    return shown[1:]
+  return shown.replace('-', '−')
+
+
+def count(number: int, noun: str) -> str:
+  return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
+def listed(names: Iterable[str]) -> str:
+  *first, last = names
+  return f'{", ".join(first)} and {last}' if first else last
