@@ -35,6 +35,10 @@ from undistillable.report import arena as report, board as board_lib
 
 Run = runs_lib.Run
 
+_EXPECTED = (
+  'config: arena.attacks: {!r}; expected a name, or '
+  'name:field=value,field=value'
+)
 _TIMED_BATCHES = (1, 256)
 _TIMED_CALLS = 30
 
@@ -149,19 +153,20 @@ def _with_settings(
 
 
 def _parse(attack: str) -> tuple[str, dict[str, Any]]:
-  """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1})."""
+  """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1}); a word may stand unquoted."""
   name, _, given = attack.partition(':')
-  settings: dict[str, Any] = {}
-  for pair in filter(None, given.split(',')):
-    key, equals, value = pair.partition('=')
-    if not equals:
-      raise errors.InputError(
-        f'config: arena.attacks: {attack!r}; expected name:field=value'
-      )
-    try:
-      settings[key] = ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-      settings[key] = value  # A word.
+  try:
+    call: Any = ast.parse(f'settings({given})', mode='eval').body
+    settings = {
+      one.arg: one.value.id
+      if isinstance(one.value, ast.Name)
+      else ast.literal_eval(one.value)
+      for one in call.keywords
+    }
+  except (SyntaxError, ValueError) as error:
+    raise errors.InputError(_EXPECTED.format(attack)) from error
+  if call.args or None in settings:
+    raise errors.InputError(_EXPECTED.format(attack))
   return name, settings
 
 

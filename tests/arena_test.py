@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import arena
-from undistillable import errors, evaluate, plan, writers
+from undistillable import command, errors, evaluate, plan, writers
 from undistillable.report import arena as page, board as board_lib, draw, plane
 
 
@@ -77,10 +77,34 @@ def test_settings_of_an_attack_are_those_of_its_name():
   assert arena._described(cell)['group'] == board_lib.FOREIGN
 
 
+def test_a_setting_may_be_a_tuple_or_a_word():
+  name, settings = arena._parse('my.own:alphas=(0.1, -2),targets=top,on=True')
+  assert name == 'my.own'
+  assert settings == {'alphas': (0.1, -2), 'targets': 'top', 'on': True}
+  assert arena._parse('kd') == ('kd', {})
+
+
+def test_methods_of_ones_own_are_found_on_the_command_line():
+  flags = [
+    '--config.arena.defenses=("nasty","my_package.flatter")',
+    '--config.arena.attacks=("kd:alphas=(0.1,1.0)","your.thief:tau=2.0")',
+    '--config.defenses=("theirs.one",)',
+    '--config.students=("cnn8",)',
+  ]
+  assert command._own_methods(flags) == [
+    'my_package.flatter',
+    'your.thief',
+    'theirs.one',
+  ]
+
+
 @pytest.mark.parametrize(
   ('attack', 'message'),
   [
-    ('kd:alpha', 'expected name:field=value'),
+    ('kd:alpha', 'expected a name, or name:field=value'),
+    ('kd:alpha=', 'expected a name, or name:field=value'),
+    ('kd:**{}', 'expected a name, or name:field=value'),
+    ('kd:alpha=open(0)', 'expected a name, or name:field=value'),
     ('kd:alpa=0.1', "kd has no setting 'alpa'"),
     ('kd:alpha=7', 'alpha=7'),
     ('kdd', "unknown attack 'kdd'"),

@@ -188,5 +188,5 @@ def _own_methods(argv: list[str]) -> list[str]:
   """
   given = ' '.join(argv)
   fields = r'--config\.(?:arena\.)?(?:defenses|attacks)'
-  values = re.findall(rf'{fields}[= ](\([^)]*\))', given)
+  values = re.findall(rf'{fields}[= ](\(.*?\))(?= --|$)', given)
   return re.findall(r'(?<![\w.=])[^\W\d]\w*(?:\.\w+)+', ' '.join(values))
