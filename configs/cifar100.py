@@ -37,6 +37,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.recipe.milestones = (60, 120, 160)
   config.recipe.gamma = 0.2
   config_lib.change_recipe(config, 'dafl', gamma=0.1)
+  config.arena.margin = 1.0
   config.grid.teachers = ('resnet18', 'resnet50', 'resnext29')
   config.grid.students = ('mobilenetv2', 'shufflenetv2')
   config.grid.adversaries = ('cnn', 'shufflenetv2', 'resnet50')

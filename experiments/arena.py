@@ -211,13 +211,12 @@ def _measure(
   config = _main_config(config)
   finished = set(runs)
   jobs = [plan.Job(config, seed) for seed in config.seeds]
-  board = _board(jobs)
+  tried = {job.seed: list(_cells(job)) for job in jobs}
   students = [
-    run
-    for job in jobs
-    for cell in _cells(job)
-    for run in cell.runs[-1:]
-    if run in finished
+    cell.runs[-1]
+    for cells in tried.values()
+    for cell in cells
+    if cell.runs and cell.runs[-1] in finished
   ]
   fresh = [job for job in jobs if job.seed in config.arena.fresh_seeds]
   return {
@@ -226,27 +225,23 @@ def _measure(
       'choose_seeds': list(config.arena.choose_seeds),
       'fresh_seeds': list(config.arena.fresh_seeds),
     },
-    'board': board,
+    'board': {'owners': list(_owners(jobs[0])), 'cells': _board(tried)},
     'hits': _hits(students, store),
     'prices': _prices(fresh, finished, store),
     'latency': _latencies(fresh, finished, store),
   }
 
 
-def _board(jobs: Sequence[plan.Job]) -> dict[str, Any]:
-  """What `report` shows, as JSON: which runs are in which cell."""
-  owners: dict[str, dict[str, str]] = {}
-  cells: dict[tuple[str | None, str, str], dict[str, Any]] = {}
-  for job in jobs:
-    seed = str(job.seed)
-    for name, found in _owners(job).items():
-      owners.setdefault(name, {})[seed] = found[-1].id
-    for cell in _cells(job):
+def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
+  """What `report` shows, as JSON: which run of which seed is in which cell."""
+  found: dict[tuple[str | None, str, str], dict[str, Any]] = {}
+  for seed, cells in tried.items():
+    for cell in cells:
       key = cell.defense, cell.attack, cell.student
-      shown = cells.setdefault(key, _described(cell))
+      shown = found.setdefault(key, _described(cell))
       if cell.runs:
-        shown['runs'][seed] = cell.runs[-1].id
-  return {'owners': owners, 'cells': list(cells.values())}
+        shown['runs'][str(seed)] = cell.runs[-1].id
+  return list(found.values())
 
 
 def _described(cell: Cell) -> dict[str, Any]:
@@ -264,14 +259,15 @@ def _described(cell: Cell) -> dict[str, Any]:
   }
   if cell.defense is None:
     return found
-  name, settings = _parse(cell.attack)
-  module = attacks.get(name)
-  access = getattr(module, 'ACCESS', 'scores')
-  top_alone = settings.get('targets') == 'top'
-  found['group'] = _group(name)
-  found['answers'] = 'labels' if top_alone else access
-  if cell.runs and access != 'weights':
-    found['mode'] = 'once' if cell.runs[-1].asks_once else 'every view'
+  name, _ = _parse(cell.attack)
+  access = getattr(attacks.get(name), 'ACCESS', 'scores')
+  found |= {'group': _group(name), 'answers': access}
+  if cell.runs:
+    run = cell.runs[-1]
+    if run.settings.get('targets') == 'top':  # He throws the scores away.
+      found['answers'] = 'labels'
+    if access != 'weights':
+      found['mode'] = 'once' if run.asks_once else 'every view'
   return found
 
 

@@ -26,7 +26,6 @@ def make_results(skills, controls, students=('cnn8',), margin=1.0, **changes):
   ease = {'test': rng.random(NUM_TEST), 'val': rng.random(NUM_VAL)}
   hits = {'test': {}, 'val': {}}
   entries, cells = [], []
-  owners = {d: {str(s): f'{d}-{s}' for s in (*CHOOSE, *FRESH)} for d in skills}
 
   def add(defense, attack, student, accuracy, **fields):
     cell = {
@@ -76,7 +75,7 @@ def make_results(skills, controls, students=('cnn8',), margin=1.0, **changes):
     'runs': entries,
     'measurements': {
       'rules': rules,
-      'board': {'owners': owners, 'cells': cells},
+      'board': {'owners': list(skills), 'cells': cells},
       'hits': {**hits, 'guess': guess, 'numbers': numbers},
       'prices': prices,
       'latency': latency,

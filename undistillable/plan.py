@@ -449,7 +449,8 @@ def recipe_of(
   """How a network is trained: as all are, its model is, and its method is."""
   recipe = config.recipe.to_dict()
   for name in (model, registry.short(method)):
-    recipe |= dict(config.recipes.get(name, {}))
+    if name in config.recipes:  # To get what is missing takes 1 ms.
+      recipe |= dict(config.recipes[name])
   return recipe
 
 

@@ -81,7 +81,7 @@ class Board:
   def __init__(self, results: Mapping[str, Any]):
     found = results['measurements']
     self.rules = found['rules']
-    self.owners = list(found['board']['owners'])
+    self.owners: list[str] = found['board']['owners']
     self.cells: list[Cell] = found['board']['cells']
     self.students = list(dict.fromkeys(cell['student'] for cell in self.cells))
     self.num_images = found['hits']['numbers']['test']
