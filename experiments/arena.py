@@ -40,7 +40,8 @@ _EXPECTED = (
   'name:field=value,field=value'
 )
 _TIMED_BATCHES = (1, 256)
-_TIMED_CALLS = 30
+_TIMED_CALLS = 30  # At most, ...
+_TIMED_SECS = 20.0  # ... and no more once they have taken so long.
 
 
 class Cell(NamedTuple):
@@ -87,6 +88,15 @@ def _main_config(
       f'config: arena: seeds {sorted(both)} are in choose_seeds and in '
       'fresh_seeds; what is chosen on a seed must not be judged on it'
     )
+  for name in ('choose_seeds', 'fresh_seeds'):
+    if not arena[name]:
+      raise errors.InputError(
+        f'config: arena.{name} is empty; name at least one'
+      )
+  if arena.margin <= 0:
+    raise errors.InputError(
+      f'config: arena.margin={arena.margin}; expected points > 0'
+    )
   changes: dict[str, Any] = {
     'seeds': (*arena.choose_seeds, *arena.fresh_seeds),
     'defenses': tuple(dict.fromkeys((board_lib.NONE, *arena.defenses))),
@@ -117,22 +127,40 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
     for attack in arena.attacks:
       name, changes = _parse(attack)
       thief = _with_settings(job, name, changes)
-      nulls: dict[Run, None] = {}
-      for defense, teacher in teachers.items():
-        asked = _asked(name, teacher)
-        shared = asked != teacher
-        try:
-          found = thief.attack(name, asked, student)
-        # It does not fit this defense; the page says why.
-        except ValueError as error:
-          yield Cell(defense, attack, student, [], reason=str(error))
-          continue
-        yield Cell(defense, attack, student, found, shared)
-        null = found[-1].compared_with.get('null')
-        if null and _group(name) == board_lib.OWN:
-          nulls[null] = None
-      for null in nulls:
-        yield Cell(None, f'null {attack}', student, [null])
+      cells = [
+        _try(thief, name, teacher, Cell(defense, attack, student, []))
+        for defense, teacher in teachers.items()
+      ]
+      yield from cells
+      if not any(cell.runs for cell in cells):
+        raise errors.InputError(
+          f'config: arena.attacks: {attack}: {cells[0].reason}'
+        )
+      nulls = {
+        null: None
+        for cell in cells
+        for run in cell.runs[-1:]
+        if (null := run.compared_with.get('null'))
+      }
+      if _group(name) == board_lib.OWN:
+        for null in nulls:
+          yield Cell(None, f'null {attack}', student, _line(null))
+
+
+def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
+  """A cell with its runs, or with the reason why there are none."""
+  asked = _asked(attack, teacher)
+  try:
+    found = thief.attack(attack, asked, cell.student)
+  except ValueError as error:  # It does not fit this defense.
+    return cell._replace(reason=str(error))
+  return cell._replace(runs=found, shared=asked != teacher)
+
+
+def _line(run: Run) -> list[Run]:
+  """A run, and before it all that it depends on."""
+  before = [one for parent in run.parents.values() for one in _line(parent)]
+  return [*dict.fromkeys(before), run]
 
 
 def _with_settings(
@@ -266,7 +294,7 @@ def _described(cell: Cell) -> dict[str, Any]:
     run = cell.runs[-1]
     if run.settings.get('targets') == 'top':  # He throws the scores away.
       found['answers'] = 'labels'
-    if access != 'weights':
+    if access != 'weights' and run.access_to_data != 'none':
       found['mode'] = 'once' if run.asks_once else 'every view'
   return found
 
@@ -351,7 +379,10 @@ def _latencies(
     for call in calls.values():
       call()
     secs: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
     for _ in range(_TIMED_CALLS):
+      if time.perf_counter() - begun > _TIMED_SECS and secs[board_lib.NONE]:
+        break
       for name, call in calls.items():
         start = time.perf_counter()
         call()

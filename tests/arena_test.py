@@ -1,5 +1,7 @@
 """The arena: what is shared, what is decided, what its page says."""
 
+import dataclasses
+
 import config_files
 import fabricated_arena
 import numpy as np
@@ -115,6 +117,19 @@ def test_a_mistake_in_an_attack_is_said(attack, message):
     arena.EXPERIMENT.plan_fn(_config(arena__attacks=(attack,)))
 
 
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'arena__fresh_seeds': ()}, 'arena.fresh_seeds is empty'),
+    ({'arena__choose_seeds': ()}, 'arena.choose_seeds is empty'),
+    ({'arena__margin': 0.0}, 'arena.margin=0.0; expected points > 0'),
+  ],
+)
+def test_rules_that_decide_nothing_are_refused(changes, message):
+  with pytest.raises(errors.InputError, match=message):
+    arena.EXPERIMENT.plan_fn(_config(**changes))
+
+
 def test_what_is_chosen_on_a_seed_is_not_judged_on_it():
   with pytest.raises(errors.InputError, match=r'seeds \[1\] are in choose_'):
     arena.EXPERIMENT.plan_fn(_config(arena__choose_seeds=(0, 1)))
@@ -131,6 +146,30 @@ def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
   assert cells['stingy', 'kd'].runs
   assert not cells['nasty', 'kd'].runs
   assert cells['nasty', 'kd'].reason == 'nasty has no map to undo'
+
+
+def test_an_attack_that_fits_no_defense_is_a_mistake():
+  config = _config(arena__attacks=('knockoff',), transfer='cifar10')
+  with pytest.raises(errors.InputError, match='knockoff: transfer: images of'):
+    arena.EXPERIMENT.plan_fn(config)
+
+
+def test_attacks_on_nobody_are_controls_with_all_they_depend_on(monkeypatch):
+  """Of an attack that is compared with the same attack on nobody."""
+
+  def with_null(job, teacher, student):
+    helper = job.student('scratch', student, recipe={'epochs': 7})
+    null = job.student('scratch', student, recipe={'epochs': 8})
+    null = dataclasses.replace(null, parents={'helper': helper})
+    run = job.student('kd', student, {'teacher': teacher})
+    return [dataclasses.replace(run, compared_with={'null': null})]
+
+  monkeypatch.setattr(
+    plan.Job, 'attack', lambda job, _, *args: with_null(job, *args)
+  )
+  cells = _cells(_config(arena__attacks=('kd',)))
+  helper, null = cells[None, 'null kd'].runs
+  assert null.parents == {'helper': helper}
 
 
 CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 86.0}
