@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import experiment
+from experiments import experiment, predictions
 from undistillable import (
   attacks,
   errors,
@@ -411,6 +411,14 @@ def _call(
   return lambda: jax.block_until_ready(answer(variables, batch))
 
 
+def _write(
+  results: Mapping[str, Any], workdir: pathlib.Path, **where: Any
+) -> None:
+  """The page, with what became of the predictions."""
+  more = predictions.blocks(board_lib.Board(results))
+  report.write(results, workdir, more=more, **where)
+
+
 def _no_figures(*_: object) -> list[Any]:
   """They are in the report."""
   return []
@@ -422,7 +430,7 @@ EXPERIMENT = experiment.Experiment(
   _plan,
   _no_figures,
   _measure,
-  report.write,
+  _write,
   ('arena',),
   report.text,
 )

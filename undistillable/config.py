@@ -301,7 +301,7 @@ def base() -> ml_collections.ConfigDict:
     if module.PARENTS and getattr(module, 'DATA', 'own') == 'own'
   )
   # Of label smoothing, the control that is as free to choose as a thief is.
-  config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+  config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9)
   config.arena.margin = 0.5  # Points; a gain below it is none that matters.
   # Attack and control are chosen on the held-out part with these, ...
   config.arena.choose_seeds = (0, 1)

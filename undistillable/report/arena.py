@@ -24,6 +24,7 @@ def write(
   *,
   folder: pathlib.Path,
   command: str,
+  more: Sequence[document.Block] = (),
 ) -> None:
   """Writes the report.
 
@@ -32,6 +33,7 @@ def write(
     workdir: not read.
     folder: where it goes.
     command: what was typed.
+    more: sections between what the attacks ask and how it was done.
   """
   del workdir
   board, paid = Board(results), board_lib.prices(results)
@@ -50,6 +52,7 @@ def write(
     document.Heading('What the owner pays'),
     _price_table(paid),
     *_asked(board),
+    *more,
     *_how(board, groups, results, command),
   ]
   write_lib.pages(

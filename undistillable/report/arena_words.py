@@ -62,11 +62,13 @@ ASKED = (
 PLANE = (
   'Left is cheap for the owner, down is safe. {y}. The line joins the defenses '
   'than which no other is both cheaper and safer. Green: undistillable against '
-  'these attacks, red: distillable, grey: open.'
+  'these attacks, red: distillable, grey: open. Upright lines are the bounds '
+  'of the gain.'
 )
 LIMITS = (
   'Undistillable always means: against the attacks, students and data listed '
-  'here. A better attack can end it, none can be excluded. Gains are those of '
+  'here. A better attack can end it, none can be excluded. Each verdict has a '
+  'level of its own: of twenty, one may be wrong by chance. Gains are those of '
   'networks trained with these settings; whoever trains longer, or has other '
   'images, may gain more.'
 )
