@@ -260,6 +260,7 @@ def test_without_labels_the_control_is_a_guess_and_nothing_is_chosen():
     contest.gains['kd'].points, 100 * board.test(cell).mean() - 10
   )
   assert group.rows['nasty'].verdict.level == 0.05 / 2
+  assert group.rows['nasty'].verdict.decision == 'distillable'
 
 
 @pytest.fixture(scope='module')

@@ -128,9 +128,9 @@ class Board:
     ]
 
   def guess(self) -> np.ndarray:
-    """bool[2, n] of whoever always says the likeliest class."""
+    """bool[R, n] of whoever always says the likeliest class, at any seed."""
     hits = evaluate.unpack(self._hits['guess'], self.num_images)
-    return np.stack([hits, hits])
+    return np.tile(hits, (len(self.rules['fresh_seeds']), 1))
 
   def reason(self, cell: Cell) -> str:
     """Why a cell has no number, or ''."""
