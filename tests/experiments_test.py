@@ -57,7 +57,7 @@ def _small(data_dir, **changes):
     'grid.fractions': (0.5, 1.0),
     'arena.defenses': ('stingy',),
     'arena.attacks': ('kd', 'hard_label'),
-    'arena.epsilons': (0.1,),
+    'arena.epsilons': (),
     'arena.choose_seeds': (0,),
     'arena.fresh_seeds': (1, 2),
     'grid.data_free_teacher': 'cnn8',
