@@ -179,7 +179,7 @@ def _self_taught(board: Board, student: str) -> list[Found]:
   alone = hits(defense=None, attack='scratch')
   if robbing is None or nobody is None or alone is None:
     return []
-  halfway = (np.float64(robbing) + np.float64(alone)) / 2
+  halfway = np.mean([robbing, alone], axis=0)
   what = f'{student} nobody over half of the way'
   return _compare(board, nobody, halfway, what, _is_more)
 

@@ -261,6 +261,15 @@ def test_without_labels_the_control_is_a_guess_and_nothing_is_chosen():
   )
   assert group.rows['nasty'].verdict.level == 0.05 / 2
   assert group.rows['nasty'].verdict.decision == 'distillable'
+  # Whoever decides, scores are compared with top classes.
+  assert group.rows['nasty'].verdict.attack == 'hard_label'
+  points = [
+    100 * board.test(board.cell('nasty', name, 'cnn8')).mean()
+    for name in ('kd', 'hard_label')
+  ]
+  np.testing.assert_allclose(
+    group.rows['nasty'].score_value.points, points[0] - points[1]
+  )
 
 
 @pytest.fixture(scope='module')
@@ -290,6 +299,16 @@ def test_the_page_begins_with_the_verdict(written):
   assert 'class="number loss">−' in shown
   assert '<small>' in shown
   assert (written / 'figures/plane.png').stat().st_size > 5_000
+
+
+def test_settings_stand_below_the_name_of_an_attack(tmp_path, monkeypatch):
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  skills = {d: {'kd:alphas=(0.1, 1.0)': 90.0} for d in ('none', 'nasty')}
+  results = fabricated_arena.make_results(skills, CONTROLS)
+  page.write(results, tmp_path, folder=tmp_path, command='')
+  text = (tmp_path / 'report.html').read_text()
+  assert '>kd<small>alphas=(0.1, 1.0)</small></th>' in text
+  assert '>kd<small>cnn8, alphas=(0.1, 1.0)</small></td>' in text
 
 
 def test_the_terminal_shows_the_same(results, written):

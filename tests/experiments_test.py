@@ -223,7 +223,9 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
   'dataset', ['digits', 'cifar10', 'cifar100', 'tiny_imagenet']
 )
 def test_it_plans_on_every_data_set(name, dataset):
-  planned = experiment_lib.load(name).plan_fn(_config(dataset))
+  two = {'arena.choose_seeds': (0,), 'arena.fresh_seeds': (1,)}
+  config = plan.vary(_config(dataset), two)
+  planned = experiment_lib.load(name).plan_fn(config)
   ids = [run.id for run in planned]
   assert len(set(ids)) == len(ids)
   for index, run in enumerate(planned):

@@ -128,7 +128,7 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
     cells = [
       defense,
       words.told(found),
-      f'{found.attack}\n{found.student}' if found.attack else '–',
+      words.thief(found.attack, found.student),
       words.interval(found.gain, found.level),
       '–' if row.leaked is None else words.percent(row.leaked),
       words.interval(row.against_none),
@@ -144,13 +144,15 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
     rows.append(tuple(cells))
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]
-  caption = words.VERDICTS.format(
-    margin=board.rules['margin'], leak=board_lib.MIN_TO_LEAK
-  ) + (words.PRICED if first else '')
+  caption = words.VERDICTS + words.PRICED if first else words.OTHER_VERDICTS
   return document.Table(
     tuple(head),
     rows,
-    caption,
+    caption.format(
+      margin=board.rules['margin'],
+      leak=board_lib.MIN_TO_LEAK,
+      control=board_lib.GUESS,
+    ),
     tuple(range(3, len(head))),
     kind='matrix',
     marks=marks,
@@ -163,7 +165,8 @@ _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
 def _matrix(board: Board, group: Group, student: str) -> document.Table:
   """Gains of one student: a row for each defense."""
   chooses = any(row.contests[student].chosen for row in group.rows.values())
-  head = ['Defense', *group.attacks] + (['Chosen'] if chooses else [])
+  head = ['Defense', *(words.in_two_lines(name) for name in group.attacks)]
+  head += ['Chosen'] if chooses else []
   rows, marks, strong = [], {}, []
   for i, (defense, row) in enumerate(group.rows.items()):
     contest, cells = row.contests[student], [defense]
@@ -181,7 +184,7 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
       cells.append(_chosen(board, defense, contest))
     rows.append(tuple(cells))
   control = group.controls[student]
-  caption = words.MATRIX if chooses else words.NO_CHOICE
+  caption = words.MATRIX + (words.CHOICE if chooses else '')
   return document.Table(
     tuple(head),
     rows,
@@ -203,7 +206,8 @@ def _chosen(board: Board, defense: str, contest: verdict_lib.Contest) -> str:
     return '–'
   cells = [board.cell(defense, n, contest.student) for n in contest.gains]
   share = _stability(board, cells)
-  return f'{contest.chosen}\n{100 * share:.0f} %'
+  name, *settings = words.in_two_lines(contest.chosen).split('\n')
+  return '\n'.join([name, ', '.join([f'{100 * share:.0f} %', *settings])])
 
 
 def _stability(board: Board, cells: Sequence[board_lib.Cell]) -> float:

@@ -31,13 +31,19 @@ PRICED = (
 MATRIX = (
   'Gain over the control ({control}) in points, on {seeds} fresh seeds and '
   '{images} test images, with one-sided 95 % bounds. Red: above 0. Green: '
-  'below 0. Bold: chosen by validation; at the end of the row how often the '
-  'same attack would be chosen from other held-out images. = marks a run that '
-  'is shared with the unprotected network: that thief cannot tell them apart.'
+  'below 0. = marks a run that is shared with the unprotected network: that '
+  'thief cannot tell them apart.'
 )
-NO_CHOICE = (
-  'Gain over {control}, otherwise as above. A thief without labels has nothing '
-  'to choose by here: Holm’s correction goes over all of his attacks.'
+CHOICE = (
+  ' Bold: chosen by validation; at the end of the row how often the same '
+  'attack would be chosen from other held-out images.'
+)
+OTHER_VERDICTS = (
+  'As above, with two differences. Gains are over {control}, which is all that '
+  'such a thief could do alone. And he has no labels to choose an attack by: '
+  'any of them may show that he gains, with Holm’s correction over all of '
+  'them, and over the students; the lower bounds are at that level. Scores: of '
+  'whoever hears them, less a thief who hears the top classes alone.'
 )
 CONTROLS = (
   'What a thief can do without the owner, with the same images, labels and '
@@ -108,7 +114,8 @@ def conclusion(
     headline = f'{len(found["distillable"])} of {number} defenses {leaks}'
     tone = 'bad'
   elif found['open'] or not number:
-    headline, tone = f'{len(found["open"])} of {number} are open', 'open'
+    headline = f'{len(found["open"])} of {number} defenses are open'
+    tone = 'open'
   else:
     headline, tone = 'No thief gains from any defense', 'good'
   return conclusion_lib.Conclusion(title, headline, sentence, tone)
@@ -216,6 +223,19 @@ def price(change: Mapping[str, float]) -> str:
 
 def time(multiple: float | None) -> str:
   return '–' if multiple is None else f'{multiple:.1f}×'
+
+
+def in_two_lines(attack: str) -> str:
+  """'kd:alpha=0.1' -> 'kd', and its settings below it."""
+  return attack.replace(':', '\n', 1)
+
+
+def thief(attack: str | None, student: str | None) -> str:
+  """'kd', and below it the student and the settings."""
+  if not attack:
+    return '–'
+  name, *settings = in_two_lines(attack).split('\n')
+  return '\n'.join([name, ', '.join([str(student), *settings])])
 
 
 def interval(

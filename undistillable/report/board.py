@@ -41,6 +41,7 @@ class Row(NamedTuple):
       gains too little.
     against_none: of the deciding thief, over the one chosen against no defense.
     score_value: of him, over who hears top classes alone; None where he does.
+      Of whom validation did not choose, the first attack that hears scores.
   """
 
   verdict: verdict_lib.Verdict
@@ -237,9 +238,13 @@ def _row(
       against = _difference(board, thief, other)
   cells = [board.cell(defense, name, found.student) for name in names]
   deaf = [cell for cell in cells if cell['answers'] == 'labels']
+  hearing = [thief]
+  if not mine[found.student].chosen:
+    hearing = cells  # By their order, which nobody chose by the outcome.
+  hearing = [cell for cell in hearing if cell['answers'] == 'scores']
   value = None
-  if deaf and thief['answers'] != 'labels':
-    value = _difference(board, thief, deaf[0])
+  if deaf and hearing:
+    value = _difference(board, hearing[0], deaf[0])
   return Row(found, mine, leaked, against, value)
 
 

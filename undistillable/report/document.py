@@ -186,7 +186,7 @@ def _html(part: Block) -> str:
 
 def _html_table(part: Table) -> str:
   head = ''.join(
-    f'<th scope="col"{_class(part, -1, j)}>{_quote(cell)}</th>'
+    f'<th scope="col"{_class(part, -1, j)}>{_cell(cell)}</th>'
     for j, cell in enumerate(part.head)
   )
   classes = part.classes or ('',) * len(part.rows)
