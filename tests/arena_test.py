@@ -4,11 +4,20 @@ import dataclasses
 
 import config_files
 import fabricated_arena
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import arena
-from undistillable import command, errors, evaluate, plan, writers
+from undistillable import (
+  command,
+  defenses,
+  errors,
+  evaluate,
+  plan,
+  serving,
+  writers,
+)
 from undistillable.report import arena as page, board as board_lib, draw, plane
 
 
@@ -42,6 +51,26 @@ def test_who_hears_top_classes_alone_is_one_for_all_that_keep_them():
   # Another network, and a wrapper that does not say that it keeps them.
   assert len(set(runs.values())) == 3
   assert cells['stingy', 'kd'].runs[-1] != cells['none', 'kd'].runs[-1]
+
+
+KEEPS_TOP = [
+  name
+  for name, module in defenses.DEFENSES.items()
+  if getattr(module, 'KEEPS_TOP', False)
+]
+
+
+@pytest.mark.parametrize('name', KEEPS_TOP)
+@pytest.mark.parametrize('scale', [0.0, 1e-6, 3.0, 1e4])
+def test_a_defense_that_says_so_keeps_every_top_class(name, scale):
+  """Of equal ones the first, of certain ones, and of those close to another."""
+  rng = np.random.default_rng(0)
+  rounded = np.round(rng.normal(size=(512, 10)), 1) * scale
+  logits = jnp.float32(rounded + 0.0)  # No -0.0.
+  query = serving.Query(jnp.zeros((512, 8, 8, 1)), logits, {})
+  module = defenses.get(name)
+  served = module.serve(query, module.Settings())
+  np.testing.assert_array_equal(served.argmax(-1), logits.argmax(-1))
 
 
 def test_who_has_the_weights_meets_no_wrapper():
