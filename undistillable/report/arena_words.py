@@ -1,5 +1,6 @@
 """What the page of the arena says, and how it writes its numbers."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from undistillable.report import (
@@ -126,7 +127,9 @@ def _plain_clause(row: Row) -> str:
   gain = row.verdict.gain
   if gain is None:
     return 'there are too few seeds to say anything of the unprotected network'
-  told = f'{points(gain.points)} points by {row.verdict.attack}'
+  attack, *settings = in_two_lines(str(row.verdict.attack)).split('\n')
+  with_ = f' with {settings[0]}' if settings else ''
+  told = f'{points(gain.points)} points by {attack}{with_}'
   if row.verdict.decision == 'distillable':
     return f'from the unprotected network a thief gains {told}'
   if row.verdict.decision == 'undistillable':
@@ -226,8 +229,10 @@ def time(multiple: float | None) -> str:
 
 
 def in_two_lines(attack: str) -> str:
-  """'kd:alpha=0.1' -> 'kd', and its settings below it."""
-  return attack.replace(':', '\n', 1)
+  """'kd:alpha=0.1,tau=2' -> 'kd', and 'alpha=0.1, tau=2' below it."""
+  # A line of a narrow column may end behind each.
+  spaced = re.sub(r', *(?=\w+=)', ', ', attack)
+  return spaced.replace(':', '\n', 1)
 
 
 def thief(attack: str | None, student: str | None) -> str:
