@@ -45,12 +45,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
 
-  # 2 points are 7 of the 355 test images. With 5 fresh seeds the images alone
-  # leave the bounds of a gain about 1 point apart from it, whatever is trained;
-  # a margin of less would be open for want of images.
-  config.arena.margin = 2.0
-  config.arena.attacks += ('knockoff', 'knockoff:targets=top')
-
   for name in ('averager', 'mkd', 'scm', 'skeptical'):  # As of kd.
     config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.

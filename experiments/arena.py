@@ -97,13 +97,12 @@ def _main_config(
     raise errors.InputError(
       f'config: arena.margin={arena.margin}; expected points > 0'
     )
-  changes: dict[str, Any] = {
+  changes = {
     'seeds': (*arena.choose_seeds, *arena.fresh_seeds),
     'defenses': tuple(dict.fromkeys((board_lib.NONE, *arena.defenses))),
     'attacks': tuple(dict.fromkeys(_parse(one)[0] for one in arena.attacks)),
+    'null_teacher': True,
   }
-  if 'null_teacher' in config:
-    changes['null_teacher'] = True
   return plan.vary(config, changes)
 
 

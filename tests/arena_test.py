@@ -91,8 +91,8 @@ def test_every_network_is_planned_once_and_before_who_needs_it():
   for index, run in enumerate(planned):
     assert set(run.parents.values()) <= set(planned[:index])
   # Four owners; alone, smoothed twice; kd twice on each owner, top classes of
-  # three.
-  assert len(planned) == 3 * (4 + 3 + 2 * 4 + 3)
+  # three; and each attack on nobody.
+  assert len(planned) == 3 * (4 + 3 + 2 * 4 + 3 + 3)
   assert {run.seed for run in planned} == {0, 1, 2}
 
 

@@ -294,11 +294,16 @@ def base() -> ml_collections.ConfigDict:
   config.arena = ml_collections.ConfigDict()
   config.arena.defenses = tuple(defenses.DEFENSES)  # 'none' is always there.
   # 'name', or with settings that differ from those above, as in
-  # 'kd:temperature=1.0,alpha=0.1'. Default: all of whoever has own images.
+  # 'kd:temperature=1.0,alpha=0.1'. Default: all of whoever has own images; of
+  # tuned distillation a small grid, since every pair meets every defense.
   config.arena.attacks = tuple(
-    name
+    f'{name}:temperatures=(1.0,4.0,20.0),alphas=(0.1,0.5,0.9)'
+    if name == 'kd_tuned'
+    else name
     for name, module in attacks.ATTACKS.items()
-    if module.PARENTS and getattr(module, 'DATA', 'own') == 'own'
+    if module.PARENTS
+    and getattr(module, 'DATA', 'own') == 'own'
+    and name != 'contrastive'  # A step of scm, which is no theft by itself.
   )
   # Of label smoothing, the control that is as free to choose as a thief is.
   config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9)

@@ -9,6 +9,7 @@ from undistillable.defenses import stingy
 
 PARENTS = ('normal',)
 make = None  # The normal teacher is served as it is trained.
+KEEPS_TOP = True
 
 
 @dataclasses.dataclass(frozen=True)
