@@ -166,7 +166,7 @@ def test_what_is_chosen_on_a_seed_is_not_judged_on_it():
 
 def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
   def no_plan(job, teacher, student):
-    if teacher.method == 'nasty':
+    if teacher and teacher.method == 'nasty':
       raise ValueError('nasty has no map to undo')
     return [job.student('kd', student, {'teacher': teacher})]
 
