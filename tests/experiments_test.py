@@ -56,7 +56,7 @@ def _small(data_dir, **changes):
     'grid.alphas': (0.5, 0.9),
     'grid.fractions': (0.5, 1.0),
     'arena.defenses': ('stingy',),
-    'arena.attacks': ('kd', 'hard_label'),
+    'arena.attacks': ('kd',),
     'arena.epsilons': (),
     'arena.choose_seeds': (0,),
     'arena.fresh_seeds': (1, 2),
