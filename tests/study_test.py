@@ -977,7 +977,7 @@ def test_a_defense_without_a_plan_for_its_parents_is_refused(monkeypatch):
     'my_package.lost',
     PARENTS=('surrogate',),
     Settings=defenses.none.Settings,
-    make=None,
+    make=defenses.none.make,
   )
   with pytest.raises(errors.InputError, match='but no plan that says what'):
     plan_lib.make(_config(defenses=(name,)))
