@@ -662,6 +662,8 @@ def test_a_damaged_network_is_trained_again(done, tmp_path, index):
   folder = tmp_path / 'runs' / name
   files = [path for path in folder.glob('variables/**/*') if path.is_file()]
   damage.flip(max(files, key=lambda p: p.stat().st_size), random.Random(0))
+  with pytest.raises(errors.InputError, match='variables is damaged; start'):
+    store_lib.Store(tmp_path).variables(plan_lib.make(config)[index])
   if index:
     damage.cut(folder / 'metrics.jsonl')
   _equal_but_for_time(study.run(config, tmp_path), results)

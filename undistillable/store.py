@@ -318,7 +318,13 @@ class Store:
     if run.only_serves:
       own = self.variables(self.source(run))
     else:
-      own = checkpoints.load_variables(self.folder(run))
+      folder = self.folder(run)
+      if sums.damaged(folder, ['variables']):
+        raise errors.InputError(
+          f'{folder / "variables"} is damaged; start the study again to have '
+          'that network trained again'
+        )
+      own = checkpoints.load_variables(folder)
     if hasattr(run.module, 'serve'):
       own = {**own, serving.PARENTS: self.frozen(run)}
     return own

@@ -111,7 +111,7 @@ def _known(folder: pathlib.Path) -> dict[str, str]:
   """{path in the folder: checksum} as written down."""
   try:
     text = (folder / NAME).read_text(encoding='utf-8', errors='replace')
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return {}
   lines = (_LINE.fullmatch(line) for line in text.split('\n'))
   return {line[2]: line[1] for line in lines if line}
