@@ -89,9 +89,8 @@ def read_source(app, name, source):
   """Links of the repository lead to the pages that were made of it."""
   del app
   up = '../' * (name.count('/') + 1)
-  source[0] = source[0].replace(
-    f'{up}experiments/results/', f'{up[3:]}results/'
-  )
+  for there, here in (('experiments/results/', 'results/'), ('docs/', '')):
+    source[0] = source[0].replace(f'({up}{there}', f'({up[3:]}{here}')
 
 
 def read_docstring(app, what, name, obj, options, lines):

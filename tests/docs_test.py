@@ -13,7 +13,8 @@ import ml_collections
 import pytest
 
 from experiments import claims, scorecard
-from undistillable import config as config_lib
+from undistillable import attacks, config as config_lib, defenses
+from undistillable.models import __main__ as models_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -159,3 +160,24 @@ def test_the_claims_are_those_of_the_recorded_results(dataset):
     assert row[1] == verdict.text
     assert row[column] == verdict.status
     assert verdict.evidence in text
+
+
+def test_the_table_of_networks_is_what_the_command_prints():
+  rows = re.findall(
+    r'^\| `(\w+)` \| ([\d,]+) \| ([\d,.]+) M \|',
+    (DOCS / 'networks.md').read_text(),
+    re.M,
+  )
+  assert len(rows) >= 10
+  for name, *counts in rows:
+    size = models_table.size(name)
+    expected = [f'{size.parameters:,}', f'{size.multiply_adds / 1e6:,.1f}']
+    assert counts == expected, name
+
+
+@pytest.mark.parametrize(
+  'known', [attacks.ATTACKS, defenses.DEFENSES], ids=['attacks', 'defenses']
+)
+def test_every_method_has_its_row(known):
+  rows = re.findall(r'^\| `(\w+)` \|', (DOCS / 'methods.md').read_text(), re.M)
+  assert set(known) <= set(rows)

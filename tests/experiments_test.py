@@ -137,6 +137,12 @@ def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
     scorecard.scorecard([tmp_path])
 
 
+def test_the_main_job_stands_for_the_main_table(workdir, tmp_path):
+  shutil.copy(workdir / 'main_table' / 'results.json', tmp_path)
+  (own,) = scorecard.read(tmp_path).items()
+  assert own == ('main_table', scorecard.read(workdir)['main_table'])
+
+
 def test_a_scorecard_of_damaged_results_is_refused(tmp_path):
   folder = tmp_path / 'omega'
   folder.mkdir()

@@ -21,8 +21,8 @@ class Settings:
   """Those of the article's main experiment, at the budget of ModelGuard.
 
   Attributes:
-    epsilon: budget, |q - y|_1 <= epsilon, in 0..2; 0 is no defense. The article
-      has 0 to 1 in steps of 0.1.
+    epsilon: budget, `|q - y|_1 <= epsilon`, in 0..2; 0 is no defense. The
+      article has 0 to 1 in steps of 0.1.
     direction: where the weights of a thief are sent: 'ones', all of them
       upwards; 'signs', each up or down by lot; 'back', against the update that
       the own scores would make ("MIN-IP").

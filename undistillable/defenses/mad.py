@@ -19,7 +19,7 @@ class Settings:
   """Those of ModelGuard.
 
   Attributes:
-    epsilon: budget, |q - y|_1 <= epsilon, in 0..2; 0 is no defense.
+    epsilon: budget, `|q - y|_1 <= epsilon`, in 0..2; 0 is no defense.
     oracle: what is looked for. Of Orekondy et al., 'extreme', any class, or
       'argmax', which keeps the top class; of ModelGuard, 'lp_extreme' and
       'lp_argmax', the least linear cost with and without any top class.
@@ -41,7 +41,7 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   Equation: with `G[k, :]` the gradient of `-log p_k` in the last weights of a
   surrogate of the thief, whose scores are p, and `y = softmax(z)`,
 
-    max_q |G'q / |G'q| - G'y / |G'y||^2,   |q - y|_1 <= epsilon, q scores.
+    `max_q |G'q / |G'q| - G'y / |G'y||^2`,   `|q - y|_1 <= epsilon`, q scores.
 
   G's rows are `(p - e_k) h'`, whatever the features h, so that the objective is
   `2 - 2 cos(q - p, y - p)`. A surrogate that has not learned yet, as the

@@ -21,7 +21,7 @@ class Settings:
   """Those of ModelGuard, but for what a finite book needs.
 
   Attributes:
-    epsilon: radius of what has one answer, |q - y|_1 <= epsilon, in 0..2.
+    epsilon: radius of what has one answer, `|q - y|_1 <= epsilon`, in 0..2.
     words: answers that are kept for each class, >= 1. A full book takes no
       more; ModelGuard's grows without end, to a few a class at epsilon 1.
     miss: what is served where no word is within epsilon: 'nearest', the nearest

@@ -19,7 +19,7 @@ class Settings:
   """That of ModelGuard.
 
   Attributes:
-    epsilon: budget, |q - y|_1 <= epsilon, in 0..2; 0 is no defense.
+    epsilon: budget, `|q - y|_1 <= epsilon`, in 0..2; 0 is no defense.
   """
 
   epsilon: float = 1.0
