@@ -53,6 +53,14 @@ def test_bars_have_the_means_in_the_colours_of_their_teachers(summary):
   assert owners == students[1:]
 
 
+def test_a_change_that_rounds_to_nothing_is_no_loss():
+  panels = accuracy.panels(
+    summary_lib.summarize(_study((90.0,), (89.98,), (70.0,)))
+  )
+  told = [text.get_text() for axes in panels[1].axes for text in axes.texts]
+  assert '90.0  (+0.0)' in told
+
+
 def test_every_network_of_many_defenses_and_attacks_has_a_bar():
   attacks, defenses = ('kd', 'labels', 'dafl'), ('nasty', 'stingy', 'sdb')
   entries = _study(

@@ -156,8 +156,11 @@ class Progress:
 
   def __init__(self, total_steps: int, num_runs: int, *, show: bool = True):
     self._num_runs = num_runs
+    in_notebook = 'ipykernel' in sys.modules
     # A file would keep every state of the bar.
-    self._watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    self._watched = sys.stderr.isatty() or in_notebook
+    # A notebook has its own in the place of this one, if it is no wider.
+    bar = '{bar}' if in_notebook else '{bar:12}'
     self._bar = tqdm.auto.tqdm(
       total=total_steps,
       disable=not show,
@@ -166,7 +169,8 @@ class Progress:
       smoothing=0.05,
       dynamic_ncols=True,
       bar_format=(
-        '{desc} |{bar:12}| {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]'
+        f'{{desc}} |{bar}| {{percentage:3.0f}}% '
+        '[{elapsed}<{remaining}{postfix}]'
       ),
     )
 

@@ -111,7 +111,8 @@ def _draw_bar(axes: mpl_axes.Axes, y: int, row: Row) -> None:
     draw.seeds(axes, by_seed, [y] * len(by_seed))
   text = f'{mean:.1f}'
   if difference is not None:
-    text += f'  ({difference["mean"]:+.1f})'.replace('-', '−')
+    change = words.plus_minus(difference | {'std': None}, '+')
+    text += f'  ({change})'.replace('-', '−')
   axes.annotate(
     text,
     (max(mean + (std or 0.0), *by_seed), y),
