@@ -20,6 +20,7 @@ import optax
 from undistillable import losses, method, oracle
 
 PARENTS = ('teacher',)
+_MAX_LINKS = 20  # All of them are networks that are trained, and then asked.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Settings:
   """Those of a contrastive network are under `contrastive`.
 
   Attributes:
-    links: J, how many contrastive networks there are; 0 is `kd`.
+    links: J, how many contrastive networks there are, in 0..20; 0 is `kd`.
     temperature: tau > 0, of distillation.
     alpha: weight of the networks against the labels, in 0..1.
   """
@@ -37,8 +38,9 @@ class Settings:
   alpha: float = 0.9
 
   def __post_init__(self) -> None:
-    if not isinstance(self.links, int) or self.links < 0:
-      raise ValueError(f'links={self.links}; expected an integer >= 0')
+    losses.check_whole('links', self.links, least=0)
+    if self.links > _MAX_LINKS:
+      raise ValueError(f'links={self.links}; expected at most {_MAX_LINKS}')
     losses.check_positive('temperature', self.temperature)
     losses.check_alpha(self.alpha)
 
