@@ -200,6 +200,17 @@ def test_two_seeds_decide_nothing():
     assert verdict.judge([few], margin=1.0).decision == 'open'
 
 
+def test_an_attack_without_a_result_leaves_it_open_unless_another_gains():
+  def judged(points):
+    contest = _contest('cnn8', kd=_gain(points, error=0.1))
+    return verdict.judge([contest._replace(missing=('mkd',))], 1.0)
+
+  found = judged(0.0)
+  assert (found.decision, found.missing) == ('open', ('mkd',))
+  assert found.seeds is None  # No more seeds of the others will tell.
+  assert judged(3.0).decision == 'distillable'
+
+
 def test_nothing_at_all_is_open():
   found = verdict.judge([], margin=1.0)
   assert (found.decision, found.gain) == ('open', None)

@@ -18,8 +18,10 @@ VERDICTS = (
   'students). Undistillable against these attacks: the gain of every one of '
   'them, by every student, is below the margin of {margin:g} points (each '
   'upper bound). Open: neither; below it how many fresh seeds would settle it '
-  'if all gains stayed as they are. Gain: of the thief who decides, in points, '
-  'with its one-sided 95 % bounds. Leaked: his gain as a share of that from '
+  'if all gains stayed as they are, or which attack has no result, as one '
+  'whose training diverged: it may gain with other settings. Gain: of the '
+  'thief who decides, in points, with its one-sided 95 % bounds. Leaked: his '
+  'gain as a share of that from '
   'the unprotected network, where that is above {leak:g} point. Against none: '
   'his accuracy less that of the thief chosen against the unprotected '
   'network. Scores: less that of a thief who hears the top classes alone.'
@@ -163,8 +165,13 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
   waiting = {
     name: row.verdict.seeds
     for name, row in rows.items()
-    if row.verdict.decision == 'open'
+    if row.verdict.decision == 'open' and not row.verdict.missing
   }
+  lacking = [
+    name
+    for name, row in group.rows.items()
+    if row.verdict.decision == 'open' and row.verdict.missing
+  ]
   by_seeds = {name: n for name, n in waiting.items() if n}
   hopeless = [name for name, n in waiting.items() if not n]
   if have < verdict_lib.MIN_SEEDS:
@@ -178,6 +185,11 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
       '(config.arena.fresh_seeds), none of them among these, or it would be a '
       'second look: if the gains stay as they are, that settles '
       f'{listed(by_seeds)}.'
+    )
+  if lacking:
+    told.append(
+      f'Against {listed(lacking)} an attack has no result, for which the note '
+      'below its row has the reason: it may be one that needs another setting.'
     )
   if hopeless:
     told.append(
@@ -197,7 +209,7 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
       f'Of what holds, {cheap} costs least; before it is relied upon, it '
       'should meet an attack that was made for it.'
     )
-  elif not waiting and not held:
+  elif not waiting and not lacking and not held:
     told.append('Nothing here withholds what a thief can learn: try others.')
   if not told:
     told.append('Try a data set on which there is more to steal.')
@@ -206,6 +218,8 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
 
 def told(found: verdict_lib.Verdict) -> str:
   """A verdict in a cell."""
+  if found.missing and found.decision == 'open':
+    return f'open\n{listed(found.missing)} without a result'
   if found.gain is None:
     return 'open\ntoo few seeds'
   if found.decision == 'distillable':

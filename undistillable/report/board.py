@@ -180,8 +180,8 @@ def _judge_group(board: Board, group: str) -> Group:
       hits[student] = tested[controls[student]]
   contests = {
     defense: {
-      student: _contest(board, defense, student, names, hits[student])
-      for student in hits
+      student: _contest(board, defense, student, names, hits.get(student))
+      for student in board.students
     }
     for defense in board.owners
   }
@@ -196,13 +196,17 @@ def _contest(
   defense: str,
   student: str,
   names: Iterable[str],
-  control: np.ndarray,
+  control: np.ndarray | None,
 ) -> verdict_lib.Contest:
-  """One student against one defense."""
-  if len(board.rules['fresh_seeds']) < 2:
+  """One student against one defense; its control may be missing."""
+  cells = [board.cell(defense, name, student) for name in names]
+  cells = [cell for cell in cells if not cell['reason']]
+  if control is None:
+    tried = tuple(cell['attack'] for cell in cells)
+    return verdict_lib.Contest(student, None, {}, tried)
+  if len(control) < 2:
     # There is no telling how far one seed may be from another.
     return verdict_lib.Contest(student, None, {})
-  cells = [board.cell(defense, name, student) for name in names]
   tested, validation = board.tests(cells), board.vals(cells)
   chosen = None
   if validation and len(validation) == len(tested):
@@ -210,7 +214,8 @@ def _contest(
   gains = {
     name: verdict_lib.gain(hits, control) for name, hits in tested.items()
   }
-  return verdict_lib.Contest(student, chosen, gains)
+  missing = tuple(c['attack'] for c in cells if c['attack'] not in tested)
+  return verdict_lib.Contest(student, chosen, gains, missing)
 
 
 def _row(
@@ -221,9 +226,7 @@ def _row(
 ) -> Row:
   """The verdict on a defense, and what puts it in proportion."""
   mine = contests[defense]
-  found = verdict_lib.judge(
-    [one for one in mine.values() if one.gains], board.rules['margin']
-  )
+  found = verdict_lib.judge(list(mine.values()), board.rules['margin'])
   if not (found.gain and found.attack and found.student):
     return Row(found, mine)
   thief = board.cell(defense, found.attack, found.student)

@@ -10,7 +10,8 @@ choice was made on:
   undistillable  against the attacks listed: for every one of them and every
                  student the one-sided 95 % upper bound of the gain is below
                  the margin. Each of these tests has the full level, and all of
-                 them must reject (Berger, 1982, Technometrics 24(4)).
+                 them must reject (Berger, 1982, Technometrics 24(4)). Of an
+                 attack that lacks a result nobody knows that it would.
   open           neither.
 
 Pure NumPy and SciPy; nothing here knows what a network is.
@@ -180,11 +181,14 @@ class Contest(NamedTuple):
       nothing to choose by. Then any attack may show that he gains, and Holm's
       correction goes over all of them.
     gains: {attack: its gain over the control}.
+    missing: attacks that were tried, and have no gain: a run of theirs
+      diverged, or is not there.
   """
 
   student: str
   chosen: str | None
   gains: Mapping[str, Gain]
+  missing: Sequence[str] = ()
 
 
 class Verdict(NamedTuple):
@@ -199,6 +203,7 @@ class Verdict(NamedTuple):
     below_margin: whether every gain is known to be below the margin.
     seeds: of an open verdict, how many fresh ones would settle it if all gains
       stayed as they are; None where no number of them would.
+    missing: attacks without a result, by some student.
   """
 
   decision: str
@@ -208,6 +213,7 @@ class Verdict(NamedTuple):
   level: float
   below_margin: bool
   seeds: int | None
+  missing: Sequence[str] = ()
 
 
 def judge(
@@ -226,8 +232,9 @@ def judge(
     for name in ([one.chosen] if one.chosen else sorted(one.gains))
   ]
   every = [found for one in contests for found in one.gains.values()]
+  missing = tuple(dict.fromkeys(k for one in contests for k in one.missing))
   if not candidates:
-    return Verdict('open', None, None, None, level, False, None)
+    return Verdict('open', None, None, None, level, False, None, missing)
   # Of Holm's steps the first decides whether there is any gain at all.
   first = level / len(candidates)
   student, attack, best = min(
@@ -236,12 +243,15 @@ def judge(
   enough = min(found.num_seeds for found in every) >= MIN_SEEDS
   gained = best.low(first) > 0 and best.num_seeds >= MIN_SEEDS
   below = enough and all(found.high(level) < margin for found in every)
+  below = below and not missing
   decision = 'distillable' if gained else 'undistillable' if below else 'open'
   seeds = None
   if decision == 'open':
     rivals = [found for _, _, found in candidates]
-    seeds = _seeds_to_settle(rivals, every, margin, first, level)
-  return Verdict(decision, student, attack, best, first, below, seeds)
+    # A gain above 0 is one whatever the others come to.
+    most = -math.inf if missing else margin
+    seeds = _seeds_to_settle(rivals, every, most, first, level)
+  return Verdict(decision, student, attack, best, first, below, seeds, missing)
 
 
 def _seeds_to_settle(
