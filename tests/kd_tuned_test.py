@@ -10,7 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from undistillable import attacks, errors, execute, plan, store as store_lib
+from undistillable import (
+  attacks,
+  errors,
+  execute,
+  plan,
+  store as store_lib,
+  study,
+)
 from undistillable.attacks import kd_tuned
 from undistillable.report import summary
 
@@ -99,9 +106,30 @@ def test_the_choice_sees_the_held_out_part_alone(monkeypatch, tmp_path):
   store = store_lib.Store(tmp_path)
   others = tuned.candidates.values()
   for best in others:
-    told = {run: {'val_accuracy': 100.0 * (run == best)} for run in others}
+    told = {
+      run: {'status': 'finished', 'val_accuracy': 100.0 * (run == best)}
+      for run in others
+    }
     monkeypatch.setattr(store, 'result', told.get)
     assert store.source(tuned) == best
+
+
+def test_who_diverged_is_not_picked_and_stops_nobody(monkeypatch, tmp_path):
+  tuned = _tuned(plan.make(_config()))
+  teacher = tuned.parents['teacher']
+  store = store_lib.Store(tmp_path)
+  first, *others = tuned.candidates.values()
+  good = {'status': 'finished', 'val_accuracy': 50.0}
+  told = dict.fromkeys(others, good) | {first: {'status': 'diverged'}}
+  monkeypatch.setattr(store, 'result', told.get)
+  assert store.source(tuned) == others[0]
+  results = {run.id: one for run, one in told.items()} | {teacher.id: good}
+  assert study._failed(tuned, results) is None
+  for run in others:
+    results[run.id] = {'status': 'diverged'}
+  assert study._failed(tuned, results) == first.id
+  results = dict.fromkeys(results, good) | {teacher.id: {'status': 'skipped'}}
+  assert study._failed(tuned, results) == teacher.id
 
 
 def test_of_equals_the_first_is_picked():

@@ -300,12 +300,19 @@ class Store:
     }
 
   def source(self, run: runs.Run) -> runs.Run:
-    """Whose network a run has that trains none; its parents are finished."""
+    """Whose network a run has that trains none; its parents are finished.
+
+    Of candidates that is one of those that did not diverge.
+    """
     if run.role == 'teacher':
       return run.parents['normal']
     found = {role: self.result(one) for role, one in run.candidates.items()}
     # What a thief cannot know he is not told.
-    held_out = {k: one['val_accuracy'] for k, one in found.items() if one}
+    held_out = {
+      role: one['val_accuracy']
+      for role, one in found.items()
+      if one and one['status'] == 'finished'
+    }
     return run.candidates[run.module.pick(held_out)]
 
   def answers(self, run: runs.Run, arrays: Arrays) -> np.ndarray:

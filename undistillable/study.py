@@ -285,10 +285,10 @@ def _train_some(
     parents = [parent.id for parent in group[0].parents.values()]
     if not results.keys() >= set(parents):
       continue  # Others train them.
-    for parent in parents:
-      if results[parent]['status'] != 'finished':
-        reason = f'its parent {parent} did not finish'
-        return {run.id: execute.skipped(run, reason) for run in group}
+    failed = _failed(group[0], results)
+    if failed:
+      reason = f'its parent {failed} did not finish'
+      return {run.id: execute.skipped(run, reason) for run in group}
     with contextlib.ExitStack() as stack:
       mine = [run for run in group if store.take(run, stack)]
       # Another process may have finished one a moment ago.
@@ -306,6 +306,22 @@ def _train_some(
   time.sleep(_SECS_BETWEEN_LOOKS)
   found = {run.id: store.result(run) for run in missing}
   return {name: result for name, result in found.items() if result}
+
+
+def _failed(run: runs_lib.Run, results: Mapping[str, Any]) -> str | None:
+  """A parent for want of which there is nothing to train, or None.
+
+  Of candidates a single one is enough: nobody picks a student that diverged.
+  """
+  bad = {
+    role: parent.id
+    for role, parent in run.parents.items()
+    if results[parent.id]['status'] != 'finished'
+  }
+  candidates = run.candidates.keys()
+  if not candidates <= bad.keys():
+    bad = {role: name for role, name in bad.items() if role not in candidates}
+  return next(iter(bad.values()), None)
 
 
 def _of_other_seeds(
