@@ -145,6 +145,16 @@ def test_who_is_equally_sure_of_all_ranks_nothing():
   assert np.isfinite(list(found.values())).all()
 
 
+@pytest.mark.parametrize('labels', [[1], [0, 1, 4], [0, -1, 1], [-1, -1, -1]])
+def test_labels_that_do_not_fit_have_no_price(labels):
+  """A single one would be that of all images, and -1 the last class."""
+  answers, fitting = np.zeros((3, 4)), np.array([0, 1, 2])
+  with pytest.raises(ValueError, match='labels'):
+    evaluate.price(answers, answers, np.array(labels))
+  with pytest.raises(ValueError, match='labels'):
+    evaluate.price(answers, answers, fitting, (answers, np.array(labels)))
+
+
 def test_a_price_does_not_depend_on_the_order_of_images():
   rng = np.random.default_rng(0)
   served = np.round(rng.normal(size=(40, 7)), 1)

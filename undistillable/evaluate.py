@@ -72,13 +72,7 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   Raises:
     ValueError: the shapes do not fit, or labels are not in 0..K-1.
   """
-  logits, labels = np.asarray(logits), np.asarray(labels)
-  if logits.ndim != 2 or not logits.size or logits.shape[:1] != labels.shape:
-    raise errors.InputError(
-      f'logits of shape {logits.shape} and labels of shape {labels.shape}; '
-      'expected [N, K] and [N], of at least one example'
-    )
-  checks.labels(labels, logits.shape[-1])
+  logits, labels = _checked(logits, labels)
   log_p = _log_scores(logits)
   if losses.is_withheld(log_p).any():
     log_p = _floored(np.exp(log_p))
@@ -117,15 +111,15 @@ def price(
     and fitted_classwise_ece at it.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or labels are not in 0..K-1.
 
   Source: Brier (1950); Naeini et al. (2015), AAAI, and Nixon et al. (2019),
   arXiv:1904.01685 (calibration); Guo et al. (2017), arXiv:1706.04599
   (temperature); Geifman et al. (2019), arXiv:1805.08206 (aurc).
   """
-  log_q, labels = _log_scores(logits), np.asarray(labels)
-  log_p = _log_scores(normal_logits)
-  if log_q.ndim != 2 or log_q.shape != log_p.shape:
+  logits, labels = _checked(logits, labels)
+  log_q, log_p = _log_scores(logits), _log_scores(normal_logits)
+  if log_q.shape != log_p.shape:
     raise errors.InputError(
       f'answers of shapes {log_q.shape} and {log_p.shape}; expected the same '
       '[N, K] of both'
@@ -145,8 +139,9 @@ def price(
     best = np.argsort(-log_q, axis=-1, kind='stable')[:, :5]
     found['top5'] = 100.0 * float(np.mean((best == labels[:, None]).any(-1)))
   if held_out is not None and len(held_out[1]):
-    log_h = _log_scores(held_out[0])[:_CALIBRATION_IMAGES]
-    temperature = _temperature(log_h, held_out[1][:_CALIBRATION_IMAGES])
+    of_others, theirs = _checked(*held_out)
+    log_h = _log_scores(of_others[:_CALIBRATION_IMAGES])
+    temperature = _temperature(log_h, theirs[:_CALIBRATION_IMAGES])
     fitted = _calibration(_at(log_q, temperature), labels)
     found |= {'temperature': temperature}
     found |= {f'fitted_{name}': value for name, value in fitted.items()}
@@ -199,6 +194,22 @@ def fidelity(
     'agreement': 100.0 * float(np.mean(same)),
     'kl': float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))),
   }
+
+
+def _checked(
+  logits: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """[N, K] and [N], as arrays."""
+  logits, labels = np.asarray(logits), np.asarray(labels)
+  if logits.ndim != 2 or not logits.size or logits.shape[:1] != labels.shape:
+    raise errors.InputError(
+      f'logits of shape {logits.shape} and labels of shape {labels.shape}; '
+      'expected [N, K] and [N], of at least one example'
+    )
+  checks.labels(labels, logits.shape[-1])
+  if labels.min() < 0:
+    raise errors.InputError('the images have no labels; expected 0 to K - 1')
+  return logits, labels
 
 
 def _log_scores(logits: np.ndarray) -> np.ndarray:
