@@ -93,6 +93,11 @@ def _main_config(
       raise errors.InputError(
         f'config: arena.{name} is empty; name at least one'
       )
+    if len(set(arena[name])) < len(arena[name]):
+      raise errors.InputError(
+        f'config: arena.{name}={arena[name]} names a seed twice; it is one '
+        'network all the same'
+      )
   if arena.margin <= 0:
     raise errors.InputError(
       f'config: arena.margin={arena.margin}; expected points > 0'
@@ -125,6 +130,11 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       yield Cell(None, f'label_smoothing {epsilon:g}', student, [run])
     for attack in arena.attacks:
       name, changes = _parse(attack)
+      if _group(name) == board_lib.OWN and not job.config.val_fraction:
+        raise errors.InputError(
+          'val_fraction=0; expected a part of the training set to be held out, '
+          f'by which thieves as {name}, and controls, are chosen'
+        )
       thief = _with_settings(job, name, changes)
       cells = [
         _try(thief, name, teacher, Cell(defense, attack, student, []))
@@ -132,9 +142,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       ]
       yield from cells
       if not any(cell.runs for cell in cells):
-        raise errors.InputError(
-          f'config: arena.attacks: {attack}: {cells[0].reason}'
-        )
+        raise errors.InputError(f'arena.attacks: {attack}: {cells[0].reason}')
       nulls = {
         null: None
         for cell in cells
@@ -171,7 +179,7 @@ def _with_settings(
   known = job.settings(attack, attacks.get(attack))
   for name in changes.keys() - known.keys():
     raise errors.InputError(
-      f'config: arena.attacks: {attack} has no setting {name!r}; known: '
+      f'arena.attacks: {attack} has no setting {name!r}; known: '
       f'{", ".join(known)}'
     )
   short = registry.short(attack)
@@ -335,6 +343,8 @@ def _prices(
   """{defense: {seed: `evaluate.price`}} of the answers as they are served."""
   found: dict[str, dict[str, Any]] = {}
   for job in jobs:
+    if job.normal not in finished:
+      continue  # There is nothing to compare with.
     task = store.task(job.normal.judged_on)
     normal = store.answers(job.normal, task.test)
     for name, (*_, teacher) in _owners(job).items():
@@ -359,8 +369,9 @@ def _latencies(
   """{batch: {defense: {'median', 'p95'}}}, seconds of an answer, of one seed.
 
   Compiled and warm; in turns, so that whatever else the machine does hits all
-  alike.
+  alike. Of the first seed whose normal network there is.
   """
+  jobs = [job for job in jobs if job.normal in finished]
   if not jobs:
     return {}
   teachers = {

@@ -66,7 +66,7 @@ def test_a_defense_that_says_so_keeps_every_top_class(name, scale):
   """Of equal ones the first, of certain ones, and of those close to another."""
   rng = np.random.default_rng(0)
   rounded = np.round(rng.normal(size=(512, 10)), 1) * scale
-  logits = jnp.float32(rounded + 0.0)  # No -0.0.
+  logits = jnp.float32(rounded)  # With -0.0, which equals 0.0.
   query = serving.Query(jnp.zeros((512, 8, 8, 1)), logits, {})
   module = defenses.get(name)
   served = module.serve(query, module.Settings())
@@ -136,7 +136,7 @@ def test_methods_of_ones_own_are_found_on_the_command_line():
     ('kd:alpha=', 'expected a name, or name:field=value'),
     ('kd:**{}', 'expected a name, or name:field=value'),
     ('kd:alpha=open(0)', 'expected a name, or name:field=value'),
-    ('kd:alpa=0.1', "kd has no setting 'alpa'"),
+    ('kd:alpa=0.1', "^config: arena.attacks: kd has no setting 'alpa'"),
     ('kd:alpha=7', 'alpha=7'),
     ('kdd', "unknown attack 'kdd'"),
   ],
@@ -151,6 +151,8 @@ def test_a_mistake_in_an_attack_is_said(attack, message):
   [
     ({'arena__fresh_seeds': ()}, 'arena.fresh_seeds is empty'),
     ({'arena__choose_seeds': ()}, 'arena.choose_seeds is empty'),
+    ({'arena__fresh_seeds': (1, 2, 2)}, 'names a seed twice'),
+    ({'val_fraction': 0.0}, 'val_fraction=0; expected a part'),
     ({'arena__margin': 0.0}, 'arena.margin=0.0; expected points > 0'),
   ],
 )
@@ -179,7 +181,7 @@ def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
 
 def test_an_attack_that_fits_no_defense_is_a_mistake():
   config = _config(arena__attacks=('knockoff',), transfer='cifar10')
-  with pytest.raises(errors.InputError, match='knockoff: transfer: images of'):
+  with pytest.raises(errors.InputError, match='^config: arena.* images of'):
     arena.EXPERIMENT.plan_fn(config)
 
 
@@ -270,6 +272,29 @@ def test_one_run_that_is_missing_leaves_its_cell_out(results):
   assert board.reason(cell) == 'seed 3 is diverged. the loss is not finite.'
   assert list(group.rows['stingy'].contests['cnn8'].gains) == ['hard_label']
   assert group.rows['stingy'].contests['cnn8'].chosen == 'hard_label'
+  # What is left is below the margin; that of the lost one is not known.
+  verdict = group.rows['stingy'].verdict
+  assert (verdict.decision, verdict.missing) == ('open', ('kd',))
+  assert 'kd without a result' in page.text(found)
+  paid = board_lib.prices(found)
+  told = page.words.next_step(board, group, paid)
+  assert 'Against stingy an attack has no result' in told
+
+
+def test_a_student_without_a_control_leaves_the_verdict_open():
+  results = fabricated_arena.make_results(
+    {'none': {'kd': 80.0}}, CONTROLS, students=('cnn8', 'cnn4'), margin=4.0
+  )
+  _, (group,) = _judged(results)
+  assert group.rows['none'].verdict.decision == 'undistillable'
+  measured = results['measurements']
+  for cell in measured['board']['cells']:
+    if cell['defense'] is None and cell['student'] == 'cnn4':
+      for run in cell['runs'].values():
+        measured['hits']['val'].pop(run)
+  _, (group,) = _judged(results)
+  assert group.rows['none'].verdict.decision == 'open'
+  assert 'kd without a result' in page.text(results)
 
 
 def test_without_labels_the_control_is_a_guess_and_nothing_is_chosen():
@@ -378,6 +403,16 @@ def test_prices_are_compared_seed_by_seed(results):
   np.testing.assert_allclose(paid.change['stingy']['accuracy'], -0.2)
   np.testing.assert_allclose(paid.mean['none']['accuracy'], 96.96)
   assert paid.times['nasty'] == {'1': 2.0, '256': 2.0}
+
+
+def test_a_seed_without_a_normal_network_has_no_prices():
+  config = arena._main_config(_config())
+  job = plan.Job(config, 1)
+  # Of a defense without parents, which is there all the same.
+  finished = {run for run in arena._owners(job)['nasty'] if run != job.normal}
+  assert finished
+  assert arena._prices([job], finished, None) == {}
+  assert arena._latencies([job], finished, None) == {}
 
 
 def test_the_front_is_of_those_that_nothing_beats_in_both():

@@ -57,6 +57,8 @@ def keep_largest(logits: jax.Array, number: int) -> jax.Array:
     number: in 1..K.
   """
   logits = losses.finite(logits)
+  # To top_k -0.0 is less than 0.0, to argmax, which says the top class, equal.
+  logits = jnp.where(logits == 0, 0.0, logits)
   largest, places = jax.lax.top_k(logits, number)
   withheld = jnp.full_like(logits, losses.WITHHELD)
   return jnp.put_along_axis(withheld, places, largest, axis=-1, inplace=False)
