@@ -195,7 +195,7 @@ def _reads_nasty(board: Board, student: str) -> list[Found]:
 
 
 def _no_protection(board: Board, student: str) -> list[Found]:
-  if 'mad' not in board.owners:
+  if 'mad' not in board.owners or not _is_as_published(board):
     return []
   names = dict.fromkeys(c['attack'] for c in board.cells if c['defense'])
   return [
@@ -209,6 +209,16 @@ def _no_protection(board: Board, student: str) -> list[Found]:
       _is_level,
     )
   ]
+
+
+def _is_as_published(board: Board) -> bool:
+  """Whether what `mad` looks for keeps the top class, as in its article."""
+  oracles = {
+    entry['config']['settings']['oracle']
+    for entry in board.entries.values()
+    if entry['role'] == 'teacher' and entry['method'] == 'mad'
+  }
+  return oracles == {'argmax'}
 
 
 def _labels_alone(board: Board, student: str) -> list[Found]:

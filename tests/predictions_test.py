@@ -1,5 +1,6 @@
 """Predictions hold, fail or stay open by the hits alone."""
 
+import fabricated
 import fabricated_arena
 import pytest
 
@@ -22,7 +23,7 @@ SKILLS = {
 }
 
 
-def _judged(changes=None, margin=3.0, **rules):
+def _judged(changes=None, margin=3.0, oracle='argmax', **rules):
   names = {name: None for attacks in SKILLS.values() for name in attacks}
   skills = {defense: names | known for defense, known in SKILLS.items()}
   controls = dict(CONTROLS)
@@ -31,6 +32,10 @@ def _judged(changes=None, margin=3.0, **rules):
   results = fabricated_arena.make_results(
     skills, controls, margin=margin, **rules
   )
+  owner = fabricated.make_entry(
+    'teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle
+  )
+  results['runs'].append(owner)
   return predictions.judge(board_lib.Board(results))
 
 
@@ -84,6 +89,10 @@ def test_what_is_not_on_the_board_was_not_run():
   board = board_lib.Board(results)
   assert {status for _, status, _ in predictions.judge(board)} == {'not run'}
   assert predictions.blocks(board) == []
+
+
+def test_of_mad_the_published_oracle_alone_was_predicted():
+  assert _judged(oracle='lp_argmax')[4][1] == 'not run'
 
 
 def test_two_seeds_judge_nothing():
