@@ -1,10 +1,12 @@
 """What a run leaves for others to read while it is trained."""
 
 import io
+import json
 import struct
 import sys
 import time
 
+import pytest
 import tensorboardX.proto.event_pb2
 
 from undistillable import writers
@@ -28,6 +30,18 @@ def _events(folder):
 
 def _epoch(number, loss):
   return {'epoch': number, 'step': 5 * number, 'train_loss': loss}
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [b'\xb0"epoch": 2}', b'{"apoch": 2}', b'{"epoch": null}', b'2', b'{'],
+)
+def test_epochs_before_a_damaged_line_are_read(tmp_path, damage):
+  good = json.dumps(_epoch(1, 0.5)).encode()
+  (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join([good, damage, good]))
+  assert writers.read_metrics(tmp_path) == [_epoch(1, 0.5)]
+  writers.Metrics(tmp_path).resume(1)
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == good + b'\n'
 
 
 def test_a_run_that_is_resumed_has_every_epoch_once(tmp_path):

@@ -5,9 +5,7 @@
 Reads only; any number of processes, on any machines, may be at work there.
 """
 
-import argparse
 import collections
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,24 +57,14 @@ def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   if result.exists():
     found = writers.read_json(result)
     return row | {'state': found['status'], 'done': found.get('epochs', 0)}
-  row['done'] = _epochs_done(folder / 'metrics.jsonl')
+  epochs = writers.read_metrics(folder)
+  row['done'] = epochs[-1]['epoch'] if epochs else 0
   owner = lease.owner(folder) if folder.is_dir() else None
   if owner is not None:
     since = f', since {owner["since"]}' if 'since' in owner else ''
     who = f'{lease.named(owner)}{since}'
     return row | {'state': 'in training', 'who': who}
   return row | ({'state': 'stopped'} if row['done'] else {})
-
-
-def _epochs_done(path: pathlib.Path) -> int:
-  """Of a run that is not finished; its last line may be half a line."""
-  done = 0
-  for line in path.read_text('utf-8').splitlines() if path.exists() else ():
-    try:
-      done = json.loads(line)['epoch']
-    except ValueError:
-      break
-  return done
 
 
 def show(found: Sequence[dict[str, Any]]) -> str:
@@ -97,7 +85,7 @@ def show(found: Sequence[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the table; exits with 1 and one sentence if there is none."""
   terminal.be_printable()
-  parser = argparse.ArgumentParser(
+  parser = terminal.Parser(
     prog='python -m undistillable.status', description=__doc__.split('\n')[0]
   )
   parser.add_argument('--workdir', required=True, help='of one or more studies')

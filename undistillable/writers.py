@@ -121,7 +121,7 @@ class Metrics:
       self._events = _events(self._folder / 'tensorboard') or False
     for key, value in scalars.items():
       if self._events and value is not None and key not in ('epoch', 'step'):
-        self._events.add_scalar(key, value, scalars['step'])
+        self._events.add_scalar(key, value, scalars.get('step'))
 
 
 def _events(folder: pathlib.Path) -> Any:
@@ -138,16 +138,19 @@ def _events(folder: pathlib.Path) -> Any:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
-  """The epochs of a run; a last line cut off by a crash is left out."""
+  """The epochs of a run, up to a line that was cut off or is damaged."""
   path = folder / 'metrics.jsonl'
   if not path.exists():
     return []
   records = []
-  for line in path.read_text(encoding='utf-8').splitlines():
+  for line in path.read_bytes().splitlines():
     try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
+      record = json.loads(line)
+    except ValueError:  # Also of what is no text.
       break
+    if not isinstance(record, dict) or not isinstance(record.get('epoch'), int):
+      break
+    records.append(record)
   return records
 
 
