@@ -7,7 +7,9 @@ import sys
 import pytest
 
 import undistillable
-from undistillable import __main__ as cli, attacks
+from undistillable import __main__ as cli, attacks, export, status
+from undistillable.data import __main__ as data_main
+from undistillable.models import __main__ as models_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -92,6 +94,32 @@ def test_an_audit_is_the_main_job_with_the_attacks_of_a_client(monkeypatch):
 def test_an_audit_can_be_of_other_attacks(monkeypatch):
   args = ['--config=digits', '--config.attacks=("kd",)']
   assert _run(monkeypatch, 'audit', *args)[2] == args
+
+
+@pytest.mark.parametrize('args', [['--help'], ['--workdir=/tmp/a'], []])
+def test_an_audit_without_a_config_is_left_to_the_main_job(args, monkeypatch):
+  """It would not know what --config.attacks is."""
+  assert _run(monkeypatch, 'audit', *args)[2] == args
+
+
+def test_an_audit_with_other_dashes_or_spaces_is_one(monkeypatch):
+  args = ['-config', 'digits', '-config.attacks=("kd",)']
+  assert _run(monkeypatch, 'audit', *args)[2] == args
+
+
+def test_every_command_says_more(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['undistillable.models', '--help'])
+  models_main.main()
+  assert 'python -m undistillable.models' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('main', [status.main, export.main, data_main.main])
+def test_a_wrong_flag_is_one_sentence(main, capsys):
+  with pytest.raises(SystemExit, match='1'):
+    main(['--work=x'])
+  said = capsys.readouterr().err
+  assert said.startswith('error: ')
+  assert len(said.splitlines()) == 1
 
 
 def test_the_models_are_listed_by_the_command():

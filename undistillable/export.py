@@ -315,22 +315,14 @@ def _describe(
   }
 
 
-class _Parser(argparse.ArgumentParser):
-  """Refuses in one sentence."""
-
-  def error(self, message: str) -> Any:
-    self.exit(1, f'error: {message}\n')
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns the exit status."""
   terminal.be_printable()
   given = sys.argv[1:] if argv is None else list(argv)
-  parser = _Parser(
+  parser = terminal.Parser(
     prog='python -m undistillable.export',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument('--workdir', required=True, help='of a main job')
   parser.add_argument(

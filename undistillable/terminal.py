@@ -1,10 +1,22 @@
-"""Terminals and log files, whatever their encoding."""
+"""Command lines, and terminals and log files, whatever their encoding."""
 
+import argparse
 import codecs
 import sys
+from typing import Any
 
 # What tables and reports hold beside ASCII.
 _PLAIN = {'─': '-', '·': '.', '±': '+-', '…': '...', '×': 'x', '–': '-'}
+
+
+class Parser(argparse.ArgumentParser):
+  """Refuses in one sentence; a flag is written out."""
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, allow_abbrev=False, **kwargs)
+
+  def error(self, message: str) -> Any:
+    self.exit(1, f'error: {message}\n')
 
 
 def be_printable() -> None:

@@ -68,7 +68,7 @@ def _describe(arguments: argparse.Namespace) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = terminal.Parser(
     prog='python -m undistillable.data',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

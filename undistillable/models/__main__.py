@@ -90,6 +90,9 @@ def _products(jaxpr: Any) -> Iterator[tuple[int, int, bool]]:
 def main() -> None:
   """Prints a Markdown table of the registry."""
   given = sys.argv[1:]
+  if given in (['-h'], ['--help']):
+    print(__doc__)
+    return
   if len(given) > 2 or not all(re.fullmatch('[1-9][0-9]*', g) for g in given):
     sys.exit(f'error: {given}; expected [classes] [pixels], two numbers')
   num_classes, image_size = (*map(int, given), *(10, 32)[len(given) :])
