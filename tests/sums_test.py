@@ -16,7 +16,8 @@ NAMES = ('a.json', 'data', 'gone')
 def folder(tmp_path):
   """Some files, of which most are written down."""
   (tmp_path / 'data' / 'd').mkdir(parents=True)
-  for name in ('a.json', 'data/x', 'data/d/y', 'other', 'data/.hidden'):
+  (tmp_path / 'data' / '.d').mkdir()
+  for name in ('a.json', 'data/x', 'data/d/y', 'other', 'data/.d/hidden'):
     (tmp_path / name).write_bytes(name.encode() * 9)
   sums.write(tmp_path, NAMES, {'last.json': b'{}\n'})
   (tmp_path / 'last.json').write_bytes(b'{}\n')
@@ -51,6 +52,15 @@ def test_a_file_that_nobody_wrote_down_is_damaged(folder):
   assert sums.damaged(folder, NAMES) == ['data/new']
   (folder / 'gone').touch()
   assert sums.damaged(folder, NAMES) == ['data/new', 'gone']
+
+
+def test_hidden_files_come_and_go(folder):
+  sums.write(folder)
+  for name in ('.ipynb_checkpoints', 'data/.d/more'):
+    (folder / name).mkdir()
+    (folder / name / 'a-checkpoint.json').touch()
+  (folder / 'data' / '.hidden').touch()
+  assert sums.damaged(folder) == []
 
 
 def test_a_sum_that_changed_is_noticed(folder):

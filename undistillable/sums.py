@@ -102,9 +102,13 @@ def _found(folder: pathlib.Path, names: Iterable[str] | None) -> dict[str, str]:
   return {
     path.relative_to(folder).as_posix(): _digest_of(path)
     for path in paths
-    # Network file systems, and desktops, keep hidden files of their own.
-    if path.is_file() and not path.name.startswith('.')
+    # Network file systems, desktops and notebooks keep some of their own.
+    if path.is_file() and not _is_hidden(path.relative_to(folder))
   }
+
+
+def _is_hidden(path: pathlib.PurePath) -> bool:
+  return any(part.startswith('.') for part in path.parts)
 
 
 def _known(folder: pathlib.Path) -> dict[str, str]:
