@@ -249,6 +249,24 @@ def test_verdicts_follow_from_hits(results):
   assert 1 < group.rows['stingy'].score_value.points < 5
 
 
+def test_shares_have_bounds_in_shares_where_nothing_leaked():
+  """No gain at all is a share, too: its bounds are no points."""
+  skills = {'none': {'kd': 92.0}, 'nasty': {'kd': 86.0}}
+  results = fabricated_arena.make_results(skills, CONTROLS)
+  board, (group,) = _judged(results)
+  row = group.rows['nasty']
+  level = row._replace(
+    verdict=row.verdict._replace(gain=row.verdict.gain._replace(points=0.0))
+  )
+  shown = group._replace(rows={**group.rows, 'nasty': level})
+  drawn = page._plane(board, shown, board_lib.prices(results)).draw
+  point = next(p for p in drawn.args[0] if p.name == 'nasty')
+  gain = level.verdict.gain
+  assert (level.leaked, point.y) == (0, 0)
+  whole = group.rows['none'].verdict.gain.points
+  np.testing.assert_allclose(point.high, gain.high() / whole)
+
+
 def test_seeds_to_choose_with_decide_nothing_else(results):
   """Fresh hits alone make the gains, held-out hits alone the choice."""
   board, _ = _judged(results)

@@ -387,15 +387,12 @@ def _plane(board: Board, group: Group, paid: Prices) -> draw.Figure:
     for name, row in group.rows.items()
     if row.verdict.gain and name in paid.change
   }
-  shares = all(row.leaked is not None for row in found.values())
+  shares = all(row.whole is not None for row in found.values())
   points = []
   for name, row in found.items():
     gain = row.verdict.gain
     assert gain
-    # What a share of 1 is, in points.
-    whole = 1.0
-    if shares and row.leaked:
-      whole = gain.points / row.leaked
+    whole = row.whole if shares and row.whole else 1.0
     low, high = gain.low(row.verdict.level), gain.high()
     points.append(
       plane.Point(

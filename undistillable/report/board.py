@@ -37,8 +37,8 @@ class Row(NamedTuple):
   Attributes:
     verdict: see `verdict.judge`.
     contests: {student: its contest}.
-    leaked: share of the gain from the unprotected network; None where that
-      gains too little.
+    whole: the gain of the same student from the unprotected network, in points;
+      None where it is too little to take a share of.
     against_none: of the deciding thief, over the one chosen against no defense.
     score_value: of him, over who hears top classes alone; None where he does.
       Of whom validation did not choose, the first attack that hears scores.
@@ -46,9 +46,16 @@ class Row(NamedTuple):
 
   verdict: verdict_lib.Verdict
   contests: Mapping[str, verdict_lib.Contest]
-  leaked: float | None = None
+  whole: float | None = None
   against_none: verdict_lib.Gain | None = None
   score_value: verdict_lib.Gain | None = None
+
+  @property
+  def leaked(self) -> float | None:
+    """Share of the gain from the unprotected network; None without one."""
+    if self.whole is None or self.verdict.gain is None:
+      return None
+    return self.verdict.gain.points / self.whole
 
 
 class Group(NamedTuple):
@@ -230,12 +237,12 @@ def _row(
   if not (found.gain and found.attack and found.student):
     return Row(found, mine)
   thief = board.cell(defense, found.attack, found.student)
-  plain, leaked, against = contests[NONE][found.student], None, None
+  plain, whole, against = contests[NONE][found.student], None, None
   best = _best(plain)
   if best:
     from_none = plain.gains[best].points
     if from_none > MIN_TO_LEAK:
-      leaked = found.gain.points / from_none
+      whole = from_none
     if defense != NONE:
       other = board.cell(NONE, best, found.student)
       against = _difference(board, thief, other)
@@ -248,7 +255,7 @@ def _row(
   value = None
   if deaf and hearing:
     value = _difference(board, hearing[0], deaf[0])
-  return Row(found, mine, leaked, against, value)
+  return Row(found, mine, whole, against, value)
 
 
 def _best(contest: verdict_lib.Contest) -> str | None:
