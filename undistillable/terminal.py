@@ -12,8 +12,8 @@ _PLAIN = {'─': '-', '·': '.', '±': '+-', '…': '...', '×': 'x', '–': '-'
 class Parser(argparse.ArgumentParser):
   """Refuses in one sentence; a flag is written out."""
 
-  def __init__(self, *args: Any, **kwargs: Any):
-    super().__init__(*args, allow_abbrev=False, **kwargs)
+  def __init__(self, **kwargs: Any):
+    super().__init__(**{'allow_abbrev': False, **kwargs})
 
   def error(self, message: str) -> Any:
     self.exit(1, f'error: {message}\n')
