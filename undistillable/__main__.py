@@ -72,9 +72,9 @@ def _help() -> str:
 
 def _with_attacks(flags: list[str]) -> list[str]:
   """The flags of the main job, and the attacks where they name none."""
-  names = {flag.lstrip('-').split('=')[0] for flag in flags}
+  given = {flag.lstrip('-').split('=')[0] for flag in flags}
   # Without a config there is nothing to change, as the main job says.
-  if 'config.attacks' in names or 'config' not in names:
+  if 'config.attacks' in given or 'config' not in given:
     return flags
   from undistillable import attacks  # Imports JAX.
 

@@ -11,6 +11,8 @@ as soon as one probability underflows.
     logits, adversary_logits, labels, temperature=4.0, omega=0.04).mean()
 """
 
+from collections.abc import Iterable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -419,6 +421,13 @@ def check_whole(name: str, value: int, *, least: int) -> None:
   """Raises ValueError unless `value` is a whole number, and large enough."""
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
     raise ValueError(f'{name}={value}; expected a whole number >= {least}')
+
+
+def check_one_of(name: str, value: str, known: Iterable[str]) -> None:
+  """Raises ValueError unless `value` is one of those that are known."""
+  known = list(known)
+  if value not in known:
+    raise ValueError(f'{name}={value!r}; known: {", ".join(known)}')
 
 
 def _is_number(value: float) -> bool:

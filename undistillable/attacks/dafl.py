@@ -69,9 +69,7 @@ class Settings:
       ('generator_width', 2),
       ('student_steps', 1),
     ):
-      count = getattr(self, name)
-      if not isinstance(count, int) or count < least:
-        raise ValueError(f'{name}={count}; expected an integer >= {least}')
+      losses.check_whole(name, getattr(self, name), least=least)
     for name in (
       'generator_learning_rate',
       'batch_norm_epsilon',
@@ -80,8 +78,8 @@ class Settings:
       losses.check_positive(name, getattr(self, name))
     for name in ('one_hot_weight', 'entropy_weight', 'activation_weight'):
       losses.check_not_negative(name, getattr(self, name))
-    _choose('entropy_log', self.entropy_log, _LOG_UNITS)
-    _choose('student_images', self.student_images, _STUDENT_IMAGES)
+    losses.check_one_of('entropy_log', self.entropy_log, _LOG_UNITS)
+    losses.check_one_of('student_images', self.student_images, _STUDENT_IMAGES)
 
 
 def updates_per_epoch(settings: Settings, steps: int) -> int:
@@ -264,9 +262,3 @@ def _shared(
 
 
 _STUDENT_IMAGES = {'fresh': _fresh, 'shared': _shared}
-
-
-def _choose(name: str, value: str, known: Mapping[str, Any]) -> None:
-  """Raises an error that says what there is."""
-  if value not in known:
-    raise ValueError(f'unknown {name} {value!r}; known: {", ".join(known)}')

@@ -66,9 +66,7 @@ class Settings:
       ('student_steps', 1),
       ('directions', 1),
     ):
-      count = getattr(self, name)
-      if not isinstance(count, int) or count < least:
-        raise ValueError(f'{name}={count}; expected an integer >= {least}')
+      losses.check_whole(name, getattr(self, name), least=least)
     for name in ('generator_learning_rate', 'epsilon', 'gamma'):
       losses.check_positive(name, getattr(self, name))
     for share in self.milestones:

@@ -35,9 +35,7 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_positive('temperature', self.temperature)
     losses.check_alpha(self.alpha)
-    if self.form not in _FORMS:
-      known = ', '.join(_FORMS)
-      raise ValueError(f'unknown form {self.form!r}; known: {known}')
+    losses.check_one_of('form', self.form, _FORMS)
 
 
 def make(

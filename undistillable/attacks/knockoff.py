@@ -27,9 +27,7 @@ class Settings:
   targets: str = 'scores'
 
   def __post_init__(self) -> None:
-    if self.targets not in _TARGETS:
-      known = ', '.join(_TARGETS)
-      raise ValueError(f'unknown targets {self.targets!r}; known: {known}')
+    losses.check_one_of('targets', self.targets, _TARGETS)
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:

@@ -45,8 +45,7 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_positive('temperature', self.temperature)
     losses.check_alpha(self.alpha)
-    if not isinstance(self.rank, int) or self.rank < 1:
-      raise ValueError(f'rank={self.rank}; expected an integer >= 1')
+    losses.check_whole('rank', self.rank, least=1)
     losses.check_positive('matrix_learning_rate', self.matrix_learning_rate)
 
 

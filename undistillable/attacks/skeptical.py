@@ -49,8 +49,7 @@ class Settings:
   label_weight: float = 0.7
 
   def __post_init__(self) -> None:
-    if not isinstance(self.loc, int) or self.loc < 0:
-      raise ValueError(f'loc={self.loc}; expected an integer >= 0')
+    losses.check_whole('loc', self.loc, least=0)
     losses.check_positive('temperature', self.temperature)
     losses.check_alpha(self.alpha)
     for name in ('delay_steps', 'self_weight', 'label_weight'):

@@ -36,10 +36,7 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_not_negative('epsilon', self.epsilon)
     losses.check_whole('seed', self.seed, least=0)
-    if self.direction not in _COSTS:
-      raise ValueError(
-        f'direction={self.direction!r}; known: {", ".join(_COSTS)}'
-      )
+    losses.check_one_of('direction', self.direction, _COSTS)
 
 
 def make(

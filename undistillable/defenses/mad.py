@@ -21,8 +21,8 @@ class Settings:
   Attributes:
     epsilon: budget, `|q - y|_1 <= epsilon`, in 0..2; 0 is no defense.
     oracle: what is looked for. Of Orekondy et al., 'extreme', any class, or
-      'argmax', which keeps the top class; of ModelGuard, 'lp_extreme' and
-      'lp_argmax', the least linear cost with and without any top class.
+      'argmax', which keeps the top class; of ModelGuard, the least linear
+      cost: 'lp_extreme', with any class on top, or 'lp_argmax', which keeps it.
   """
 
   epsilon: float = 1.0
@@ -30,9 +30,7 @@ class Settings:
 
   def __post_init__(self) -> None:
     losses.check_not_negative('epsilon', self.epsilon)
-    if self.oracle not in _ORACLES:
-      known = ', '.join(_ORACLES)
-      raise ValueError(f'oracle={self.oracle!r}; known: {known}')
+    losses.check_one_of('oracle', self.oracle, _ORACLES)
 
 
 def serve(query: serving.Query, settings: Settings) -> jax.Array:

@@ -38,8 +38,7 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_not_negative('epsilon', self.epsilon)
     losses.check_whole('words', self.words, least=1)
-    if self.miss not in _MISSES:
-      raise ValueError(f'miss={self.miss!r}; known: {", ".join(_MISSES)}')
+    losses.check_one_of('miss', self.miss, _MISSES)
 
 
 @flax.struct.dataclass
