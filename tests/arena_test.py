@@ -415,6 +415,27 @@ def test_with_few_seeds_all_is_open(seeds, tmp_path, monkeypatch):
   assert 'Judge on at least 3 fresh seeds' in text
 
 
+def test_what_a_thief_trains_on_the_way_is_part_of_his_effort():
+  """Each network once, and none of the owner's."""
+  results = fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)
+  run = next(r for r in results['runs'] if r['method'] == 'kd')
+  alike = {'status': 'finished', 'seed': 0}
+  first, second, owner = (
+    {'id': i, 'role': role, 'epochs': epochs, 'parents': {}, **alike}
+    for i, role, epochs in (
+      ('a', 'helper', 7),
+      ('b', 'helper', 20),
+      ('c', 'teacher', 99),
+    )
+  )
+  second['parents'] = {'teacher': 'a', 'other': 'c'}
+  run['parents'] = {'teacher': 'c', 'link1': 'a', 'link2': 'b'}
+  results['runs'] += [first, second, owner]
+  board = board_lib.Board(results)
+  assert page._effort(board, ['kd']) == '1, 30 epochs'
+  assert page._effort(board, ['scratch']) == '1, 3 epochs'
+
+
 def test_prices_are_compared_seed_by_seed(results):
   paid = board_lib.prices(results)
   np.testing.assert_allclose(paid.change['stingy']['brier'], 0.04)

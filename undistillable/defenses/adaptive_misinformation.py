@@ -21,7 +21,7 @@ class Settings:
 
   Attributes:
     tau: the top score below which the truth is not told, >= 0. 0 is no defense,
-      more than 1 tells nobody anything.
+      if nu is large; more than 1 tells nobody anything.
     nu: steepness of the step between both, > 0. The authors' code has 10,000.
   """
 

@@ -374,10 +374,22 @@ def _effort(board: Board, names: Collection[str]) -> str:
   epochs: dict[str, int] = {}
   for cell in board.cells:
     for run in cell['runs'].values():
-      known = board.entries.get(run, {}).get('epochs', 0)
+      known = sum(board.entries[one]['epochs'] for one in _trained(board, run))
       epochs[cell['attack']] = max(known, epochs.get(cell['attack'], 0))
   total = sum(epochs.get(name, 0) for name in names)
   return f'{len(names)}, {total:,} epochs'
+
+
+def _trained(board: Board, run: str) -> set[str]:
+  """A run of a thief, and what he trained for it alone; what has epochs."""
+  entry = board.entries.get(run, {})
+  helpers = [
+    parent
+    for parent in entry.get('parents', {}).values()
+    if board.entries.get(parent, {}).get('role') in ('helper', 'images')
+  ]
+  itself = {run} if 'epochs' in entry else set()
+  return itself.union(*(_trained(board, one) for one in helpers))
 
 
 def _plane(board: Board, group: Group, paid: Prices) -> draw.Figure:
