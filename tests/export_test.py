@@ -26,6 +26,7 @@ from undistillable import (
   plan,
   programs,
   runs as runs_lib,
+  sums,
   writers,
 )
 
@@ -354,6 +355,22 @@ def test_other_mistakes_are_refused(study, tmp_path, capsys):
     ([*given, '--to=x', 'more'], 'unrecognized arguments: more'),
   ):
     assert reason in _refused(capsys, *args)
+
+
+def test_numbers_that_are_damaged_enter_no_card(tmp_path):
+  teachers = [run for run in _planned() if run.role == 'teacher']
+  _finish(tmp_path, teachers)
+  run = _teacher(teachers, 'nasty')
+  writers.write_json(tmp_path / 'results.json', {'runs': []})
+  for path in (
+    tmp_path / 'results.json',
+    tmp_path / 'runs' / run.id / 'result.json',
+  ):
+    sums.write(path.parent, [path.name])
+    path.write_text(path.read_text() + ' ')
+    with pytest.raises(errors.InputError, match=f'{path.name} is damaged'):
+      export.export(tmp_path, tmp_path / 'to', run=run.id)
+    assert not (tmp_path / 'to').exists()
 
 
 def test_a_run_is_what_its_folder_is_named_after(study, tmp_path):

@@ -36,6 +36,7 @@ from undistillable import (
   runs as runs_lib,
   serving,
   store as store_lib,
+  sums,
   terminal,
   writers,
 )
@@ -69,14 +70,14 @@ def export(
 
   Raises:
     errors.InputError: there is no such teacher, none or several to choose
-      from, or the folder cannot be written.
+      from, a file of it is damaged, or the folder cannot be written.
   """
   workdir, to = paths.local(workdir, 'workdir'), paths.local(to, 'to').resolve()
   paths.check_folder(to, 'to')
   if to.exists() and any(to.iterdir()):
     raise errors.InputError(f'to={to} is not empty; choose another folder')
-  result = _choose(workdir, run)
-  chosen = runs_lib.read(workdir / 'runs' / result['id'])
+  place = workdir / 'runs' / _choose(workdir, run)['id']
+  result, chosen = _read(place / 'result.json'), runs_lib.read(place)
   variables = jax.tree.map(
     np.asarray, store_lib.Store(workdir).variables(chosen)
   )
@@ -96,7 +97,7 @@ def export(
   names = _class_names(workdir, chosen)
   told = _describe(chosen, result, [*roles, *beside], names)
   study = workdir / 'results.json'
-  results = writers.read_json(study) if study.exists() else None
+  results = _read(study) if study.exists() else None
 
   # A folder beside it, of which nothing is left where something goes wrong.
   to.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,15 @@ def _choose(workdir: pathlib.Path, name: str | None) -> dict[str, Any]:
   else:
     return found
   raise errors.InputError(f'{fault}; protected teachers: {told}')
+
+
+def _read(path: pathlib.Path) -> Any:
+  """The content of a file that a card quotes."""
+  if sums.damaged(path.parent, [path.name]):
+    raise errors.InputError(
+      f'{path} is damaged; start the study again to have it made again'
+    )
+  return writers.read_json(path)
 
 
 def _protected(
