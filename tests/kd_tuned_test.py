@@ -59,6 +59,14 @@ def test_every_pair_of_the_grid_is_a_run_of_kd():
   assert len(whole.temperatures) * len(whole.alphas) == 42
 
 
+def test_a_whole_number_in_the_grid_is_no_other_network():
+  found = [
+    _tuned(plan.make(_config(**{'kd_tuned.temperatures': grid}))).candidates
+    for grid in ((1.0, 8.0), (1, 8))
+  ]
+  assert found[0] == found[1]
+
+
 def test_who_robs_a_protected_teacher_is_compared_with_his_like():
   planned = plan.make(_config(defenses=('stingy',)))
   for run in planned:

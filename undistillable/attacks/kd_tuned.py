@@ -52,12 +52,17 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   parents = {'teacher': teacher}
   best = job.student('kd_tuned', student, parents)
   settings = best.method_settings
+  # As those of a config: 1 and 1.0 are one setting, and one network.
+  pairs = [
+    (float(temperature), float(alpha))
+    for temperature in settings.temperatures
+    for alpha in settings.alphas
+  ]
   candidates = {
     f'kd(temperature={temperature:g}, alpha={alpha:g})': job.helper(
       'kd', student, parents, {'temperature': temperature, 'alpha': alpha}
     )
-    for temperature in settings.temperatures
-    for alpha in settings.alphas
+    for temperature, alpha in pairs
   }
   best = dataclasses.replace(best, parents={**best.parents, **candidates})
   return [*candidates.values(), best]
