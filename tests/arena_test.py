@@ -415,6 +415,19 @@ def test_with_few_seeds_all_is_open(seeds, tmp_path, monkeypatch):
   assert 'Judge on at least 3 fresh seeds' in text
 
 
+def test_a_control_without_a_result_is_named():
+  """Gains over the others may be larger for it."""
+  results = fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)
+  board, groups = _judged(results)
+  shown = page._controls(board, groups)
+  assert len(shown) == 2
+  lost = next(c for c in board.cells if c['attack'] == 'scratch')
+  results['measurements']['hits']['test'].pop(lost['runs']['3'])
+  board, groups = _judged(results)
+  note = page._controls(board, groups)[-1]
+  assert note.text.endswith('not chosen from: scratch by cnn8.')
+
+
 def test_what_a_thief_trains_on_the_way_is_part_of_his_effort():
   """Each network once, and none of the owner's."""
   results = fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)

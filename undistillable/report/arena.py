@@ -220,10 +220,13 @@ def _controls(board: Board, groups: Sequence[Group]) -> list[document.Block]:
     return []
   rows: list[tuple[str, ...]] = []
   strong = []
+  missing: list[str] = []
   for student, chosen in groups[0].controls.items():
     cells = board.controls(student)
-    tested = board.tests(cells)
-    for name, val in board.vals(cells).items():
+    tested, vals = board.tests(cells), board.vals(cells)
+    names = [cell['attack'] for cell in cells]
+    missing += [f'{name} by {student}' for name in names if name not in vals]
+    for name, val in vals.items():
       shown = name
       if name == chosen:
         strong.append((len(rows), 1))
@@ -231,7 +234,7 @@ def _controls(board: Board, groups: Sequence[Group]) -> list[document.Block]:
       means = (100 * hits.mean() for hits in (val, tested[name]))
       rows.append((student, shown, *(f'{mean:.2f}' for mean in means)))
   choose = ', '.join(map(str, board.rules['choose_seeds']))
-  return [
+  parts: list[document.Block] = [
     document.Heading('Controls'),
     document.Table(
       ('Student', 'Alone', 'Held out %', 'Test %'),
@@ -242,6 +245,10 @@ def _controls(board: Board, groups: Sequence[Group]) -> list[document.Block]:
       strong=strong,
     ),
   ]
+  if missing:
+    told = f'Without a result, and so not chosen from: {words.listed(missing)}.'
+    parts.append(document.Text(told, 'note'))
+  return parts
 
 
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
