@@ -2,7 +2,7 @@
 
   python -m undistillable.status --workdir=/tmp/undistillable/digits
 
-Reads only; any number of processes, on any machines, may be at work there.
+Changes nothing; any number of processes, on any machines, may be at work there.
 """
 
 import collections
