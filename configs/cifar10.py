@@ -62,6 +62,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.seeds = (0,)
   config.nasty.omega = 0.04
   config_lib.learn_fast(config, 'airbench94', epochs=30)
+  config.cmim.delay_steps, config.cmim.ramp_steps = 500, 300  # Of 2,900.
   config_lib.change_recipe(config, 'cnn', epochs=10, schedule='cosine')
   config_lib.change_recipe(config, 'resnetc20', epochs=10, schedule='cosine')
   config.grid.teachers = ('airbench94',)

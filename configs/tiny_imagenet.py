@@ -25,6 +25,8 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.stingy.ratio = 0.1
   config.reverse_sigmoid.beta = 0.008
   config.adaptive_misinformation.tau = 0.25
+  # 5 and 20 of 200 epochs.
+  config.cmim.delay_steps, config.cmim.ramp_steps = 4_000, 15_000
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.mkd.temperature, config.htc.temperature = 20.0, 70.0
   config.contrastive.omega, config.contrastive.temperature = 0.01, 20.0

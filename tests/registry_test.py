@@ -60,6 +60,7 @@ INVERSION = {
 # Where the defaults are too large for eight images.
 EXCEPTIONS = {
   'adaptive_inversion': INVERSION,
+  'cmim': {'delay_steps': 0, 'ramp_steps': 0},
   'dafl': {
     'latent_dim': 10,
     'generator_width': 8,
@@ -279,7 +280,7 @@ def _batch():
   rng = np.random.default_rng(0)
   return {
     'image': rng.normal(size=(BATCH_SIZE, 8, 8, 3)).astype(np.float32),
-    'label': np.arange(BATCH_SIZE) % 10,
+    'label': np.arange(BATCH_SIZE) % 4,  # Each class twice, far apart.
     'index': np.arange(BATCH_SIZE),
   }
 

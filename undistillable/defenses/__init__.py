@@ -27,6 +27,7 @@ from types import ModuleType
 from undistillable import registry
 from undistillable.defenses import (
   adaptive_misinformation,
+  cmim,
   grad2,
   label_smoothing,
   mad,
@@ -43,6 +44,7 @@ from undistillable.defenses import (
 
 DEFENSES = {
   'adaptive_misinformation': adaptive_misinformation,
+  'cmim': cmim,
   'grad2': grad2,
   'label_smoothing': label_smoothing,
   'mad': mad,
