@@ -579,7 +579,7 @@ def test_a_served_teacher_is_judged_as_served_and_not_trained(done, module):
   run, result = runs[key], results[key]
   assert store.num_steps(run) == result['epochs'] == 0
   names = {path.name for path in store.folder(run).iterdir()}
-  assert names == {'config.json', 'result.json'}
+  assert names == {'SHA256SUMS', 'config.json', 'result.json'}
   test = store.task(run.judged_on).test
   normal = store.answers(runs['teacher', 'none', None], test)
   served = _serve(module, jnp.asarray(normal))

@@ -62,8 +62,20 @@ def _round_otherwise(tree, rng):
   return jax.tree.map(lambda x: move(np.asarray(x, np.float64)), tree)
 
 
+def _slow_to_compile(path):
+  deep = path.stem.startswith(('resnext29', 'mobilenetv2', 'shufflenetv2'))
+  return pytest.param(path, marks=pytest.mark.slow if deep else ())
+
+
 # Without XLA's optimisations sums round more than users will see.
 @pytest.mark.usefixtures('full_compilation')
+@pytest.mark.parametrize(
+  'case',
+  [_slow_to_compile(path) for path in FIXTURES],
+  indirect=True,
+  ids=lambda path: path.stem,
+  scope='module',
+)
 def test_parity_of_one_training_step(case):
   fixture, model, variables, images = case
   labels = jnp.arange(4) % fixture['num_classes']

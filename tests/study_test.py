@@ -508,7 +508,7 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'students': ('cnn8', 'cnn9')}, "unknown model 'cnn9'; known: "),
     (
       {'defenses': ('nasy',)},
-      "unknown defense 'nasy'; known: label_smoothing, nasty",
+      "unknown defense 'nasy'; known: adaptive_misinformation, ",
     ),
     (
       {'attacks': ('kdd',)},
@@ -733,6 +733,7 @@ def test_a_full_disk_is_said_and_what_is_whole_is_kept(done, small_disk, capfd):
   assert 'Traceback' not in capfd.readouterr().err
 
 
+@pytest.mark.slow  # Orbax waits a minute for such a disk.
 @pytest.mark.usefixtures('no_figures')
 def test_a_disk_that_cannot_be_written_is_said(
   done, small_disk, monkeypatch, capfd

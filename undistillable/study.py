@@ -44,6 +44,10 @@ _SECS_BETWEEN_LOOKS = 2.0  # At what another process trains.
 Results = dict[str, Any]
 
 
+def _table_of(results: Results) -> str:
+  return table.text(results['summary'])
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """A graph of runs, and a way to show them.
@@ -68,9 +72,7 @@ class Study:
   report_fn: Callable[..., None]
   go_on: bool
   fixed_fields: tuple[str, ...] = ()
-  text_fn: Callable[[Results], str] = lambda results: table.text(
-    results['summary']
-  )
+  text_fn: Callable[[Results], str] = _table_of
 
 
 def _measure_main(
