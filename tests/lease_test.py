@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -81,3 +82,13 @@ def test_of_many_at_once_one_gets_it(tmp_path):
       taken = [one for one in pool.map(lease.take, [folder] * 8) if one]
       assert len(taken) == 1
       taken[0].release()
+
+
+def test_an_owner_is_seen_where_nothing_can_be_written(tmp_path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise OSError(30, 'Read-only file system')
+
+  with lease.take(tmp_path):
+    monkeypatch.setattr(pathlib.Path, 'touch', refuse)
+    monkeypatch.setattr(pathlib.Path, 'unlink', refuse)
+    assert lease.owner(tmp_path)['pid'] == os.getpid()

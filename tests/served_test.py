@@ -614,3 +614,17 @@ def test_what_is_trained_beside_a_network_leaves_it_as_it_is(module):
   )
   served = jax.jit(lambda: module.serve(query, module.Settings()))()
   assert jnp.isfinite(served).all()
+
+
+@pytest.mark.parametrize(
+  ('oracle', 'expected'),
+  [('argmax', 0.97), ('extreme', 0.74), ('lp_argmax', 0.69)],
+)
+def test_mad_turns_a_gradient_as_far_as_it_says(oracle, expected):
+  y = np.random.default_rng(0).dirichlet(np.full(10, 0.3), size=2000)
+  logits = jnp.log(jnp.asarray(y, jnp.float32) + 1e-30)
+  query = serving.Query(logits, logits, {})
+  log_q = mad.serve(query, mad.Settings(epsilon=0.5, oracle=oracle))
+  a, b = np.exp(log_q) - 0.1, y - 0.1
+  size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+  assert np.mean((a * b).sum(1) / size) == pytest.approx(expected, abs=0.015)

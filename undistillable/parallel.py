@@ -30,7 +30,7 @@ HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 
-_chosen: list[jax.Device] = []  # None: all there are.
+_chosen: list[jax.Device] = []  # Empty: all there are.
 
 
 def use(num_devices: int | None) -> None:
