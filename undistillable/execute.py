@@ -200,7 +200,7 @@ def _conclude(
         folder, {k: v for k, v in outcome.items() if v}
       )
     if not run.only_serves:
-      _export(run, folder, outcome)
+      _save_for_pytorch(run, folder, outcome)
     numbers = getattr(run.module, 'judge', _judge)(material, outcome)
   except errors.DivergedError as error:
     content = _describe(run, 'diverged') | {'reason': str(error)}
@@ -295,8 +295,8 @@ def num_queries(material: store_lib.Material) -> int | None:
   return num_steps * asked
 
 
-def _export(run: Run, folder: pathlib.Path, variables: Any) -> None:
-  """Leaves a trained network as PyTorch's users expect it."""
+def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
+  """Writes model.safetensors, with PyTorch's names."""
   if 'params' in variables and run.model in models.MODELS:
     interop.save(
       folder / 'model.safetensors', interop.to_torch(run.model, variables)
