@@ -7,9 +7,12 @@ first things that the folder lacks, writes each as it is finished, and leaves in
 time; the same command goes on from there, also after the folder was carried
 elsewhere. First the training step of every network, in both types of numbers
 (steps.jsonl, a line a measurement; see experiments.benchmarks.step), then the
-main table of the given config (work/, a workdir as any other).
+main table of the given config (work/, a workdir as any other). With --jobs=16,
+so many steps are compiled side by side, which takes a core and a gigabyte each;
+they are timed in turn.
 """
 
+import concurrent.futures
 import json
 import pathlib
 import signal
@@ -30,6 +33,8 @@ _NETWORKS = flags.DEFINE_list(
 _DTYPES = flags.DEFINE_list('dtypes', ['bfloat16', 'float32'], 'In which.')
 _BATCHES = flags.DEFINE_list('batches', ['128', '512'], 'Images a step.')
 _KINDS = flags.DEFINE_list('kinds', ['teacher'], 'Kinds of steps.')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Steps that are compiled at once.')
+_SECS = flags.DEFINE_float('secs', 10.0, 'How long to time each, about.')
 _CONFIG = flags.DEFINE_string(
   'study', 'configs/cifar10.py', 'The config of the main table; none if empty.'
 )
@@ -44,22 +49,29 @@ def main(argv: Sequence[str]) -> None:
   end = time.monotonic() + 60.0 * _MINUTES.value
   out = pathlib.Path(_OUT.value).expanduser()
   out.mkdir(parents=True, exist_ok=True)
-  path = out / 'steps.jsonl'
-  done = _read(path)
-  for wanted in _steps():
-    if wanted in done:
-      continue
-    left = end - time.monotonic()
-    found = _measured(wanted, left)
-    if found is None:
-      print(f'{len(done)} steps so far; go on with the same command')
-      return
-    done.append(wanted)
-    with path.open('a') as file:
-      file.write(json.dumps(found) + '\n')
-    print(json.dumps(found), flush=True)
+  if not _measure_steps(out / 'steps.jsonl', end):
+    print('not all steps are measured; go on with the same command')
+    return
   if _CONFIG.value:
     _study(out, end)
+
+
+def _measure_steps(path: pathlib.Path, end: float) -> bool:
+  """Writes what is not there yet, a line each; whether that was all."""
+  done = _read(path)
+  wanted = [settings for settings in _steps() if settings not in done]
+  complete = True
+  with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+    measured = [pool.submit(_measured, settings, end) for settings in wanted]
+    for future in concurrent.futures.as_completed(measured):
+      line = future.result()
+      if line is None:
+        complete = False
+        continue
+      with path.open('a') as file:
+        file.write(json.dumps(line) + '\n')
+      print(json.dumps(line), flush=True)
+  return complete
 
 
 def _steps() -> Iterator[dict[str, str]]:
@@ -91,16 +103,21 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
   return found
 
 
-def _measured(
-  settings: dict[str, str], secs: float
-) -> dict[str, object] | None:
+def _measured(settings: dict[str, str], end: float) -> dict[str, object] | None:
   """A line of steps.jsonl; None where the time does not suffice."""
   flag_values = [f'--{name}={value}' for name, value in settings.items()]
-  command = [sys.executable, '-m', 'experiments.benchmarks.step', *flag_values]
+  out = pathlib.Path(_OUT.value).expanduser()
+  command = [
+    *(sys.executable, '-m', 'experiments.benchmarks.step'),
+    *flag_values,
+    f'--secs={_SECS.value}',
+    f'--lock={out / "lock"}',
+  ]
+  secs = end - time.monotonic()
+  if secs <= 0.0:
+    return None
   try:
-    done = subprocess.run(
-      command, capture_output=True, text=True, timeout=max(secs, 0.0)
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=secs)
   except subprocess.TimeoutExpired:
     return None
   if done.returncode:  # Out of memory, for example: that is a result, too.

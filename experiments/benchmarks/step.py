@@ -6,9 +6,11 @@ The step is what `train.fit` compiles: images are gathered and normalised on
 the device, then forwards, backwards, SGD with momentum and weight decay. Kind
 'nasty' adds the answer of a frozen network of the same architecture, 'kd' that
 of a frozen ResNet-18, each asked for before an epoch as `train.fit` does.
-Prints one line of JSON.
+Prints one line of JSON. Where several of these share a device, `--lock` names a
+file of theirs: they compile side by side, and are timed in turn.
 """
 
+import contextlib
 import json
 import resource
 import statistics
@@ -49,6 +51,9 @@ _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of the layers.'
 )
 _SECS = flags.DEFINE_float('secs', 10.0, 'How long to measure, about.')
+_LOCK = flags.DEFINE_string(
+  'lock', None, 'A file; nobody who names it compiles while another is timed.'
+)
 
 _CLASSES = 10
 _KD_TEACHER = 'resnet18'
@@ -101,13 +106,15 @@ def main(argv: list[str]) -> None:
         state = state if new is None else new
         yield len(metrics['loss'])
 
-  start = time.perf_counter()
-  lesson = {**arrays, 'answers': parallel.replicate(ask())}
-  steps = epochs()
-  next(steps)
-  compile_secs = time.perf_counter() - start
-  secs = _secs_a_step(steps)
-  ask_secs = min(_secs_of(ask) for _ in range(3)) / len(few)
+  with _locked(shared=True):
+    start = time.perf_counter()
+    lesson = {**arrays, 'answers': parallel.replicate(ask())}
+    steps = epochs()
+    next(steps)
+    compile_secs = time.perf_counter() - start
+  with _locked(shared=False):
+    secs = _secs_a_step(steps)
+    ask_secs = min(_secs_of(ask) for _ in range(3)) / len(few)
   images_per_s = batch / (statistics.median(secs) + ask_secs)
   print(
     json.dumps(
@@ -149,6 +156,19 @@ def _method(dtype: Any) -> tuple[method_lib.Method, dict[str, Any]]:
     )
     return method, {'teacher': variables(teacher)}
   return defenses.none.make(model, optimizer), {}
+
+
+@contextlib.contextmanager
+def _locked(shared: bool) -> Iterator[None]:
+  """Holds the lock, if there is one, with others that share it or alone."""
+  if _LOCK.value is None:
+    yield
+    return
+  import fcntl  # Not there on Windows.
+
+  with open(_LOCK.value, 'a') as file:
+    fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    yield  # Closing the file gives it back.
 
 
 def _secs_a_step(steps: Iterator[int]) -> list[float]:
