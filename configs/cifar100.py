@@ -72,12 +72,16 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.teacher.model = 'airbench94'
   config.students = ('mobilenetv2', 'shufflenetv2')
   config.seeds = (0,)
+  # With the article's 0.005 the teacher stays beside its adversary, who is less
+  # sure of its training images after 30 epochs than after the article's 200.
+  config.nasty.omega = 0.05
   config_lib.learn_fast(config, 'airbench94', epochs=30)
   config.cmim.delay_steps, config.cmim.ramp_steps = 500, 300  # Of 2,900.
   for student in config.students:
     config_lib.change_recipe(config, student, epochs=10, schedule='cosine')
   config.grid.teachers = ('airbench94',)
-  config.grid.students = ('shufflenetv2',)
+  config.grid.students = ('mobilenetv2',)
+  config.grid.omegas = (0.005, 0.01, 0.05)
   config.grid.data_free_teacher = 'airbench94'
   config.grid.data_free_student = 'cnn'
   config_lib.shorten_data_free(config)

@@ -276,11 +276,20 @@ def test_an_adversary_that_is_not_sure_is_told_from_one_that_is():
     metrics = {name: float(value.mean()) for name, value in metrics.items()}
     text = nasty.warning(metrics, nasty.Settings(omega=0.04))
     assert (text is None) == nasty_at_last
-  unsure = {'hold': 0.2, 'push': 0.05, 'adversary_loss': 0.31, 'omega': 0.04}
-  text = nasty.warning(unsure, nasty.Settings())
+  settings = nasty.Settings(temperature=4.0)
+  unsure = {
+    'hold': 0.2,
+    'push': 0.05,
+    'adversary_loss': 0.31,
+    'omega': 0.04,
+    'pull': 0.34,
+    'kl': 0.04,  # An undecided teacher has 0.53.
+  }
+  text = nasty.warning(unsure, settings)
   assert 'cross entropy 0.31' in text
-  assert 'omega from 0.04 above 0.16' in text
-  assert nasty.warning(unsure | {'omega': 0.0}, nasty.Settings()) is None
+  assert 'omega from 0.04 towards 0.16' in text
+  assert nasty.warning(unsure | {'kl': 0.46}, settings) is None  # It left.
+  assert nasty.warning(unsure | {'omega': 0.0}, settings) is None
 
 
 def _nasty(module, **settings):

@@ -170,16 +170,22 @@ def _above_others(logits: jax.Array, chosen: jax.Array) -> jax.Array:
 
 
 def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
-  """Says so where the adversary is too unsure for the teacher to leave it."""
-  del settings
+  """Says so where a teacher stayed with an adversary that is too unsure.
+
+  It left if tau^2 KL from its adversary is at least half of what it is for one
+  that answers every class alike, and its logits are other ones by about 1.
+  """
   omega, hold, push = (metrics[name] for name in ('omega', 'hold', 'push'))
   if push >= hold or not omega:
+    return None
+  far = settings.temperature**2 * metrics['kl']
+  if far >= max(1.0, metrics['pull'] / omega / 2):
     return None
   return (
     'the adversary is not sure enough of its training images (cross entropy '
     f'{metrics["adversary_loss"]:.2g}): cross entropy holds this teacher '
     'beside it, without false peaks; train the adversary for more epochs or '
-    f'with less weight decay, or raise omega from {omega:.2g} above '
+    f'with less weight decay, or raise omega from {omega:.2g} towards '
     f'{omega * hold / push:.2g}, which will cost accuracy'
   )
 
