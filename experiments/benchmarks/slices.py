@@ -6,14 +6,15 @@ For a machine that is lent for minutes at a time and has no network: it does the
 first things that the folder lacks, writes each as it is finished, and leaves in
 time; the same command goes on from there, also after the folder was carried
 elsewhere. First the training step of every network, in both types of numbers
-(steps.jsonl, a line a measurement; see experiments.benchmarks.step), then the
-main table of the given config (work/, a workdir as any other). With --jobs=16,
-so many steps are compiled side by side, which takes a core and a gigabyte each;
-they are timed in turn.
+(steps.jsonl, a line a measurement; see experiments.benchmarks.step), then
+experiments of the given config (work/, a workdir as any other). With --jobs=6,
+so many steps are compiled side by side and timed in turn, and so many processes
+share the experiments and the device: each takes a core or two, and gigabytes.
 """
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -33,13 +34,18 @@ _NETWORKS = flags.DEFINE_list(
 _DTYPES = flags.DEFINE_list('dtypes', ['bfloat16', 'float32'], 'In which.')
 _BATCHES = flags.DEFINE_list('batches', ['128', '512'], 'Images a step.')
 _KINDS = flags.DEFINE_list('kinds', ['teacher'], 'Kinds of steps.')
-_JOBS = flags.DEFINE_integer('jobs', 1, 'Steps that are compiled at once.')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Processes at once.')
 _SECS = flags.DEFINE_float('secs', 10.0, 'How long to time each, about.')
 _CONFIG = flags.DEFINE_string(
-  'study', 'configs/cifar10.py', 'The config of the main table; none if empty.'
+  'study', 'configs/cifar10.py', 'The config of experiments; none if empty.'
+)
+_EXPERIMENTS = flags.DEFINE_list(
+  'experiments', ['main_table'], 'Those of the config, in this order.'
 )
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where its data set is.')
 
+# Or the first process takes most of an accelerator's memory.
+_ENVIRONMENT = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 _SECS_TO_LEAVE = 20.0  # From SIGTERM on: an epoch's state is written.
 
 
@@ -53,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     print('not all steps are measured; go on with the same command')
     return
   if _CONFIG.value:
-    _study(out, end)
+    _run_experiments(out, end - _SECS_TO_LEAVE)
 
 
 def _measure_steps(path: pathlib.Path, end: float) -> bool:
@@ -126,29 +132,45 @@ def _measured(settings: dict[str, str], end: float) -> dict[str, object] | None:
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def _study(out: pathlib.Path, end: float) -> None:
-  """The main table, as far as it gets; networks go on from their last epoch."""
-  left = end - _SECS_TO_LEAVE - time.monotonic()
-  if left <= 0:
-    print('no time is left for the study; go on with the same command')
-    return
+def _run_experiments(out: pathlib.Path, end: float) -> None:
+  """Experiments, as far as they get; networks go on from their last epoch.
+
+  Where more processes may run than there are experiments, several run the same:
+  whoever shares a workdir trains what nobody else does.
+  """
+  left = list(_EXPERIMENTS.value)
+  running: list[tuple[str, subprocess.Popen[bytes]]] = []
+  while left and time.monotonic() < end:
+    for name, process in running:
+      if process.poll() is not None and name in left:
+        left.remove(name)
+        print(f'{name} ended with {process.returncode}', flush=True)
+    running = [one for one in running if one[1].poll() is None]
+    busy = [name for name, _ in running]
+    if left and len(busy) < _JOBS.value:
+      name = min(left, key=busy.count)
+      running.append((name, _start(name, out)))
+    time.sleep(1.0)
+  for _, process in running:
+    process.send_signal(signal.SIGTERM)
+  for _, process in running:
+    process.wait()
+  if left:
+    print(f'not finished: {", ".join(left)}; go on with the same command')
+
+
+def _start(name: str, out: pathlib.Path) -> subprocess.Popen[bytes]:
+  """A process that runs an experiment; what it says is added to NAME.log."""
   command = [
-    sys.executable,
-    '-m',
-    'experiments.main_table',
+    *(sys.executable, '-m', f'experiments.{name}'),
     f'--config={_CONFIG.value}',
     f'--workdir={out / "work"}',
     '--config.progress=False',
   ]
   if _DATA_DIR.value:
     command.append(f'--config.data_dir={_DATA_DIR.value}')
-  running = subprocess.Popen(command)
-  try:
-    print(f'the study ended with {running.wait(left)}')
-  except subprocess.TimeoutExpired:
-    running.send_signal(signal.SIGTERM)
-    running.wait()
-    print('the study is not finished; go on with the same command')
+  with (out / f'{name}.log').open('ab') as log:
+    return subprocess.Popen(command, stdout=log, stderr=log, env=_ENVIRONMENT)
 
 
 if __name__ == '__main__':
