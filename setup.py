@@ -80,7 +80,7 @@ setuptools.setup(
   ],
   extras_require={
     'docs': [
-      'myst-parser',
+      'myst-nb',
       'sphinx',
       'sphinx-book-theme',
       'sphinx-copybutton',
@@ -93,6 +93,8 @@ setuptools.setup(
       'nbclient',
       'nbformat',
     ],
+    # For reading PyTorch's older kinds of checkpoints; see interop.
+    'torch': ['torch'],
     'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )

@@ -1,5 +1,6 @@
 """The site: sphinx-build -W --keep-going docs docs/_build; needs no network."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -18,7 +19,7 @@ copyright = author
 release = version = undistillable.__version__
 
 extensions = [
-  'myst_parser',
+  'myst_nb',
   'sphinx.ext.autodoc',
   'sphinx.ext.autosummary',
   'sphinx.ext.napoleon',
@@ -31,6 +32,9 @@ default_role = 'code'  # Docstrings are Markdown in this.
 
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 myst_heading_anchors = 3
+nb_execution_mode = 'off'  # They show what they printed when they were made.
+# Of commands for the shell over two lines, which their lexer does not know.
+suppress_warnings = ['misc.highlighting_failure']
 
 autodoc_default_options = {'members': True, 'member-order': 'bysource'}
 autodoc_typehints = 'none'  # Docstrings say shapes.
@@ -83,6 +87,21 @@ def copy_results():
         entries = '\n'.join(names)
         toctree = f'\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n'
         page.write_text(page.read_text() + toctree)
+
+
+def copy_notebooks():
+  """The notebooks become pages, with what they printed."""
+  target = _DOCS / 'notebooks'
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir()
+  for path in (_DOCS.parent / 'notebooks').glob('*.ipynb'):
+    notebook = json.loads(path.read_text())
+    # With commands for the shell, which are no Python.
+    notebook['metadata']['language_info'] = {
+      'name': 'python',
+      'pygments_lexer': 'ipython3',
+    }
+    (target / path.name).write_text(json.dumps(notebook))
 
 
 def read_source(app, name, source):
@@ -161,6 +180,7 @@ def setup(app):
     if field.name == 'variable':  # As the docstrings call them.
       field.label = 'Attributes'
   copy_results()
+  copy_notebooks()
   app.connect('source-read', read_source)
   app.connect('autodoc-process-docstring', read_docstring, priority=400)
   app.connect('autodoc-skip-member', skip_fields)
