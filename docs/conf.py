@@ -108,7 +108,8 @@ def read_source(app, name, source):
   """Links of the repository lead to the pages that were made of it."""
   del app
   up = '../' * (name.count('/') + 1)
-  for there, here in (('experiments/results/', 'results/'), ('docs/', '')):
+  moved = ('experiments/results/', 'results/'), ('notebooks/', 'notebooks/')
+  for there, here in (*moved, ('docs/', '')):
     source[0] = source[0].replace(f'({up}{there}', f'({up[3:]}{here}')
 
 

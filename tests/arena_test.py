@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import arena
+from experiments import arena as experiment_of_it, experiment
 from undistillable import (
+  arena,
   command,
   defenses,
   errors,
@@ -86,7 +87,7 @@ def test_who_has_the_weights_meets_no_wrapper():
 
 def test_every_network_is_planned_once_and_before_who_needs_it():
   config = _config()
-  planned = arena.EXPERIMENT.plan_fn(config)
+  planned = arena.plan_fn(config)
   assert len(set(planned)) == len(planned)
   for index, run in enumerate(planned):
     assert set(run.parents.values()) <= set(planned[:index])
@@ -143,7 +144,7 @@ def test_methods_of_ones_own_are_found_on_the_command_line():
 )
 def test_a_mistake_in_an_attack_is_said(attack, message):
   with pytest.raises(errors.InputError, match=message):
-    arena.EXPERIMENT.plan_fn(_config(arena__attacks=(attack,)))
+    arena.plan_fn(_config(arena__attacks=(attack,)))
 
 
 @pytest.mark.parametrize(
@@ -158,12 +159,12 @@ def test_a_mistake_in_an_attack_is_said(attack, message):
 )
 def test_rules_that_decide_nothing_are_refused(changes, message):
   with pytest.raises(errors.InputError, match=message):
-    arena.EXPERIMENT.plan_fn(_config(**changes))
+    arena.plan_fn(_config(**changes))
 
 
 def test_what_is_chosen_on_a_seed_is_not_judged_on_it():
   with pytest.raises(errors.InputError, match=r'seeds \[1\] are in choose_'):
-    arena.EXPERIMENT.plan_fn(_config(arena__choose_seeds=(0, 1)))
+    arena.plan_fn(_config(arena__choose_seeds=(0, 1)))
 
 
 def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
@@ -182,7 +183,7 @@ def test_an_attack_that_does_not_fit_leaves_a_dash_and_a_reason(monkeypatch):
 def test_an_attack_that_fits_no_defense_is_a_mistake():
   config = _config(arena__attacks=('knockoff',), transfer='cifar10')
   with pytest.raises(errors.InputError, match='^config: arena.* images of'):
-    arena.EXPERIMENT.plan_fn(config)
+    arena.plan_fn(config)
 
 
 def test_attacks_on_nobody_are_controls_with_all_they_depend_on(monkeypatch):
@@ -502,7 +503,7 @@ def test_its_rules_are_fixed_in_its_folder(tmp_path):
   """And in no other: experiments that do not read them share a workdir."""
   from undistillable import study
 
-  chosen = arena.experiment.as_study(arena.EXPERIMENT)
+  chosen = experiment.as_study(experiment_of_it.EXPERIMENT)
   for kind, fixed in ((chosen, True), (study.MAIN, False)):
     folder = tmp_path / str(fixed)
     folder.mkdir()

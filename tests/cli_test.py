@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import undistillable
-from undistillable import __main__ as cli, attacks, export, status
+from undistillable import __main__ as cli, export, status
 from undistillable.data import __main__ as data_main
 from undistillable.models import __main__ as models_main
 
@@ -67,6 +67,7 @@ def test_an_unknown_command_is_refused(monkeypatch):
   ('name', 'module'),
   [
     ('run', 'undistillable.main'),
+    ('audit', 'undistillable.audit'),
     ('status', 'undistillable.status'),
     ('export', 'undistillable.export'),
     ('data', 'undistillable.data'),
@@ -76,35 +77,6 @@ def test_an_unknown_command_is_refused(monkeypatch):
 def test_a_command_is_its_module(name, module, monkeypatch):
   args = ['--one=1', 'two']
   assert _run(monkeypatch, name, *args) == (module, '__main__', args)
-
-
-def test_an_audit_is_the_main_job_with_the_attacks_of_a_client(monkeypatch):
-  module, _, flags = _run(monkeypatch, 'audit', '--config=digits')
-  assert module == 'undistillable.main'
-  first, last = flags
-  assert first == '--config=digits'
-  name, _, value = last.partition('=')
-  assert name == '--config.attacks'
-  chosen = eval(value)
-  assert {'kd', 'hard_label', 'dkd'} <= set(chosen) <= set(attacks.ATTACKS)
-  # Without the owner's data, with his weights, and no attack at all.
-  assert not {'dfme', 'knockoff', 'deep_inversion', 'scratch'} & set(chosen)
-
-
-def test_an_audit_can_be_of_other_attacks(monkeypatch):
-  args = ['--config=digits', '--config.attacks=("kd",)']
-  assert _run(monkeypatch, 'audit', *args)[2] == args
-
-
-@pytest.mark.parametrize('args', [['--help'], ['--workdir=/tmp/a'], []])
-def test_an_audit_without_a_config_is_left_to_the_main_job(args, monkeypatch):
-  """It would not know what --config.attacks is."""
-  assert _run(monkeypatch, 'audit', *args)[2] == args
-
-
-def test_an_audit_with_other_dashes_or_spaces_is_one(monkeypatch):
-  args = ['-config', 'digits', '-config.attacks=("kd",)']
-  assert _run(monkeypatch, 'audit', *args)[2] == args
 
 
 def test_every_command_says_more(monkeypatch, capsys):

@@ -70,7 +70,7 @@ def _run(words, folder):
   tiny = dict(_TINY, data_dir=f'{folder}/data')
   if any(word == '--config=configs/digits.py' for word in words):
     tiny |= _TINY_NETWORKS
-  is_main = 'undistillable.main' in words
+  is_main = bool({'undistillable.main', 'undistillable.audit'} & set(words))
   flags = [
     f'--config.{name}={value}'
     for name, value in tiny.items()

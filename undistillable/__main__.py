@@ -12,8 +12,8 @@ import undistillable
 _COMMANDS = {
   'run': ('undistillable.main', 'protects a teacher, robs it, reports'),
   'audit': (
-    'undistillable.main',
-    'the same, and tries every attack of a client with data of his own',
+    'undistillable.audit',
+    'tries every attack on one network, and comes to a verdict',
   ),
   'status': (
     'undistillable.status',
@@ -34,13 +34,12 @@ usage: undistillable COMMAND ...
 for example
 
   undistillable run --config=digits --workdir=/tmp/digits --config.seeds='(0,)'
-  undistillable audit --config=digits --workdir=/tmp/audit
+  undistillable audit --config=digits --weights=mine.safetensors --model=cnn8
   undistillable export --workdir=/tmp/digits --to=/tmp/protected
   undistillable data list
 
 COMMAND --help says more; --version prints the version. Each is a module, too:
-run and audit are python -m undistillable.main, any other is python -m
-undistillable.COMMAND.
+run is python -m undistillable.main, any other python -m undistillable.COMMAND.
 """
 
 
@@ -55,8 +54,6 @@ def main() -> None:
     known = ', '.join(_COMMANDS)
     sys.exit(f'error: unknown command {name!r}; known: {known}')
   else:
-    if name == 'audit':
-      rest = _with_attacks(rest)
     sys.argv[1:] = rest
     module, _ = _COMMANDS[name]
     runpy.run_module(module, run_name='__main__', alter_sys=True)
@@ -68,25 +65,6 @@ def _help() -> str:
     f'  {name:{width}}  {told}' for name, (_, told) in _COMMANDS.items()
   ]
   return _HELP.format(commands='\n'.join(commands))
-
-
-def _with_attacks(flags: list[str]) -> list[str]:
-  """The flags of the main job, and the attacks where they name none."""
-  given = {flag.lstrip('-').split('=')[0] for flag in flags}
-  # Without a config there is nothing to change, as the main job says.
-  if 'config.attacks' in given or 'config' not in given:
-    return flags
-  from undistillable import attacks  # Imports JAX.
-
-  names = tuple(
-    name
-    for name, module in attacks.ATTACKS.items()
-    if 'teacher' in module.PARENTS
-    and getattr(module, 'DATA', 'own') == 'own'
-    and getattr(module, 'ACCESS', 'scores') != 'weights'
-  )
-  # Last, since changes must follow the config.
-  return [*flags, f'--config.attacks={names!r}']
 
 
 if __name__ == '__main__':

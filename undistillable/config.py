@@ -290,7 +290,7 @@ def base() -> ml_collections.ConfigDict:
   config.grid.data_free_attacks = ('dafl', 'deep_inversion')
 
   # The arena: every defense against every attack, by rules that are fixed
-  # before the first test number is seen; see experiments.arena.
+  # before the first test number is seen; see undistillable.arena.
   config.arena = ml_collections.ConfigDict()
   config.arena.defenses = tuple(defenses.DEFENSES)  # 'none' is always there.
   # 'name', or with settings that differ from those above, as in

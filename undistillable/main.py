@@ -32,23 +32,31 @@ _REUSE_WORKDIR = flags.DEFINE_bool(
 
 
 def run(
-  chosen: study.Study = study.MAIN, module: str = 'undistillable.main'
+  chosen: study.Study = study.MAIN,
+  module: str = 'undistillable.main',
+  change_fn: Callable[[Any], Any] = lambda config: config,
 ) -> None:
   """Flags in, report out.
 
   Args:
     chosen: what is trained and shown.
     module: what was run with `python -m`, for the report.
+    change_fn: makes of the config what is run.
   """
-  command.run(functools.partial(_main, chosen, module))
+  command.run(functools.partial(_main, chosen, module, change_fn))
 
 
-def _main(chosen: study.Study, module: str, argv: list[str]) -> None:
+def _main(
+  chosen: study.Study,
+  module: str,
+  change_fn: Callable[[Any], Any],
+  argv: list[str],
+) -> None:
   """What absl calls."""
   del argv
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells all that it does.
-  config, given = command.config(), _WORKDIR.value
+  config, given = change_fn(command.config()), _WORKDIR.value
   if given is None:
     given = f'workdirs/{config.dataset}'
   workdir = paths.local(given, 'workdir')

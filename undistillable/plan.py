@@ -98,10 +98,10 @@ class Job:
   def defend(self, name: str) -> list[Run]:
     """The runs of a defense; the last one is the protected teacher."""
     module = defenses.get(name)
+    if module is defenses.none:
+      return [self.normal]  # Trained, or of a file.
     plan = getattr(module, 'plan', None)
     *before, teacher = plan(self) if plan else [self.teacher(name)]
-    if teacher == self.normal:
-      return [*before, teacher]
     twin = {'normal': self.normal}
     return [*before, dataclasses.replace(teacher, compared_with=twin)]
 

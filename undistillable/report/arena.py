@@ -2,12 +2,13 @@
 
 import functools
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from undistillable.report import (
   arena_words as words,
   board as board_lib,
+  conclusion as conclusion_lib,
   conduct,
   document,
   draw,
@@ -17,6 +18,8 @@ from undistillable.report import (
 )
 from undistillable.report.board import Board, Group, Prices
 
+Conclude = Callable[[Board, Sequence[Group], Prices], conclusion_lib.Conclusion]
+
 
 def write(
   results: Mapping[str, Any],
@@ -25,15 +28,17 @@ def write(
   folder: pathlib.Path,
   command: str,
   more: Sequence[document.Block] = (),
+  conclude: Conclude = words.conclusion,
 ) -> None:
   """Writes the report.
 
   Args:
-    results: of `experiments.arena`.
+    results: of a study whose measurements are those of `undistillable.arena`.
     workdir: not read.
     folder: where it goes.
     command: what was typed.
     more: sections between what the attacks ask and how it was done.
+    conclude: what stands at its top.
   """
   del workdir
   board, paid = Board(results), board_lib.prices(results)
@@ -56,14 +61,16 @@ def write(
     *_how(board, groups, results, command),
   ]
   write_lib.pages(
-    words.conclusion(board, groups, paid),
+    conclude(board, groups, paid),
     parts,
     folder,
     _eyebrow(board, results),
   )
 
 
-def text(results: Mapping[str, Any]) -> str:
+def text(
+  results: Mapping[str, Any], conclude: Conclude = words.conclusion
+) -> str:
   """The verdicts for a terminal; the last line is the sentence."""
   board, paid = Board(results), board_lib.prices(results)
   groups = board_lib.judge(board)
@@ -75,7 +82,7 @@ def text(results: Mapping[str, Any]) -> str:
       *_aligned([found.head, *found.rows]),
       '',
     ]
-  return '\n'.join([*lines, words.conclusion(board, groups, paid).sentence])
+  return '\n'.join([*lines, conclude(board, groups, paid).sentence])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

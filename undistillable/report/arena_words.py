@@ -10,6 +10,7 @@ from undistillable.report import (
 )
 from undistillable.report.board import Board, Group, Prices, Row
 
+_BREAK = '\n'
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
 VERDICTS = (
@@ -124,6 +125,53 @@ def conclusion(
   return conclusion_lib.Conclusion(title, headline, sentence, tone)
 
 
+def audit(
+  board: Board, groups: Sequence[Group], paid: Prices
+) -> conclusion_lib.Conclusion:
+  """What the page of one network says first, of the same group."""
+  first = groups[0]
+  plain = first.rows[board_lib.NONE].verdict
+  where = next(iter(board.entries.values()))['dataset']
+  headline, tone = {
+    'distillable': ('It can be distilled', 'bad'),
+    'undistillable': ('Undistillable against these attacks', 'good'),
+    'open': ('It is open', 'open'),
+  }[plain.decision]
+  state, *more = told(plain).split(_BREAK)
+  known = f' ({more[0]})' if more and state != 'undistillable' else ''
+  sentence = (
+    f'Against {count(len(first.attacks), "attack")} by '
+    f'{board_lib.GROUPS[first.name].lower()}, this network is {state}{known}'
+  )
+  gain = plain.gain
+  if gain:
+    thief_, *settings = in_two_lines(str(plain.attack)).split(_BREAK)
+    with_ = ', '.join([f' with {plain.student}', *settings])
+    low, high = points(gain.low(plain.level)), points(gain.high())
+    sentence += (
+      f': {thief_}{with_} gains {points(gain.points)} points ({low} to {high}) '
+      'over the best that this thief could do alone'
+    )
+  served = {n: r for n, r in first.rows.items() if n != board_lib.NONE}
+  if served:
+    held = [
+      name
+      for name, row in served.items()
+      if row.verdict.decision == 'undistillable'
+    ]
+    sentence += (
+      f'; of {count(len(served), "defense")} {len(held) or "none"} '
+      f'{"is" if len(held) < 2 else "are"} undistillable against them'
+      f'{_at_prices(held, paid)}'
+    )
+  return conclusion_lib.Conclusion(
+    f'Can this network be stolen by distillation? ({where})',
+    headline,
+    f'{sentence}.',
+    tone,
+  )
+
+
 def _plain_clause(row: Row) -> str:
   """What stands at the end: what there is to protect at all."""
   gain = row.verdict.gain
@@ -210,7 +258,12 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
       'should meet an attack that was made for it.'
     )
   elif not waiting and not lacking and not held:
-    told.append('Nothing here withholds what a thief can learn: try others.')
+    told.append(
+      'Nobody gains here: let it meet more students, and attacks that were '
+      'made for it, before it is relied upon.'
+      if group.rows[board_lib.NONE].verdict.decision == 'undistillable'
+      else 'Nothing here withholds what a thief can learn: try others.'
+    )
   if not told:
     told.append('Try a data set on which there is more to steal.')
   return ' '.join(told)

@@ -1,0 +1,85 @@
+"""The audit of one network: what it tries, and how it says what it found."""
+
+import config_files
+import fabricated_arena
+import pytest
+
+from undistillable import arena, audit, defenses, plan
+from undistillable.report import arena as page
+
+CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 81.0}
+
+
+def _small(**given):
+  return audit.changed(config_files.load('digits'), 'small', **given)
+
+
+def test_a_small_one_is_of_one_network_and_decides(tmp_path):
+  weights = tmp_path / 'mine.safetensors'
+  weights.touch()
+  config = _small(weights=str(weights), model='mlp')
+  planned = arena.plan_fn(config)
+  (owner,) = (run for run in planned if run.role == 'teacher')
+  assert (owner.model, owner.init_from) == ('mlp', str(weights))
+  students = [run for run in planned if run.role == 'student']
+  robbed = [run.parents for run in students if run.parents]
+  assert robbed
+  assert all(parents == {'teacher': owner} for parents in robbed)
+  assert {run.model for run in students} == {'cnn8'}
+  assert len(config.arena.fresh_seeds) >= 3  # Fewer settle nothing.
+
+
+def test_a_full_one_serves_every_defense_that_needs_no_training():
+  config = audit.changed(config_files.load('digits'), 'full')
+  names = set(config.arena.defenses)
+  assert {'stingy', 'rounding', 'mad'} <= names
+  assert not {'nasty', 'cmim'} & names
+  assert all(defenses.get(name).make is None for name in names)
+  assert config.arena.attacks == config_files.load('digits').arena.attacks
+
+
+def test_what_the_command_line_sets_stays():
+  config = plan.vary(
+    config_files.load('digits'), {'arena.attacks': ('kd', 'my.thief')}
+  )
+  found = audit.changed(config, 'small', fixed=frozenset({'arena.attacks'}))
+  assert found.arena.attacks == ('kd', 'my.thief')
+  assert found.arena.epsilons == _small().arena.epsilons
+
+
+def test_there_are_two_budgets():
+  with pytest.raises(ValueError, match='expected small or full'):
+    audit.changed(config_files.load('digits'), 'large')
+
+
+@pytest.mark.parametrize(
+  ('gain', 'headline', 'tone', 'told'),
+  [
+    (
+      12.0,
+      'It can be distilled',
+      'bad',
+      'is distillable: kd with cnn8 gains +',
+    ),
+    (
+      -9.0,
+      'Undistillable',
+      'good',
+      'is undistillable: kd with cnn8 gains −',
+    ),
+  ],
+)
+def test_the_first_sentence_is_the_verdict(
+  gain, headline, tone, told, tmp_path
+):
+  skills = {'none': {'kd': 81.0 + gain}, 'stingy': {'kd': 70.0}}
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=2.0)
+  sentence = audit.STUDY.text_fn(results).splitlines()[-1]
+  assert told in sentence
+  assert 'of 1 defense 1 is undistillable' in sentence
+  audit.STUDY.report_fn(results, tmp_path, folder=tmp_path, command='typed')
+  text = (tmp_path / 'report.md').read_text()
+  assert text.startswith('# Can ')
+  assert f'**{headline}' in text
+  assert sentence in text
+  assert page.text(results).splitlines()[-1] != sentence

@@ -1,0 +1,418 @@
+"""The arena: every defense against every attack, and one verdict for each.
+
+Who takes part, how much counts, and on which seeds anything is chosen stands in
+`config.arena` before the first network is trained, and cannot change in its
+folder. How the verdict is reached is in `report.verdict`; how to read the page,
+in docs/arena.md. `experiments.arena` runs it, and `audit`.
+"""
+
+import ast
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from undistillable import (
+  attacks,
+  errors,
+  evaluate,
+  losses,
+  plan,
+  programs,
+  registry,
+  runs as runs_lib,
+  store as store_lib,
+)
+from undistillable.report import board as board_lib
+
+Run = runs_lib.Run
+
+_EXPECTED = (
+  'config: arena.attacks: {!r}; expected a name, or '
+  'name:field=value,field=value'
+)
+_TIMED_BATCHES = (1, 256)
+_TIMED_CALLS = 30  # At most, ...
+_TIMED_SECS = 20.0  # ... and no more once they have taken so long.
+
+
+class Cell(NamedTuple):
+  """Who tries what against whom.
+
+  Attributes:
+    defense: of the owner; None of a thief who asks nobody.
+    attack: as the config has it, with its settings; of a control, its name.
+    student: the network of the thief.
+    runs: of one seed, the last of them the student.
+    shared: whether the answers are those of the network without its defense,
+      so that the run is the same for all that serve it.
+    reason: why there are no runs, or ''.
+  """
+
+  defense: str | None
+  attack: str
+  student: str
+  runs: Sequence[Run]
+  shared: bool = False
+  reason: str = ''
+
+
+def plan_fn(config: ml_collections.ConfigDict) -> list[Run]:
+  """All networks of all seeds, those that several cells need once."""
+
+  def runs_of(job: plan.Job) -> Iterator[Run]:
+    for owner in _owners(job).values():
+      yield from owner
+    for cell in _cells(job):
+      yield from cell.runs
+
+  return plan.make(_main_config(config), runs_of)
+
+
+def _main_config(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The config whose main job has the same defenses, attacks and seeds."""
+  arena = config.arena
+  both = set(arena.choose_seeds) & set(arena.fresh_seeds)
+  if both:
+    raise errors.InputError(
+      f'config: arena: seeds {sorted(both)} are in choose_seeds and in '
+      'fresh_seeds; what is chosen on a seed must not be judged on it'
+    )
+  for name in ('choose_seeds', 'fresh_seeds'):
+    if not arena[name]:
+      raise errors.InputError(
+        f'config: arena.{name} is empty; name at least one'
+      )
+    if len(set(arena[name])) < len(arena[name]):
+      raise errors.InputError(
+        f'config: arena.{name}={arena[name]} names a seed twice; it is one '
+        'network all the same'
+      )
+  if arena.margin <= 0:
+    raise errors.InputError(
+      f'config: arena.margin={arena.margin}; expected points > 0'
+    )
+  changes = {
+    'seeds': (*arena.choose_seeds, *arena.fresh_seeds),
+    'defenses': tuple(dict.fromkeys((board_lib.NONE, *arena.defenses))),
+    'attacks': tuple(dict.fromkeys(_parse(one)[0] for one in arena.attacks)),
+    'null_teacher': True,
+  }
+  return plan.vary(config, changes)
+
+
+def _owners(job: plan.Job) -> dict[str, list[Run]]:
+  """{defense: its runs}, the last of them the teacher."""
+  return {
+    registry.short(name): job.defend(name) for name in job.config.defenses
+  }
+
+
+def _cells(job: plan.Job) -> Iterator[Cell]:
+  """All that is tried with one seed."""
+  arena = job.config.arena
+  teachers = {name: found[-1] for name, found in _owners(job).items()}
+  for student in job.config.students:
+    yield Cell(None, 'scratch', student, [job.control(student)])
+    for epsilon in arena.epsilons:
+      settings = {'epsilon': epsilon}
+      run = job.student('label_smoothing', student, settings=settings)
+      yield Cell(None, f'label_smoothing {epsilon:g}', student, [run])
+    for attack in arena.attacks:
+      name, changes = _parse(attack)
+      if _group(name) == board_lib.OWN and not job.config.val_fraction:
+        raise errors.InputError(
+          'val_fraction=0; expected a part of the training set to be held out, '
+          f'by which thieves as {name}, and controls, are chosen'
+        )
+      thief = _with_settings(job, name, changes)
+      cells = [
+        _try(thief, name, teacher, Cell(defense, attack, student, []))
+        for defense, teacher in teachers.items()
+      ]
+      yield from cells
+      if not any(cell.runs for cell in cells):
+        raise errors.InputError(f'arena.attacks: {attack}: {cells[0].reason}')
+      nulls = {
+        null: None
+        for cell in cells
+        for run in cell.runs[-1:]
+        if (null := run.compared_with.get('null'))
+      }
+      if _group(name) == board_lib.OWN:
+        for null in nulls:
+          yield Cell(None, f'null {attack}', student, _line(null))
+
+
+def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
+  """A cell with its runs, or with the reason why there are none."""
+  asked = _asked(attack, teacher)
+  try:
+    found = thief.attack(attack, asked, cell.student)
+  except ValueError as error:  # It does not fit this defense.
+    return cell._replace(reason=str(error))
+  return cell._replace(runs=found, shared=asked != teacher)
+
+
+def _line(run: Run) -> list[Run]:
+  """A run, and before it all that it depends on."""
+  before = [one for parent in run.parents.values() for one in _line(parent)]
+  return [*dict.fromkeys(before), run]
+
+
+def _with_settings(
+  job: plan.Job, attack: str, changes: Mapping[str, Any]
+) -> plan.Job:
+  """The same job with other settings of an attack."""
+  if not changes:
+    return job
+  known = job.settings(attack, attacks.get(attack))
+  for name in changes.keys() - known.keys():
+    raise errors.InputError(
+      f'arena.attacks: {attack} has no setting {name!r}; known: '
+      f'{", ".join(known)}'
+    )
+  short = registry.short(attack)
+  changed = {f'{short}.{name}': value for name, value in changes.items()}
+  return plan.Job(plan.vary(job.config, changed), job.seed)
+
+
+def _parse(attack: str) -> tuple[str, dict[str, Any]]:
+  """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1}); a word may stand unquoted."""
+  name, _, given = attack.partition(':')
+  try:
+    call: Any = ast.parse(f'settings({given})', mode='eval').body
+    settings = {
+      one.arg: one.value.id
+      if isinstance(one.value, ast.Name)
+      else ast.literal_eval(one.value)
+      for one in call.keywords
+    }
+  except (SyntaxError, ValueError) as error:
+    raise errors.InputError(_EXPECTED.format(attack)) from error
+  if call.args or None in settings:
+    raise errors.InputError(_EXPECTED.format(attack))
+  return name, settings
+
+
+def _asked(attack: str, teacher: Run) -> Run:
+  """The network whose answers an attack hears.
+
+  A wrapper that leaves the top class alone cannot be told from none by whoever
+  hears nothing else, nor can any wrapper by whoever has the weights.
+  """
+  access = getattr(attacks.get(attack), 'ACCESS', 'scores')
+  keeps_top = getattr(teacher.module, 'KEEPS_TOP', False)
+  if teacher.only_serves and (
+    access == 'weights' or (access == 'labels' and keeps_top)
+  ):
+    return teacher.parents['normal']
+  return teacher
+
+
+def _group(attack: str) -> str:
+  """What the thief has, in `board_lib.GROUPS`."""
+  module = attacks.get(attack)
+  if getattr(module, 'ACCESS', 'scores') == 'weights':
+    return board_lib.WEIGHTS
+  return {
+    'own': board_lib.OWN,
+    'foreign': board_lib.FOREIGN,
+    'none': board_lib.NOTHING,
+  }[getattr(module, 'DATA', 'own')]
+
+
+def measure_fn(
+  config: ml_collections.ConfigDict,
+  runs: Sequence[Run],
+  store: store_lib.Store,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """The board, the hits of all students, and the prices of all defenses.
+
+  {'rules', 'board', 'hits', 'prices', 'latency'}; see `report.board`.
+  """
+  del folder
+  config = _main_config(config)
+  finished = set(runs)
+  jobs = [plan.Job(config, seed) for seed in config.seeds]
+  tried = {job.seed: list(_cells(job)) for job in jobs}
+  students = [
+    cell.runs[-1]
+    for cells in tried.values()
+    for cell in cells
+    if cell.runs and cell.runs[-1] in finished
+  ]
+  fresh = [job for job in jobs if job.seed in config.arena.fresh_seeds]
+  return {
+    'rules': {
+      'margin': config.arena.margin,
+      'choose_seeds': list(config.arena.choose_seeds),
+      'fresh_seeds': list(config.arena.fresh_seeds),
+    },
+    'board': {'owners': list(_owners(jobs[0])), 'cells': _board(tried)},
+    'hits': _hits(students, store),
+    'prices': _prices(fresh, finished, store),
+    'latency': _latencies(fresh, finished, store),
+  }
+
+
+def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
+  """What `report` shows, as JSON: which run of which seed is in which cell."""
+  found: dict[tuple[str | None, str, str], dict[str, Any]] = {}
+  for seed, cells in tried.items():
+    for cell in cells:
+      key = cell.defense, cell.attack, cell.student
+      shown = found.setdefault(key, _described(cell))
+      if cell.runs:
+        shown['runs'][str(seed)] = cell.runs[-1].id
+  return list(found.values())
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+  """A cell without its runs."""
+  found: dict[str, Any] = {
+    'defense': cell.defense,
+    'attack': cell.attack,
+    'student': cell.student,
+    'group': board_lib.OWN,
+    'answers': 'none',
+    'mode': None,
+    'shared': cell.shared,
+    'reason': cell.reason,
+    'runs': {},
+  }
+  if cell.defense is None:
+    return found
+  name, _ = _parse(cell.attack)
+  access = getattr(attacks.get(name), 'ACCESS', 'scores')
+  found |= {'group': _group(name), 'answers': access}
+  if cell.runs:
+    run = cell.runs[-1]
+    if run.settings.get('targets') == 'top':  # He throws the scores away.
+      found['answers'] = 'labels'
+    if access != 'weights' and run.access_to_data != 'none':
+      found['mode'] = 'once' if run.asks_once else 'every view'
+  return found
+
+
+def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:
+  """Who is right about which image; and who always says the same class."""
+  task = store.task(students[0].judged_on)
+  parts = {'test': task.test, 'val': task.val}
+  found: dict[str, Any] = {
+    part: {
+      run.id: hits
+      for run in students
+      if (hits := _hits_of(run, part, arrays, store)) is not None
+    }
+    for part, arrays in parts.items()
+  }
+  likely = np.bincount(task.train['label']).argmax()
+  guess = evaluate.pack(task.test['label'] == likely)
+  numbers = {part: len(arrays['label']) for part, arrays in parts.items()}
+  return found | {'guess': guess, 'numbers': numbers}
+
+
+def _hits_of(
+  run: Run, part: str, arrays: store_lib.Arrays, store: store_lib.Store
+) -> str | None:
+  """As the run wrote them; anew for one that was trained before any did."""
+  if part == 'val' and not (run.has_owners_data and len(arrays['label'])):
+    return None
+  result = store.result(run) or {}
+  if f'{part}_hits' in result:
+    return result[f'{part}_hits']
+  answers = store.answers(run, arrays)
+  return evaluate.pack(answers.argmax(-1) == arrays['label'])
+
+
+def _prices(
+  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+) -> dict[str, dict[str, Any]]:
+  """{defense: {seed: `evaluate.price`}} of the answers as they are served."""
+  found: dict[str, dict[str, Any]] = {}
+  for job in jobs:
+    if job.normal not in finished:
+      continue  # There is nothing to compare with.
+    task = store.task(job.normal.judged_on)
+    normal = store.answers(job.normal, task.test)
+    for name, (*_, teacher) in _owners(job).items():
+      if teacher not in finished:
+        continue
+      held_out = (
+        store.answers(teacher, task.val) if len(task.val['label']) else None
+      )
+      numbers = evaluate.price(
+        store.answers(teacher, task.test),
+        normal,
+        task.test['label'],
+        None if held_out is None else (held_out, task.val['label']),
+      )
+      found.setdefault(name, {})[str(job.seed)] = numbers
+  return found
+
+
+def _latencies(
+  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+) -> dict[str, dict[str, dict[str, float]]]:
+  """{batch: {defense: {'median', 'p95'}}}, seconds of an answer, of one seed.
+
+  Compiled and warm; in turns, so that whatever else the machine does hits all
+  alike. Of the first seed whose normal network there is.
+  """
+  jobs = [job for job in jobs if job.normal in finished]
+  if not jobs:
+    return {}
+  teachers = {
+    name: found[-1]
+    for name, found in _owners(jobs[0]).items()
+    if found[-1] in finished
+  }
+  test = store.task(jobs[0].normal.judged_on).test['image']
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for batch in _TIMED_BATCHES:
+    images = np.resize(test, (batch, *test.shape[1:])) / np.float32(255)
+    calls = {
+      name: _call(teacher, store, images) for name, teacher in teachers.items()
+    }
+    for call in calls.values():
+      call()
+    secs: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
+    for _ in range(_TIMED_CALLS):
+      if time.perf_counter() - begun > _TIMED_SECS and secs[board_lib.NONE]:
+        break
+      for name, call in calls.items():
+        start = time.perf_counter()
+        call()
+        secs[name].append(time.perf_counter() - start)
+    found[str(batch)] = {
+      name: {
+        'median': float(np.median(times)),
+        'p95': float(np.quantile(times, 0.95)),
+      }
+      for name, times in secs.items()
+    }
+  return found
+
+
+def _call(
+  teacher: Run, store: store_lib.Store, images: np.ndarray
+) -> Callable[[], Any]:
+  """Answers a batch, and waits for it."""
+  variables = jax.tree.map(jnp.asarray, store.variables(teacher))
+  answer = jax.jit(
+    lambda variables, images: losses.log_scores(
+      programs.answer_fn(teacher)(variables, images)
+    )
+  )
+  batch = jnp.asarray(images, teacher.dtype)
+  return lambda: jax.block_until_ready(answer(variables, batch))

@@ -1,0 +1,123 @@
+"""Audits a model: every attack that fits, the right controls, one verdict.
+
+  python -m undistillable.audit --config=cifar10:fast --model=resnet18 \
+    --weights=model.safetensors --budget=small --workdir=/tmp/audit
+
+The weights are those of one's own network, protected or not, in any form that
+`teacher.init_from` reads; without them the network of the config is trained.
+`--budget=full` adds every attack of the arena, and every defense that can be
+served before the network without training. What the command line sets of
+`config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from undistillable import arena, defenses, main, models, plan, study
+from undistillable.report import arena as report, arena_words as words
+
+_WEIGHTS = flags.DEFINE_string(
+  'weights', None, 'A file with those of the network that is audited.'
+)
+_MODEL = flags.DEFINE_enum(
+  'model', None, list(models.MODELS), 'Its architecture; default: the config.'
+)
+_BUDGET = flags.DEFINE_enum(
+  'budget', 'small', ['small', 'full'], 'How much is tried.'
+)
+
+# One student, three fresh seeds, with fewer of which nothing is decided.
+_SMALL: Mapping[str, Any] = {
+  'arena.attacks': (
+    'kd',
+    'kd:temperature=1.0',
+    'kd:temperature=20.0',
+    'dkd',
+    'hard_label',
+  ),
+  'arena.defenses': (),
+  'arena.epsilons': (0.1, 0.3),
+  'arena.choose_seeds': (0,),
+  'arena.fresh_seeds': (1, 2, 3),
+}
+
+
+def changed(
+  config: ml_collections.ConfigDict,
+  budget: str,
+  *,
+  model: str | None = None,
+  weights: str | None = None,
+  fixed: frozenset[str] = frozenset(),
+) -> ml_collections.ConfigDict:
+  """The config of an audit.
+
+  Args:
+    config: of its data set.
+    budget: 'small' or 'full'.
+    model: name of the network; None for that of the config.
+    weights: path of a file; None for training it.
+    fixed: names of fields that stay as they are, as 'arena.attacks'.
+
+  Raises:
+    ValueError: another budget.
+  """
+  if budget not in ('small', 'full'):
+    raise ValueError(f'budget={budget!r}; expected small or full')
+  small = budget == 'small'
+  changes = {**_SMALL, 'students': config.students[:1]} if small else {}
+  if not small:
+    changes['arena.defenses'] = tuple(
+      name for name, module in defenses.DEFENSES.items() if module.make is None
+    )
+  changes = {k: v for k, v in changes.items() if k not in fixed}
+  if model:
+    changes['teacher.model'] = model
+  if weights:
+    changes['teacher.init_from'] = weights
+  return plan.vary(config, changes)
+
+
+def _write(
+  results: Mapping[str, Any], workdir: pathlib.Path, **where: Any
+) -> None:
+  report.write(results, workdir, conclude=words.audit, **where)
+
+
+def _text(results: Mapping[str, Any]) -> str:
+  return report.text(results, conclude=words.audit)
+
+
+STUDY = study.Study(
+  'audit',
+  arena.plan_fn,
+  arena.measure_fn,
+  _write,
+  go_on=True,
+  fixed_fields=('arena',),
+  text_fn=_text,
+)
+
+
+def _of_flags(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config that the command line asks for."""
+  given = {flag.lstrip('-').split('=')[0] for flag in sys.argv[1:]}
+  prefix = 'config.'
+  return changed(
+    config,
+    _BUDGET.value,
+    model=_MODEL.value,
+    weights=_WEIGHTS.value,
+    fixed=frozenset(
+      name.removeprefix(prefix) for name in given if name.startswith(prefix)
+    ),
+  )
+
+
+if __name__ == '__main__':
+  main.run(STUDY, 'undistillable.audit', _of_flags)
