@@ -60,7 +60,9 @@ INVERSION = {
 # Where the defaults are too large for eight images.
 EXCEPTIONS = {
   'adaptive_inversion': INVERSION,
+  'bayes': {'draws': 2},
   'cmim': {'delay_steps': 0, 'ramp_steps': 0},
+  'd_dae': {'draws': 2, 'epochs': 20},
   'dafl': {
     'latent_dim': 10,
     'generator_width': 8,

@@ -36,7 +36,9 @@ from undistillable import registry
 from undistillable.attacks import (
   adaptive_inversion,
   averager,
+  bayes,
   contrastive,
+  d_dae,
   dafl,
   deep_inversion,
   dfme,
@@ -57,7 +59,9 @@ from undistillable.attacks import (
 ATTACKS = {
   'adaptive_inversion': adaptive_inversion,
   'averager': averager,
+  'bayes': bayes,
   'contrastive': contrastive,
+  'd_dae': d_dae,
   'dafl': dafl,
   'deep_inversion': deep_inversion,
   'dfme': dfme,

@@ -1,0 +1,105 @@
+"""Bayes: the scores behind an answer, as the mean of all that look like it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, oracle
+from undistillable.attacks import recovery
+
+PARENTS = ('teacher',)
+DATA = 'foreign'
+
+_RADIUS = 0.01  # Of what looks like an answer, in L1.
+_APART = 3.0  # More than any L1 distance of scores.
+_TOGETHER = 8  # Answers that are looked up at once; bounds the memory only.
+
+warning = recovery.warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(recovery.Settings):
+  """Those of `recovery.Settings`: of 500 images, a table of 100,000 pairs.
+
+  The authors' code has a million.
+  """
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """See `recovery.plan`."""
+  return recovery.plan(job, 'bayes', teacher, student)
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Trains a student on the mean of all scores that are served alike.
+
+  Equation: of an answer q the estimate is the mean of y over the pairs (y,
+  q(y)) of `recovery.Defense.pairs` with `|q(y) - q|_1 <= max(0.01, d)`, where d
+  is the distance of the nearest: under the prior of the pairs the posterior
+  mean, which has the least expected squared error. Where every pair keeps its
+  top class, those of another one than q do not count, if there are others. The
+  student learns it as `knockoff` learns answers.
+
+  Args:
+    model: the student to train.
+    optimizer: an optax transformation.
+    settings: see there.
+    parents: see `recovery.attack`.
+
+  Returns:
+    The method; see `recovery.attack`.
+
+  Source: Tang et al. (2024), "ModelGuard", USENIX Security, and its code,
+  whose prior is the oracle.
+  """
+
+  def learn(rng: jax.Array, y: jax.Array, q: jax.Array) -> dict[str, jax.Array]:
+    del rng
+    return {'y': y, 'q': q}
+
+  def restore(table: Mapping[str, jax.Array], q: jax.Array) -> jax.Array:
+    mean = posterior_mean(table['y'], table['q'], q)
+    return losses.finite(jnp.log(mean))
+
+  return recovery.attack(model, optimizer, settings, parents, learn, restore)
+
+
+def posterior_mean(
+  table_y: jax.Array, table_q: jax.Array, q: jax.Array
+) -> jax.Array:
+  """The mean of the scores whose answers are near another; see `make`.
+
+  Args:
+    table_y: float32[N, K], scores.
+    table_q: float32[N, K], the answers to them.
+    q: float32[B, K], answers.
+
+  Returns:
+    float32[B, K], scores.
+
+  Example:
+    >>> y = jnp.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
+    >>> top = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> [round(float(x), 3) for x in posterior_mean(y, top, top[:1])[0]]
+    [0.8, 0.2]
+  """
+  top = table_q.argmax(-1)
+  apart = jnp.where((top == table_y.argmax(-1)).all(), _APART, 0.0)
+
+  def one(q: jax.Array) -> jax.Array:
+    distance = jnp.abs(table_q - q[None]).sum(-1)
+    distance += apart * (top != q.argmax())
+    near = distance <= jnp.maximum(_RADIUS, distance.min())
+    return near.astype(jnp.float32) @ table_y / near.sum()
+
+  return jax.lax.map(one, q, batch_size=_TOGETHER)

@@ -1,0 +1,166 @@
+"""D-DAE: a network learns the way back from answers to the scores behind."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, oracle, state as state_lib
+from undistillable.attacks import recovery
+from undistillable.models import layers
+
+PARENTS = ('teacher',)
+DATA = 'foreign'
+
+warning = recovery.warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(recovery.Settings):
+  """Those of ModelGuard, but for fewer pairs.
+
+  Attributes:
+    draws: see `recovery.Settings`; of 500 images 10,000 pairs.
+    epochs: passes over the pairs.
+    batch_size: pairs of a step, at most.
+    learning_rate: of SGD with momentum 0.9 and weight decay 1e-4; half of it
+      in the second half.
+  """
+
+  draws: int = 20
+  epochs: int = 200
+  batch_size: int = 1024
+  learning_rate: float = 1e-2
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    losses.check_whole('epochs', self.epochs, least=1)
+    losses.check_whole('batch_size', self.batch_size, least=2)
+    losses.check_positive('learning_rate', self.learning_rate)
+
+
+class Restorer(nn.Module):
+  """Two hidden layers with BatchNorm, as wide as the classes need.
+
+  Attributes:
+    widths: features of the hidden layers.
+  """
+
+  widths: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, q: jax.Array, train: bool = False) -> jax.Array:
+    """q: float[B, K], scores as served -> logits: float32[B, K]."""
+    x = q
+    for i, width in enumerate(self.widths):
+      x = layers.Dense(width, name=f'fc{i}')(x)
+      x = layers.BatchNorm(train, name=f'bn{i}')(x)
+      x = nn.leaky_relu(x, 0.2)
+    return layers.Dense(q.shape[-1], name='out')(x)
+
+
+def restorer(num_classes: int) -> Restorer:
+  """Of the widths of ModelGuard's code: for 10, 100 and 200 or more classes."""
+  if num_classes <= 10:
+    return Restorer((128, 64))
+  if num_classes <= 100:
+    return Restorer((1024, 512))
+  return Restorer((2048, 1024))
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """See `recovery.plan`."""
+  return recovery.plan(job, 'd_dae', teacher, student)
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Trains a student on answers that a network has restored.
+
+  Equation: the restorer R minimises `mean |R(q(y)) - y|_1` over the pairs of
+  `recovery.Defense.pairs`; the student learns R(q) as `knockoff` learns
+  answers. With scores from Dirichlets it is what Tang et al. call D-DAE+. As in
+  their code there is no tanh before the softmax of R, with which no score of 10
+  classes could be above 0.451.
+
+  Args:
+    model: the student to train.
+    optimizer: an optax transformation, of the student.
+    settings: see there.
+    parents: see `recovery.attack`.
+
+  Returns:
+    The method; see `recovery.attack`.
+
+  Source: "D-DAE: Defense-Penetrating Model Extraction Attacks", IEEE Symposium
+  on Security and Privacy (2023); Tang et al. (2024), "ModelGuard", USENIX
+  Security, and its code.
+  """
+
+  def learn(rng: jax.Array, y: jax.Array, q: jax.Array) -> state_lib.PyTree:
+    return train_restorer(rng, y, q, settings)
+
+  def restore(variables: state_lib.PyTree, q: jax.Array) -> jax.Array:
+    logits: Any = restorer(q.shape[-1]).apply(variables, q)
+    return losses.log_scores(logits)
+
+  return recovery.attack(model, optimizer, settings, parents, learn, restore)
+
+
+def train_restorer(
+  rng: jax.Array, y: jax.Array, q: jax.Array, settings: Settings
+) -> dict[str, state_lib.PyTree]:
+  """Learns the way back; see `make`.
+
+  Args:
+    rng: a key.
+    y: float32[N, K], scores.
+    q: float32[N, K], the answers to them.
+    settings: see there.
+
+  Returns:
+    The variables of `restorer(K)`.
+  """
+  network = restorer(y.shape[-1])
+  size = min(settings.batch_size, len(y))
+  steps = settings.epochs * (len(y) // size)
+  rate = optax.piecewise_constant_schedule(
+    settings.learning_rate, {steps // 2: 0.5}
+  )
+  optimizer = optax.chain(
+    optax.add_decayed_weights(1e-4), optax.sgd(rate, momentum=0.9)
+  )
+  init_rng, order_rng = jax.random.split(rng)
+  variables = network.init(init_rng, q[:1])
+  params = variables['params']
+
+  def body(i: jax.Array, carry: Any) -> Any:
+    params, batch_stats, opt_state = carry
+    key = jax.random.fold_in(order_rng, i)
+    rows = jax.random.randint(key, (size,), 0, len(y))
+
+    def loss_fn(params: state_lib.PyTree) -> tuple[jax.Array, Any]:
+      logits, updates = network.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        q[rows],
+        train=True,
+        mutable=['batch_stats'],
+      )
+      error = jnp.abs(jax.nn.softmax(logits) - y[rows]).sum(-1)
+      return error.mean(), updates['batch_stats']
+
+    grads, batch_stats = jax.grad(loss_fn, has_aux=True)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), batch_stats, opt_state
+
+  start = (params, variables['batch_stats'], optimizer.init(params))
+  params, batch_stats, _ = jax.lax.fori_loop(0, steps, body, start)
+  return {'params': params, 'batch_stats': batch_stats}
