@@ -59,6 +59,14 @@ def get_config() -> ml_collections.ConfigDict:
     config, 'dfme', batch_size=64, steps_per_epoch=10, schedule='cosine'
   )
 
+  config.maze.budget = 200_000  # 208 steps.
+  config.maze.latent_dim = 100
+  config.maze.generator_width = 32
+  config.maze.generator_learning_rate = 1e-3
+  config_lib.change_recipe(
+    config, 'maze', batch_size=64, steps_per_epoch=10, schedule='cosine'
+  )
+
   # At a rate of 1e-3 the images drift so far from the data that the student's
   # BatchNorm statistics alone cost it up to 9 points. With one_hot_weight 0.1,
   # images of which the teacher is unsure balance the classes.

@@ -325,6 +325,7 @@ def base() -> ml_collections.ConfigDict:
   )
   # How many epochs, and when the rate falls, follows from its budget.
   change_recipe(config, 'dfme', batch_size=256)
+  change_recipe(config, 'maze', schedule='cosine')
   for name in ('deep_inversion', 'adaptive_inversion'):
     change_recipe(
       config,
@@ -409,6 +410,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.recipe.milestones = ()
   config.recipes = ml_collections.ConfigDict()
   config.dfme.budget = 250  # Queries; two steps.
+  config.maze.budget = 500  # Alike.
   config.max_accuracy_drop = 100.0
 
 

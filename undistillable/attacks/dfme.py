@@ -8,7 +8,7 @@ Source: Truong et al. (2021), arXiv:2011.14779.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -95,29 +95,9 @@ def remedy(settings: Settings) -> str:
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, of as many steps as the budget allows."""
-  normalization = data.NORMALIZATIONS[job.config.normalization]
-  low, high = synthesis.value_range(*normalization)
-  run = job.student(
-    'dfme', student, {'teacher': teacher}, {'low': low, 'high': high}
-  )
-  for one in filter(None, (run, teacher)):
-    if one.dtype != 'float32':
-      raise errors.InputError(
-        f'dfme: forward differences vanish in {one.dtype}; set '
-        "config.dtype='float32'"
-      )
-  settings, batch_size = run.method_settings, run.recipe['batch_size']
-  steps = num_steps(settings, batch_size)
-  if not steps:
-    raise errors.InputError(
-      f'dfme: budget={settings.budget} is less than the '
-      f'{batch_size * settings.queries_per_image} queries of one step'
-    )
-  # Epochs about as long as wanted, and fewer steps too few than epochs.
-  epochs = max(1, steps // run.recipe['steps_per_epoch'])
+  run = within_budget(job, 'dfme', teacher, student)
+  settings, epochs = run.method_settings, run.recipe['epochs']
   changes = {
-    'epochs': epochs,
-    'steps_per_epoch': steps // epochs,
     'milestones': tuple(
       max(1, round(share * epochs)) for share in settings.milestones
     ),
@@ -126,8 +106,46 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   return [dataclasses.replace(run, recipe={**run.recipe, **changes})]
 
 
-def num_steps(settings: Settings, batch_size: int) -> int:
-  """How many steps the budget pays for.
+def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
+  """The run of a thief who makes up what he asks about, of a student.
+
+  Args:
+    job: see `plan.Job`.
+    name: of the attack, whose settings have `budget`, `queries_per_image`, and
+      `low` and `high`, which are filled in.
+    teacher: whom it robs; None for nobody.
+    student: the model.
+
+  Raises:
+    errors.InputError: the budget is too small for one step, or an answer is
+      computed in less than float32.
+  """
+  normalization = data.NORMALIZATIONS[job.config.normalization]
+  low, high = synthesis.value_range(*normalization)
+  run = job.student(
+    name, student, {'teacher': teacher}, {'low': low, 'high': high}
+  )
+  for one in filter(None, (run, teacher)):
+    if one.dtype != 'float32':
+      raise errors.InputError(
+        f'{name}: forward differences vanish in {one.dtype}; set '
+        "config.dtype='float32'"
+      )
+  settings, batch_size = run.method_settings, run.recipe['batch_size']
+  steps = num_steps(settings, batch_size)
+  if not steps:
+    raise errors.InputError(
+      f'{name}: budget={settings.budget} is less than the '
+      f'{batch_size * settings.queries_per_image} queries of one step'
+    )
+  # Epochs about as long as wanted, and fewer steps too few than epochs.
+  epochs = max(1, steps // run.recipe['steps_per_epoch'])
+  changes = {'epochs': epochs, 'steps_per_epoch': steps // epochs}
+  return dataclasses.replace(run, recipe={**run.recipe, **changes})
+
+
+def num_steps(settings: Any, batch_size: int) -> int:
+  """How many steps the budget of settings pays for.
 
   Example:
     >>> num_steps(Settings(), 256)
@@ -196,10 +214,7 @@ def make(
     )
 
   def to_images(inputs: jax.Array) -> jax.Array:
-    """What a client could send: float[B, H, W, C] in low..high."""
-    low, high = (jnp.asarray(x) for x in (settings.low, settings.high))
-    share = 0.5 + 0.5 * jnp.tanh(inputs)
-    return share * (high - low).reshape(1, 1, 1, -1) + low.reshape(1, 1, 1, -1)
+    return images_within(inputs, settings.low, settings.high)
 
   def init(
     rng: jax.Array, batch: method.Batch, frozen: method.Frozen
@@ -218,7 +233,7 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng, directions_rng = jax.random.split(rng, 3)
-    makes = trainer(len(batch['index']) * _num_devices(axis_name))
+    makes = trainer(len(batch['index']) * num_devices(axis_name))
 
     def gain(inputs: jax.Array) -> jax.Array:
       """-D of every image, which asks the teacher."""
@@ -253,6 +268,23 @@ def make(
     return generators.State(student_state, generator), found | mean
 
   return method.Method(init, step)
+
+
+def images_within(
+  inputs: jax.Array, low: Sequence[float], high: Sequence[float]
+) -> jax.Array:
+  """What a client could send, whatever the inputs: tanh, stretched.
+
+  Args:
+    inputs: float[B, H, W, C].
+    low: least value of each channel.
+    high: largest value of each channel.
+
+  Returns:
+    float[B, H, W, C] in low..high.
+  """
+  least, most = (jnp.asarray(x).reshape(1, 1, 1, -1) for x in (low, high))
+  return (0.5 + 0.5 * jnp.tanh(inputs)) * (most - least) + least
 
 
 def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
@@ -306,6 +338,7 @@ def forward_differences(
   x: jax.Array,
   directions: jax.Array,
   epsilon: float,
+  values: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The values of a function, and its gradients estimated from m others.
 
@@ -313,17 +346,19 @@ def forward_differences(
   for a linear function and n orthonormal directions.
 
   Args:
-    fn: float[B, ...] -> float[B], one number an example; called 1 + m times.
+    fn: float[B, ...] -> float[B], one number an example; called m times, and
+      once for its values.
     x: float[B, ...], of n numbers each.
     directions: float[m, B, ...], r, of length 1 each.
     epsilon: > 0.
+    values: float[B], those of fn at x where they are known already.
 
   Returns:
     (values float[B], gradients float[B, ...]).
 
   Source: Truong et al. (2021), arXiv:2011.14779.
   """
-  values = fn(x)
+  values = fn(x) if values is None else values
   total = jnp.zeros_like(x)
   # A Python loop, for every query to be counted.
   for direction in directions:
@@ -350,6 +385,6 @@ def draw_directions(
   return jax.vmap(draw, out_axes=1)(index)
 
 
-def _num_devices(axis_name: str | None) -> int:
+def num_devices(axis_name: str | None) -> int:
   """How many share the batch."""
   return 1 if axis_name is None else jax.lax.axis_size(axis_name)

@@ -1,0 +1,308 @@
+"""MAZE: theft from answers alone, with many directions and a memory.
+
+As in `dfme` a generator makes images on which student and teacher disagree, by
+differences of the answers to images close by. It asks in more directions, and
+the student learns the answers that were paid for again and again.
+
+Source: Kariyappa et al. (2021), arXiv:2005.03161, and its code,
+github.com/sanjaykariyappa/MAZE.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import errors, losses, method, oracle
+from undistillable.attacks import dfme, generators
+
+PARENTS = ('teacher',)
+DATA = 'none'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the released code, with our generator, and a memory that ends.
+
+  Attributes:
+    budget: queries, at most; the plan finds out how many steps they are.
+    low: least value of each channel, after normalisation.
+    high: largest value of each channel, alike.
+    latent_dim: normal random numbers from which one image is made.
+    generator_width: see models.generator.
+    generator_learning_rate: of SGD with momentum 0.9 and weight decay 5e-4,
+      which falls to 0 as a cosine.
+    student_steps: updates of the student with new answers for each of the
+      generator; the first is with those that the generator was given.
+    directions: m, in which each image of the generator is moved.
+    epsilon: mu, how far, in units of tanh's argument.
+    replay_steps: updates of the student with answers of the memory.
+    memory: images that it holds, the last ones; that of the code has no end.
+  """
+
+  budget: int = 5_000_000
+  low: tuple[float, ...] = (-2.0,)
+  high: tuple[float, ...] = (2.0,)
+  latent_dim: int = 100
+  generator_width: int = 128
+  generator_learning_rate: float = 1e-4
+  student_steps: int = 5
+  directions: int = 10
+  epsilon: float = 1e-3
+  replay_steps: int = 10
+  memory: int = 10_000
+
+  def __post_init__(self) -> None:
+    for name, least in (
+      ('budget', 1),
+      ('latent_dim', 1),
+      ('generator_width', 2),
+      ('student_steps', 1),
+      ('directions', 1),
+      ('replay_steps', 0),
+      ('memory', 1),
+    ):
+      losses.check_whole(name, getattr(self, name), least=least)
+    for name in ('generator_learning_rate', 'epsilon'):
+      losses.check_positive(name, getattr(self, name))
+
+  @property
+  def queries_per_image(self) -> int:
+    """Of one step: m beside the image, and the student's, one of them it."""
+    return self.directions + self.student_steps
+
+
+@flax.struct.dataclass
+class Memory:
+  """The last images that were asked about; full ones forget the first.
+
+  Attributes:
+    image: float[N, H, W, C].
+    answers: float32[N, K].
+    count: int32[], how many have been written, forgotten ones as well.
+  """
+
+  image: jax.Array
+  answers: jax.Array
+  count: jax.Array
+
+  def write(self, image: jax.Array, answers: jax.Array) -> 'Memory':
+    """With further images, float[B, H, W, C], of which there are at most N."""
+    size, number = len(self.image), len(image)
+    rows = (self.count + jnp.arange(number)) % size
+    return Memory(
+      self.image.at[rows].set(image, unique_indices=True),
+      self.answers.at[rows].set(answers, unique_indices=True),
+      self.count + number,
+    )
+
+  def draw(
+    self, rng: jax.Array, index: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """One at random for each number in index, int32[B], and its answers.
+
+    Which one depends on the number and the key alone, so that two devices draw
+    what one would.
+    """
+    known = jnp.minimum(self.count, len(self.image))
+
+    def one(index: jax.Array) -> jax.Array:
+      return jax.random.randint(jax.random.fold_in(rng, index), (), 0, known)
+
+    rows = jax.vmap(one)(index)
+    return self.image[rows], self.answers[rows]
+
+
+@flax.struct.dataclass
+class State(generators.State):
+  """Two networks, see `generators.State`, and the memory of the thief."""
+
+  memory: Memory
+
+
+def updates_per_epoch(settings: Settings, steps: int) -> int:
+  """How often an epoch updates the student, which its schedule must know."""
+  return (settings.student_steps + settings.replay_steps) * steps
+
+
+def remedy(settings: Settings) -> str:
+  """What to change where the training diverges."""
+  return (
+    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
+  )
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """One student, of as many steps as the budget allows."""
+  run = dfme.within_budget(job, 'maze', teacher, student)
+  memory, batch_size = run.method_settings.memory, run.recipe['batch_size']
+  if memory < batch_size:
+    raise errors.InputError(
+      f'maze: memory={memory} holds less than a batch of {batch_size}'
+    )
+  return [run]
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils a teacher that answers into a student, without any data.
+
+  Equation: `KL(q(x) || softmax(S(x)))`, q the teacher's scores; the student
+  minimises it, the generator maximises it. Its image is `x = tanh(a)`,
+  stretched to low..high, and the gradient with respect to a that of
+  `dfme.forward_differences`; there S is evaluated as in a test, where the
+  released code leaves its BatchNorm as in training. The last images of each
+  step enter the memory, from which the student learns in further steps. What
+  the paper calls MAZE-PD, with a few images of the owner's, is not here.
+
+  A batch is {'image': float[B, H, W, C], of which shape and type alone are
+  read; 'index': int32[B], distinct numbers, from which all noise is drawn}.
+
+  Args:
+    model: the student to train.
+    optimizer: of the student; updated `student_steps + replay_steps` times a
+      step, which a schedule must know.
+    settings: see there; the budget says how the generator's learning rate
+      falls, and not when to stop, which `plan` does.
+    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
+      variables are frozen['teacher'].
+
+  Returns:
+    The method. Metrics: loss, the divergence of the student's new images;
+    accuracy, the percentage of these on which it agrees with the teacher;
+    disagreement, the divergence of the generator's.
+
+  Source: Kariyappa et al. (2021), arXiv:2005.03161.
+  """
+  teacher = oracle.as_oracle(parents['teacher'])
+  student_fn = method.frozen_fn(model)
+
+  def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    answers = seen.answers['teacher']
+    agrees = seen.logits.argmax(-1) == answers.argmax(-1)
+    loss = losses.kl_divergence(answers, seen.logits)
+    return loss, {'accuracy': 100.0 * agrees}
+
+  student = method.supervised(
+    model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
+  )
+
+  def trainer(num_images: int) -> generators.Trainer:
+    """Of the generator, for a batch of so many images on all devices."""
+    steps = max(1, dfme.num_steps(settings, num_images))
+    schedule = optax.cosine_decay_schedule(
+      settings.generator_learning_rate, steps
+    )
+    return generators.Trainer(
+      settings.latent_dim,
+      settings.generator_width,
+      1e-5,
+      optax.chain(
+        optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
+      ),
+    )
+
+  def to_images(inputs: jax.Array) -> jax.Array:
+    return dfme.images_within(inputs, settings.low, settings.high)
+
+  def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
+    student_rng, generator_rng = jax.random.split(rng)
+    start = student.init(student_rng, batch, frozen)
+    shape = batch['image'].shape
+    logits = jax.eval_shape(student_fn, start.variables, batch['image'])
+    return State(
+      student=start,
+      generator=trainer(1).init(generator_rng, batch),
+      memory=Memory(
+        jnp.zeros((settings.memory, *shape[1:]), batch['image'].dtype),
+        jnp.zeros((settings.memory, logits.shape[-1])),
+        jnp.zeros((), jnp.int32),
+      ),
+    )
+
+  def step(
+    state: State,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[State, method.Metrics]:
+    rng, generator_rng, directions_rng, replay_rng = jax.random.split(rng, 4)
+    devices = dfme.num_devices(axis_name)
+    makes = trainer(len(batch['index']) * devices)
+
+    def ask(images: jax.Array) -> jax.Array:
+      return teacher.scores(frozen['teacher'], images)
+
+    def gain(images: jax.Array, answers: jax.Array) -> jax.Array:
+      """What the generator minimises, of every image."""
+      logits = student_fn(state.student.variables, images)
+      return -losses.kl_divergence(answers, logits)
+
+    def generator_loss(inputs: jax.Array) -> tuple[jax.Array, Any]:
+      fixed = jax.lax.stop_gradient(inputs)
+      images = to_images(fixed)
+      answers = ask(images)
+      directions = dfme.draw_directions(
+        directions_rng, batch['index'], settings.directions, inputs.shape[1:]
+      )
+
+      def gain_nearby(inputs: jax.Array) -> jax.Array:
+        nearby = to_images(inputs)
+        return gain(nearby, ask(nearby))
+
+      values, grads = dfme.forward_differences(
+        gain_nearby, fixed, directions, settings.epsilon, gain(images, answers)
+      )
+      # A function of the images that has this gradient.
+      loss = jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3)))
+      return loss, (values, images, answers)
+
+    generator, _, (values, images, answers) = makes.update(
+      state.generator, generator_loss, batch, generator_rng, axis_name
+    )
+    found = method.average({'disagreement': -values.mean()}, axis_name)
+
+    def learn(
+      student_state: Any, images: jax.Array, answers: jax.Array, rng: jax.Array
+    ) -> tuple[Any, method.Metrics]:
+      lesson = {
+        'image': images,
+        'label': batch['label'],
+        'answers': {'teacher': answers},
+      }
+      return student.step(student_state, {}, lesson, rng, axis_name)
+
+    student_state, every = state.student, []
+    # A Python loop, for every query to be counted.
+    for i, key in enumerate(jax.random.split(rng, settings.student_steps)):
+      if i > 0:
+        inputs, generator = makes.sample(generator, batch, key, axis_name)
+        images = to_images(inputs)
+        answers = ask(images)
+      student_state, metrics = learn(student_state, images, answers, key)
+      every.append(metrics)
+    mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
+    written = (images, answers)
+    if axis_name is not None:  # All devices remember what each was answered.
+      written = jax.lax.all_gather(written, axis_name, tiled=True)
+    memory = state.memory.write(*written)
+
+    def replay(student_state: Any, key: jax.Array) -> tuple[Any, None]:
+      images, answers = memory.draw(key, batch['index'])
+      return learn(student_state, images, answers, key)[0], None
+
+    keys = jax.random.split(replay_rng, settings.replay_steps)
+    student_state, _ = jax.lax.scan(replay, student_state, keys)
+    return State(student_state, generator, memory), found | mean
+
+  return method.Method(init, step)
