@@ -29,7 +29,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.mkd.temperature, config.htc.temperature = 20.0, 70.0
   config.contrastive.omega, config.contrastive.temperature = 0.005, 20.0
-  config.scm.temperature = 20.0
+  config.scm.temperature = config.ensemble.temperature = 20.0
   config.dafl.one_hot_weight = 0.5
   config.dafl.entropy_weight = 20.0
   config.dafl.activation_weight = 0.1

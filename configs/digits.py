@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
 
-  for name in ('averager', 'mkd', 'scm', 'skeptical'):  # As of kd.
+  for name in ('averager', 'ensemble', 'mkd', 'scm', 'skeptical'):  # As of kd.
     config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
   config.cmim.delay_steps, config.cmim.ramp_steps = 100, 60  # Of 600.

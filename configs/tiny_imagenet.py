@@ -30,7 +30,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.mkd.temperature, config.htc.temperature = 20.0, 70.0
   config.contrastive.omega, config.contrastive.temperature = 0.01, 20.0
-  config.scm.temperature = 20.0
+  config.scm.temperature = config.ensemble.temperature = 20.0
   config.dkd.beta, config.mkd.rank = 8.0, 5
   config.dafl.one_hot_weight = 0.5
   config.dafl.entropy_weight = 20.0

@@ -303,7 +303,9 @@ def base() -> ml_collections.ConfigDict:
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
     and getattr(module, 'DATA', 'own') == 'own'
-    and name != 'contrastive'  # A step of scm, which is no theft by itself.
+    # A step of scm, which is no theft by itself; and one that has all networks
+    # of the owner trained several times.
+    and name not in ('contrastive', 'ensemble')
   )
   # Of label smoothing, the control that is as free to choose as a thief is.
   config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9)

@@ -52,13 +52,14 @@ def make(
     _check(config)
     runs_fn = runs_fn or Job.all_runs
     planned = [run for s in config.seeds for run in runs_fn(Job(config, s))]
+    planned = in_order(planned)
     for run in planned:
       _check_recipe(run.recipe)
       # Any number of examples shows whether the parts fit.
       programs.build(run, run.recipe['batch_size'])
   except ValueError as error:
     raise errors.InputError(f'config: {error}') from error
-  return in_order(planned)
+  return planned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,19 +341,28 @@ def vary(
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
-  """Each run once, what it depends on before it.
+  """Each run once, what it depends on before it, named or not.
 
   Otherwise the owner's networks come first, and what they depend on; and runs
   of one program follow each other, since what is compiled for them is dropped
   again when many others come in between.
   """
-  unique = list(dict.fromkeys(runs))
+  named = dict.fromkeys(runs)
+  unique = list(
+    dict.fromkeys(
+      one
+      for run in named
+      for one in _line(run)
+      # As it was named: with what it is compared with.
+      if one is run or one not in named
+    )
+  )
   first: dict[Run, int] = {}
   for index, run in enumerate(unique):
     first.setdefault(run.as_built, index)
   owners: set[Run] = set()
   for run in unique:
-    if run.role == 'teacher':
+    if run.is_owners:
       owners |= {run, *_ancestors(run)}
   unique.sort(key=lambda r: (r not in owners, first[r.as_built]))
   ordered: list[Run] = []
@@ -368,8 +378,13 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 def _ancestors(run: Run) -> set[Run]:
   """All that a run depends on."""
-  parents = set(run.parents.values())
-  return parents.union(*map(_ancestors, parents))
+  return set(_line(run)) - {run}
+
+
+def _line(run: Run) -> list[Run]:
+  """A run, and before it all that it depends on."""
+  before = [one for parent in run.parents.values() for one in _line(parent)]
+  return [*dict.fromkeys(before), run]
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

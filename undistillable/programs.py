@@ -126,7 +126,8 @@ def _network(run: runs.Run) -> nn.Module:
 
 def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
   """What a method gets of a parent: an oracle of whom it robs, else all."""
-  if run.role == 'teacher' or role != 'teacher':
+  robbed = role == 'teacher' or parent.role == 'partner'
+  if run.is_owners or not robbed:
     return _network(parent)
   return _oracle(parent.as_asked, run.access)
 

@@ -37,12 +37,13 @@ class Run:
   """One network to train, or to serve.
 
   Attributes:
-    role: 'teacher', 'student', 'helper' for a network that a thief trains on
+    role: 'teacher', 'partner' for another network of the owner that serves
+      beside a teacher, 'student', 'helper' for a network that a thief trains on
       the way to his student, or 'images' for a set of them that an attack
       makes up.
     model: a name of `models.MODELS`; of images, the network they come from.
-    method: a name of `defenses.DEFENSES` for a teacher, of `attacks.ATTACKS`
-      for all others, or a dotted module name.
+    method: a name of `defenses.DEFENSES` for a network of the owner, of
+      `attacks.ATTACKS` for all others, or a dotted module name.
     settings: of the method, all of them.
     parents: the runs whose networks the method reads, by role; 'images' is a
       run whose images are learned from instead of a data set.
@@ -132,9 +133,14 @@ class Run:
     return f'{self.role} {self.model} {method} seed {self.seed}'
 
   @property
+  def is_owners(self) -> bool:
+    """Whether it is a network of the owner, and none of a thief."""
+    return self.role in ('teacher', 'partner')
+
+  @property
   def module(self) -> ModuleType:
     """`defenses.<method>` or `attacks.<method>`."""
-    found = defenses if self.role == 'teacher' else attacks
+    found = defenses if self.is_owners else attacks
     return found.get(self.method)
 
   @functools.cached_property
@@ -146,21 +152,21 @@ class Run:
   def only_serves(self) -> bool:
     """Whether nothing is trained: the network is that of a parent.
 
-    Of a teacher it is the parent 'normal', of a student one of `candidates`.
+    Of the owner's it is the parent 'normal', of a student one of `candidates`.
     """
     return self.module.make is None
 
   @property
   def candidates(self) -> dict[str, 'Run']:
     """Those of which a student that is not trained is one, by role."""
-    if self.role == 'teacher' or not self.only_serves:
+    if self.is_owners or not self.only_serves:
       return {}
     return {k: run for k, run in self.parents.items() if k != 'teacher'}
 
   @property
   def robs_nobody(self) -> bool:
     """Whether it is an attack without a teacher: see `null_teacher`."""
-    if self.role == 'teacher' or 'teacher' in self.parents:
+    if self.is_owners or 'teacher' in self.parents:
       return False
     return 'teacher' in getattr(self.module, 'PARENTS', ())
 
@@ -222,7 +228,7 @@ class Run:
     """Itself, less what its answers do not depend on, but for its weights."""
     method, settings, parents = self.method, self.settings, self.parents
     if not hasattr(self.module, 'serve'):
-      method = 'none' if self.role == 'teacher' else 'scratch'
+      method = 'none' if self.is_owners else 'scratch'
       settings, parents = {}, {}
     return dataclasses.replace(
       self,

@@ -304,7 +304,7 @@ class Store:
 
     Of candidates that is one of those that did not diverge.
     """
-    if run.role == 'teacher':
+    if run.is_owners:
       return run.parents['normal']
     found = {role: self.result(one) for role, one in run.candidates.items()}
     # What a thief cannot know he is not told.

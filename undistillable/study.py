@@ -344,7 +344,9 @@ def _of_other_seeds(
   if broken:
     sums.say(folder, broken, 'the report has the seeds of this command alone')
     return {}
-  seeds = {run['seed'] for run in writers.read_json(path)['runs']}
+  found_runs = writers.read_json(path)['runs']
+  # A partner has a seed of its own.
+  seeds = {run['seed'] for run in found_runs if run['role'] != 'partner'}
   others = tuple(sorted(seeds - set(config.seeds)))
   if not others:
     return {}

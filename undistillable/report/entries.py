@@ -27,7 +27,7 @@ def usable(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
   notes: list[str] = []
   for entry in sorted(entries, key=lambda entry: entry['id']):
     # No network, and so without an accuracy; or none that is anybody's aim.
-    if entry['role'] in ('images', 'helper'):
+    if entry['role'] in ('images', 'helper', 'partner'):
       continue
     accuracy = entry.get('test_accuracy')
     status = entry.get('status', 'finished')

@@ -1,0 +1,110 @@
+"""Ensemble: the student learns the mean answer of several protected networks.
+
+An owner who serves several, each trained and protected from a seed of its own,
+says of the same image as many things. False peaks that differ from network to
+network are then averaged out; what a defense does to all answers alike is not.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+from undistillable import losses, method, oracle
+from undistillable.attacks import scm
+
+PARENTS = ('teacher',)
+_MAX_NETWORKS = 20  # All of them are trained, and then asked.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Ours; see `losses.distillation`.
+
+  Attributes:
+    networks: J, how many protected networks are asked, in 1..20; 1 is `kd`.
+    temperature: tau > 0, of distillation.
+    alpha: weight of the networks against the labels, in 0..1.
+  """
+
+  networks: int = 3
+  temperature: float = 4.0
+  alpha: float = 0.9
+
+  def __post_init__(self) -> None:
+    losses.check_whole('networks', self.networks, least=1)
+    if self.networks > _MAX_NETWORKS:
+      raise ValueError(
+        f'networks={self.networks}; expected at most {_MAX_NETWORKS}'
+      )
+    losses.check_positive('temperature', self.temperature)
+    losses.check_alpha(self.alpha)
+
+
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """One student, and the further networks of the owner, as partners.
+
+  On nobody there is one who knows nothing: several would say the same.
+  """
+  run = job.student('ensemble', student, {'teacher': teacher})
+  partners = {
+    f'partner{number}': partner(teacher, number)
+    for number in range(1, run.method_settings.networks)
+    if teacher
+  }
+  return [dataclasses.replace(run, parents={**run.parents, **partners})]
+
+
+def partner(run: Any, number: int) -> Any:
+  """The same network from another seed, with all that it depends on.
+
+  Args:
+    run: of the owner, or one that it depends on.
+    number: of the partner; the seed follows from it and the run's own, and is
+      the same for all of a partner's line. Weights from a file stay as they
+      are.
+  """
+  parents = {role: partner(one, number) for role, one in run.parents.items()}
+  seed = zlib.crc32(f'{run.seed} {number}'.encode())
+  if run.init_from:
+    seed = run.seed
+  elif run.only_serves:
+    # What is served is one network, and so is its protected form.
+    seed = parents['normal'].seed
+  role = {'teacher': 'partner', 'student': 'helper'}.get(run.role, run.role)
+  return dataclasses.replace(
+    run, role=role, seed=seed, parents=parents, compared_with={}
+  )
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+) -> method.Method:
+  """Distils several protected networks of one owner into a student.
+
+  Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
+  CE(S(x), y)` with `m = mean_j softmax(log q_j / tau)`, see `scm.mean_scores`:
+  a mean of scores and not of their logarithms, in which a class that one
+  network withholds would be withheld by all.
+
+  Args:
+    model: the student to train.
+    optimizer: an optax transformation.
+    settings: see there; how many networks there are, `plan` reads alone.
+    parents: 'teacher', and its partners by any role: oracles, or what
+      `oracle.as_oracle` takes; their variables are in frozen.
+
+  Returns:
+    The method. Metric `kl` is KL(m || S(x)) at tau, in nats.
+
+  Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
+  arXiv:2210.11728.
+  """
+  same = scm.Settings(temperature=settings.temperature, alpha=settings.alpha)
+  return scm.make(model, optimizer, same, parents)
