@@ -298,6 +298,21 @@ def test_a_report_has_all_seeds_of_its_config(done, no_figures, tmp_path):
   assert study.run(other, tmp_path)['summary'] == shared['summary']
 
 
+def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
+  results, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  partner = {**results['runs'][0], 'role': 'partner', 'seed': 2**31}
+  content = {**results, 'runs': [*results['runs'], partner]}
+  written = writers.json_bytes(content)
+  sums.write(tmp_path, ['config.json'], {'results.json': written})
+  writers.replace(tmp_path / 'results.json', written)
+  other = config.copy_and_resolve_references()
+  other.seeds = (3,)
+  store = store_lib.Store(tmp_path, config.data_dir)
+  found = study._of_other_seeds(study.MAIN, other, store, tmp_path)
+  assert {run.seed for run in found} == {0}
+
+
 def test_a_run_that_another_process_trains_is_waited_for(
   done, tmp_path, monkeypatch, no_figures
 ):
