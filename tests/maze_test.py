@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from undistillable import errors, models, oracle, plan
-from undistillable.attacks import dfme, maze
+from undistillable.attacks import dfme, generators, maze
 
 RNG = jax.random.key(1)
 SIZE = 6
@@ -99,20 +99,25 @@ def test_what_cannot_be_is_refused():
 
 def _rows(*numbers):
   image = jnp.array(numbers, jnp.float32).reshape(-1, 1, 1, 1)
-  return image, image.reshape(-1, 1) * jnp.ones((1, 2))
+  return {'image': image, 'answers': image.reshape(-1, 1) * jnp.ones((1, 2))}
+
+
+def _drawn(memory, index):
+  drawn = memory.draw(RNG, index)
+  return drawn['image'], drawn['answers']
 
 
 def test_a_full_memory_forgets_the_first():
   empty = jax.tree.map(jnp.zeros_like, _rows(0, 0, 0, 0))
-  memory = maze.Memory(*empty, jnp.zeros((), jnp.int32))
-  memory = memory.write(*_rows(1, 2, 3))
+  memory = generators.Memory(empty, jnp.zeros((), jnp.int32))
+  memory = memory.write(_rows(1, 2, 3), None)
   index = jnp.arange(200)
-  images, answers = memory.draw(RNG, index)
+  images, answers = _drawn(memory, index)
   assert set(images.ravel().tolist()) == {1.0, 2.0, 3.0}
   np.testing.assert_array_equal(answers[:, 0], images.ravel())
-  np.testing.assert_array_equal(memory.draw(RNG, index[100:])[0], images[100:])
-  memory = memory.write(*_rows(4, 5, 6))
-  images, _ = memory.draw(RNG, index)
+  np.testing.assert_array_equal(_drawn(memory, index[100:])[0], images[100:])
+  memory = memory.write(_rows(4, 5, 6), None)
+  images, _ = _drawn(memory, index)
   assert set(images.ravel().tolist()) == {3.0, 4.0, 5.0, 6.0}
 
 
@@ -125,7 +130,7 @@ def test_the_student_learns_of_its_memory_as_well():
     assert state.student.step == 5 * steps
     assert state.step == steps
     assert state.memory.count == SIZE * steps
-  images, answers = state.memory.image, state.memory.answers
+  images, answers = (state.memory.kept[k] for k in ('image', 'answers'))
   expected = MODEL.apply(frozen['teacher'], images)
   np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)
   assert len(np.unique(images.reshape(10, -1), axis=0)) == 10

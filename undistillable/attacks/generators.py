@@ -39,6 +39,51 @@ class State:
     return self.student.variables
 
 
+@flax.struct.dataclass
+class Memory:
+  """The last examples of those that were written; a full one forgets the first.
+
+  Attributes:
+    kept: arrays [N, ...] of N examples.
+    count: int32[], how many have been written, forgotten ones as well.
+  """
+
+  kept: state_lib.PyTree
+  count: jax.Array
+
+  def write(
+    self, examples: state_lib.PyTree, axis_name: str | None
+  ) -> 'Memory':
+    """With further examples, of all devices: of arrays [B, ...], B <= N."""
+    if axis_name is not None:
+      examples = jax.lax.all_gather(examples, axis_name, tiled=True)
+    (size, *_), (number, *_) = (
+      [len(x) for x in jax.tree.leaves(tree)] for tree in (self.kept, examples)
+    )
+    rows = (self.count + jnp.arange(number)) % size
+    kept = jax.tree.map(
+      lambda old, new: old.at[rows].set(new, unique_indices=True),
+      self.kept,
+      examples,
+    )
+    return Memory(kept, self.count + number)
+
+  def draw(self, rng: jax.Array, index: jax.Array) -> state_lib.PyTree:
+    """One example at random for each number in index, int32[B].
+
+    Which one depends on the number and the key alone, so that two devices draw
+    what one would.
+    """
+    size = len(jax.tree.leaves(self.kept)[0])
+    known = jnp.minimum(self.count, size)
+
+    def one(index: jax.Array) -> jax.Array:
+      return jax.random.randint(jax.random.fold_in(rng, index), (), 0, known)
+
+    rows = jax.vmap(one)(index)
+    return jax.tree.map(lambda x: x[rows], self.kept)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """A generator, and how it learns.
@@ -79,17 +124,28 @@ class Trainer:
     axis_name: str | None = None,
   ) -> tuple[jax.Array, state_lib.TrainState]:
     """Images [B, H, W, C], and the state with the statistics of these."""
+    return self.paint(state, batch, self.draw(batch, rng), axis_name)
 
-    def draw(index: jax.Array) -> jax.Array:
+  def draw(self, batch: method.Batch, rng: jax.Array) -> jax.Array:
+    """The noise of each image, float32[B, Z]."""
+
+    def one(index: jax.Array) -> jax.Array:
       return jax.random.normal(
         jax.random.fold_in(rng, index), (self.latent_dim,)
       )
 
+    return jax.vmap(one)(batch['index'])
+
+  def paint(
+    self,
+    state: state_lib.TrainState,
+    batch: method.Batch,
+    noise: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, state_lib.TrainState]:
+    """`sample`, of a noise float[B, Z] that is given."""
     images, updates = self._network(batch, axis_name).apply(
-      state.variables,
-      jax.vmap(draw)(batch['index']),
-      train=True,
-      mutable=['batch_stats'],
+      state.variables, noise, train=True, mutable=['batch_stats']
     )
     return images, dataclasses.replace(
       state, batch_stats=updates['batch_stats']

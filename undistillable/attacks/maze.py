@@ -78,51 +78,10 @@ class Settings:
 
 
 @flax.struct.dataclass
-class Memory:
-  """The last images that were asked about; full ones forget the first.
-
-  Attributes:
-    image: float[N, H, W, C].
-    answers: float32[N, K].
-    count: int32[], how many have been written, forgotten ones as well.
-  """
-
-  image: jax.Array
-  answers: jax.Array
-  count: jax.Array
-
-  def write(self, image: jax.Array, answers: jax.Array) -> 'Memory':
-    """With further images, float[B, H, W, C], of which there are at most N."""
-    size, number = len(self.image), len(image)
-    rows = (self.count + jnp.arange(number)) % size
-    return Memory(
-      self.image.at[rows].set(image, unique_indices=True),
-      self.answers.at[rows].set(answers, unique_indices=True),
-      self.count + number,
-    )
-
-  def draw(
-    self, rng: jax.Array, index: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """One at random for each number in index, int32[B], and its answers.
-
-    Which one depends on the number and the key alone, so that two devices draw
-    what one would.
-    """
-    known = jnp.minimum(self.count, len(self.image))
-
-    def one(index: jax.Array) -> jax.Array:
-      return jax.random.randint(jax.random.fold_in(rng, index), (), 0, known)
-
-    rows = jax.vmap(one)(index)
-    return self.image[rows], self.answers[rows]
-
-
-@flax.struct.dataclass
 class State(generators.State):
   """Two networks, see `generators.State`, and the memory of the thief."""
 
-  memory: Memory
+  memory: generators.Memory
 
 
 def updates_per_epoch(settings: Settings, steps: int) -> int:
@@ -222,9 +181,11 @@ def make(
     return State(
       student=start,
       generator=trainer(1).init(generator_rng, batch),
-      memory=Memory(
-        jnp.zeros((settings.memory, *shape[1:]), batch['image'].dtype),
-        jnp.zeros((settings.memory, logits.shape[-1])),
+      memory=generators.Memory(
+        {
+          'image': jnp.zeros((settings.memory, *shape[1:])),
+          'answers': jnp.zeros((settings.memory, logits.shape[-1])),
+        },
         jnp.zeros((), jnp.int32),
       ),
     )
@@ -292,14 +253,12 @@ def make(
       student_state, metrics = learn(student_state, images, answers, key)
       every.append(metrics)
     mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
-    written = (images, answers)
-    if axis_name is not None:  # All devices remember what each was answered.
-      written = jax.lax.all_gather(written, axis_name, tiled=True)
-    memory = state.memory.write(*written)
+    written = {'image': images, 'answers': answers}
+    memory = state.memory.write(written, axis_name)
 
     def replay(student_state: Any, key: jax.Array) -> tuple[Any, None]:
-      images, answers = memory.draw(key, batch['index'])
-      return learn(student_state, images, answers, key)[0], None
+      old = memory.draw(key, batch['index'])
+      return learn(student_state, old['image'], old['answers'], key)[0], None
 
     keys = jax.random.split(replay_rng, settings.replay_steps)
     student_state, _ = jax.lax.scan(replay, student_state, keys)
