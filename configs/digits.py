@@ -83,6 +83,15 @@ def get_config() -> ml_collections.ConfigDict:
     schedule='cosine',
     milestones=(),
   )
+  config.fast.latent_dim = 100
+  config.fast.generator_width = 32
+  config.fast.student_steps = 40
+  config.fast.reset_at = 0
+  config.fast.augment = 'none'
+  config.fast.pool = 10_240
+  config_lib.change_recipe(
+    config, 'fast', epochs=60, batch_size=128, checkpoint_every_epochs=10
+  )
   for name in ('deep_inversion', 'adaptive_inversion'):
     config[name].num_images = 1_000
     config[name].batch_norm = 1.0

@@ -70,6 +70,17 @@ EXCEPTIONS = {
   },
   'deep_inversion': INVERSION,
   'dfme': {'latent_dim': 10, 'generator_width': 8},
+  'fast': {
+    'low': (-2.0, -2.0, -2.0),
+    'high': (2.0, 2.0, 2.0),
+    'latent_dim': 10,
+    'generator_width': 8,
+    'generator_steps': 2,
+    'warmup': 1,
+    'student_steps': 2,
+    'augment': 'none',  # It draws on every device.
+    'pool': 20,
+  },
   'maze': {
     'latent_dim': 10,
     'generator_width': 8,

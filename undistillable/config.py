@@ -328,6 +328,16 @@ def base() -> ml_collections.ConfigDict:
   # How many epochs, and when the rate falls, follows from its budget.
   change_recipe(config, 'dfme', batch_size=256)
   change_recipe(config, 'maze', schedule='cosine')
+  # A batch of images each; all of them are saved.
+  change_recipe(
+    config,
+    'fast',
+    epochs=200,
+    steps_per_epoch=1,
+    batch_size=256,
+    schedule='cosine',
+    checkpoint_every_epochs=20,
+  )
   for name in ('deep_inversion', 'adaptive_inversion'):
     change_recipe(
       config,

@@ -283,8 +283,15 @@ def images_within(
   Returns:
     float[B, H, W, C] in low..high.
   """
+  return stretch(0.5 + 0.5 * jnp.tanh(inputs), low, high)
+
+
+def stretch(
+  share: jax.Array, low: Sequence[float], high: Sequence[float]
+) -> jax.Array:
+  """From 0..1 to what each channel can be: float[B, H, W, C], alike."""
   least, most = (jnp.asarray(x).reshape(1, 1, 1, -1) for x in (low, high))
-  return (0.5 + 0.5 * jnp.tanh(inputs)) * (most - least) + least
+  return share * (most - least) + least
 
 
 def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
