@@ -669,6 +669,27 @@ def test_what_can_be_had_from_the_network_is_not_trained_again(
 
 
 @pytest.mark.usefixtures('no_figures')
+@pytest.mark.parametrize('resident', [True, False])
+def test_where_a_training_set_lies_is_no_part_of_a_workdir(
+  done, tmp_path, monkeypatch, resident
+):
+  results, workdir, config = done
+  config = _config(data_dir=config.data_dir, resident=resident)
+  shutil.copytree(workdir, tmp_path / 'old')
+  found = study.run(config, tmp_path / 'old', command='the command')
+  assert [run['id'] for run in found['runs']] == [
+    run['id'] for run in results['runs']
+  ]
+
+  def stop(*args, **kwargs):
+    raise errors.DivergedError(f'resident: {kwargs["resident"]}')
+
+  monkeypatch.setattr(train, 'fit_together', stop)
+  with pytest.raises(errors.DivergedError, match=f'resident: {resident}'):
+    study.run(config, tmp_path / 'new')
+
+
+@pytest.mark.usefixtures('no_figures')
 @pytest.mark.parametrize('index', [0, 4])  # A parent of others, and a child.
 def test_a_damaged_network_is_trained_again(done, tmp_path, index):
   results, workdir, config = done

@@ -267,6 +267,9 @@ def base() -> ml_collections.ConfigDict:
   # Devices that share a batch, of one host; None: all there are.
   config.num_devices = config_dict.placeholder(int)
   config.eval_batch_size = 256  # Over all devices; bounds the memory only.
+  # Whether a training set lies on every device, or stays on the host, which
+  # sends what the next steps take; None: it lies there if it fits.
+  config.resident = config_dict.placeholder(bool)
   # At most so many students of one teacher side by side, for whom it is asked
   # once; all of them are in the memory of the device.
   config.together = 4

@@ -103,6 +103,7 @@ def _train(
     ask_with=first.program.prepare_test if run.asks_once else None,
     evaluate_every_epochs=run.recipe['evaluate_every_epochs'],
     checkpoint_every_epochs=run.recipe['checkpoint_every_epochs'],
+    resident=store.resident,
     on_step=on_step,
   )
   return [

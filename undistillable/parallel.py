@@ -1,6 +1,8 @@
 """Training and prediction on many devices: the only file that knows them.
 
-State, frozen networks and data are replicated; batches are split. With
+State, frozen networks and data are replicated; batches are split. Data may be
+parts of a set that stays on the host, too, of which each device has its share:
+see `streaming`, which is where `split_axis` is 0 instead of None. With
 `in_axes=None` and `out_axes=None` the state has no device axis, so nothing is
 ever replicated, unreplicated or indexed by hand. `out_axes=None` is not
 checked: a step must average whatever it returns over `AXIS`.
@@ -26,7 +28,7 @@ _STEPS_ON_CPU = 64
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
 HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 # (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
-# of the steps taken since the last one
+# of the steps taken since the last one; with `num_steps`, only of the first.
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 
@@ -91,6 +93,11 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, _everywhere())
 
 
+def split(tree: Any) -> Any:
+  """Arrays [D, ...] of which each of D devices has one."""
+  return jax.device_put(tree, _everywhere(AXIS))
+
+
 def epoch_order(
   key: jax.Array, num_examples: int, batch_size: int
 ) -> np.ndarray:
@@ -118,14 +125,17 @@ def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=16)
-def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
+def epoch_fn(
+  method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
+) -> EpochFn:
   """The fitting way to run an epoch on this backend.
 
   Compiled loops over the steps, which save what a call costs and, on a CPU, a
   page fault for every 4 KiB that a step works with. Only where a CPU would run
   what a foreign module puts into the loop slowly, one call a step.
   """
-  loops, single_steps = loops_fn(method, prepare), steps_fn(method, prepare)
+  loops = loops_fn(method, prepare, split_axis)
+  single_steps = steps_fn(method, prepare, split_axis)
   if jax.default_backend() != 'cpu':
     return loops
   chosen: list[EpochFn] = []  # One, from the first epoch on.
@@ -136,26 +146,29 @@ def epoch_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     arrays: Any,
     order: np.ndarray,
     key: jax.Array,
+    num_steps: int | None = None,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
       first = order[:_STEPS_ON_CPU]
-      program = _loop_fn(method, prepare)
+      program = _loop_fn(method, prepare, split_axis)
       # Not compiled for this alone: the first loop is lowered with the same.
       lowered = program.lower(state, frozen, arrays, first, 1, key)
       chosen.append(loops if _fits_a_loop(lowered.as_text()) else single_steps)
-    return chosen[0](state, frozen, arrays, order, key)
+    return chosen[0](state, frozen, arrays, order, key, num_steps)
 
   return epoch
 
 
 @functools.lru_cache(maxsize=16)
-def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
+def steps_fn(
+  method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
+) -> EpochFn:
   """An epoch as one call a step; metrics come one step late."""
   step = jax.pmap(
     _device_step(method, prepare),
     axis_name=AXIS,
     devices=devices(),
-    in_axes=(None, None, None, 0, None),
+    in_axes=(None, None, split_axis, 0, None),
     out_axes=None,
     donate_argnums=0,
   )
@@ -166,9 +179,10 @@ def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     arrays: Any,
     order: np.ndarray,
     key: jax.Array,
+    num_steps: int | None = None,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     late: Any = None  # The metrics of the step before.
-    for indices in order:
+    for indices in order[:num_steps]:
       state, metrics = step(state, frozen, arrays, indices, key)
       if late is not None:
         yield None, _one(late)
@@ -179,14 +193,16 @@ def steps_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
 
 
 @functools.lru_cache(maxsize=16)
-def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
+def loops_fn(
+  method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
+) -> EpochFn:
   """An epoch as compiled loops, each over as many steps as fit into seconds.
 
   An accelerator takes the whole epoch in one; a CPU, whose steps may take
   seconds, comes back now and then. How many steps a loop has is an argument,
   so there is one program, and no number depends on it.
   """
-  compiled = _loop_fn(method, prepare)
+  compiled = _loop_fn(method, prepare, split_axis)
 
   def epoch(
     state: Any,
@@ -194,12 +210,14 @@ def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
     arrays: Any,
     order: np.ndarray,
     key: jax.Array,
+    num_steps: int | None = None,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     on_cpu = jax.default_backend() == 'cpu'
     most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
     count, done = 1 if on_cpu else most, 0
-    while done < len(order):
-      count = min(count, len(order) - done)
+    total = len(order) if num_steps is None else num_steps
+    while done < total:
+      count = min(count, total - done)
       start = time.monotonic()
       these = order[done : done + count]
       padded = np.pad(these, ((0, most - count), (0, 0), (0, 0)))
@@ -214,7 +232,9 @@ def loops_fn(method: method_lib.Method, prepare: PrepareFn) -> EpochFn:
 
 
 @functools.lru_cache(maxsize=16)
-def _loop_fn(method: method_lib.Method, prepare: PrepareFn) -> Any:
+def _loop_fn(
+  method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
+) -> Any:
   """The compiled loop of `loops_fn`."""
   # Traced once for its metrics and its loop; no call is left of it.
   step = jax.jit(_device_step(method, prepare), inline=True)
@@ -240,15 +260,17 @@ def _loop_fn(method: method_lib.Method, prepare: PrepareFn) -> Any:
     metrics = jax.tree.map(
       lambda x: jnp.zeros((len(order), *x.shape), x.dtype), shapes
     )
-    # A loop whose length it knows is what an accelerator runs ahead in.
-    steps = count if jax.default_backend() == 'cpu' else len(order)
+    # A loop whose length it knows is what an accelerator runs ahead in; the
+    # last part of a set that is streamed has fewer steps.
+    known = jax.default_backend() != 'cpu' and split_axis is None
+    steps = len(order) if known else count
     return jax.lax.fori_loop(0, steps, body, (state, metrics))
 
   return jax.pmap(
     loop,
     axis_name=AXIS,
     devices=devices(),
-    in_axes=(None, None, None, 1, None, None),
+    in_axes=(None, None, split_axis, 1, None, None),
     out_axes=None,
     donate_argnums=0,
   )
@@ -274,10 +296,10 @@ def _fits_a_loop(program: str) -> bool:
   )
 
 
-def _everywhere() -> jax.sharding.NamedSharding:
-  """Where the state lies: the same copy on every device."""
+def _everywhere(*axes: str) -> jax.sharding.NamedSharding:
+  """Where the state lies: the same copy on every device; or split by axes."""
   mesh = jax.sharding.Mesh(np.array(devices()), (AXIS,))
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def _device_step(
@@ -340,38 +362,49 @@ def answers(
   Returns:
     [N, ...], by example; zeros for those that are not in the order.
   """
-  answer = _answer_fn(answer_fn, prepare)
-  parts = [
-    answer(variables, arrays, indices, first_step + i, key)
-    for i, indices in enumerate(order)
-  ]
-  found = np.stack(jax.device_get(parts))
+  found = answers_in_order(
+    answer_fn, prepare, variables, arrays, order, first_step, key
+  )
   rows = found.reshape(-1, *found.shape[3:])
   table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
   table[order.ravel()] = rows
   return table
 
 
-def answers_to_all(
+def answers_in_order(
   answer_fn: method_lib.ApplyFn,
   prepare: PrepareFn,
   variables: Any,
   arrays: Any,
-  batch_size: int,
+  order: np.ndarray,
+  first_step: int,
+  key: jax.Array,
+  split_axis: int | None = None,
 ) -> np.ndarray:
-  """What a frozen network says of every image; see `answers`."""
-  num_examples = len(arrays['label'])
+  """The same by step, [steps, D, b, ...]; see `answers`."""
+  answer = _answer_fn(answer_fn, prepare, split_axis)
+  parts = [
+    answer(variables, arrays, indices, first_step + i, key)
+    for i, indices in enumerate(order)
+  ]
+  return np.stack(jax.device_get(parts))
+
+
+def order_of_all(num_examples: int, batch_size: int) -> np.ndarray:
+  """Every example once, in batches; like `epoch_order`, and nothing is drawn.
+
+  The last batch is padded with the last example.
+  """
   steps = -(-num_examples // batch_size)
-  # The last batch is padded with the last example.
   order = np.minimum(np.arange(steps * batch_size), num_examples - 1)
-  order = order.reshape(steps, num_devices(), -1).astype(np.int32)
-  key = jax.random.key(0)  # Nothing is drawn.
-  return answers(answer_fn, prepare, variables, arrays, order, 0, key)
+  return order.reshape(steps, num_devices(), -1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=16)
 def _answer_fn(
-  answer_fn: method_lib.ApplyFn, prepare: PrepareFn
+  answer_fn: method_lib.ApplyFn,
+  prepare: PrepareFn,
+  split_axis: int | None = None,
 ) -> Callable[..., jax.Array]:
   """The answers to one batch, `[D, b, ...]`."""
 
@@ -386,7 +419,7 @@ def _answer_fn(
     answer,
     axis_name=AXIS,
     devices=devices(),
-    in_axes=(None, None, 0, None, None),
+    in_axes=(None, split_axis, 0, None, None),
   )
 
 

@@ -143,6 +143,7 @@ class Store:
     workdir: pathlib.Path,
     data_dir: str | None = None,
     eval_batch_size: int = 256,
+    resident: bool | None = None,
   ):
     """Loads nothing yet.
 
@@ -150,9 +151,11 @@ class Store:
       workdir: the study's folder.
       data_dir: see `data.load`.
       eval_batch_size: over all devices.
+      resident: see `train.fit_together`.
     """
     self.workdir = workdir
     self.eval_batch_size = eval_batch_size
+    self.resident = resident
     self._results: dict[str, dict[str, Any]] = {}  # That have been checked.
     self._damaged: set[str] = set()  # Runs of which that has been said.
     # The last few: the teachers of all seeds serve students in turn.

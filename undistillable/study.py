@@ -33,6 +33,7 @@ _FREE_FIELDS = (
   'grid',
   'num_devices',
   'progress',
+  'resident',
   'seeds',
   'together',
 )
@@ -122,7 +123,9 @@ def run(
   folder = workdir / study.name
   own_config = _own_config(config, study, folder, reuse_workdir)
   paths.check_folder(folder, 'workdir')
-  store = store_lib.Store(workdir, config.data_dir, config.eval_batch_size)
+  store = store_lib.Store(
+    workdir, config.data_dir, config.eval_batch_size, config.resident
+  )
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
   folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from undistillable import (
   method as method_lib,
   parallel,
   paths,
+  streaming,
   writers,
 )
 from undistillable.data import checks
@@ -99,6 +100,7 @@ def fit_together(
   seed: int = 0,
   stream: str = '',
   ask_with: parallel.PrepareFn | None = None,
+  resident: bool | None = None,
   evaluate_every_epochs: int = 1,
   checkpoint_every_epochs: int = 1,
   on_step: OnStepFn | None = None,
@@ -128,6 +130,9 @@ def fit_together(
     ask_with: asks the networks of `method.answer_fns` once, about every image
       as this prepares it; None asks anew in each epoch, about the images as
       the network in training sees them.
+    resident: whether the training set lies on the devices, or stays on the
+      host, which sends what the next steps take; no number depends on it. None
+      decides by the memory there is; see `streaming.is_needed`.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
     on_step: called with the steps of one of the networks, loss and accuracy.
@@ -159,8 +164,13 @@ def fit_together(
   init_key, *keys = jax.random.split(jax.random.key(seed), 3)
   number = zlib.crc32(stream.encode())  # Python's own hash is salted.
   order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
-  data = parallel.replicate(dict(arrays))
   frozen = parallel.replicate(dict(frozen or {}))
+  if streaming.is_needed(arrays) if resident is None else not resident:
+    data, place = arrays, lambda tree: tree
+    epoch_fn, ask_fn = streaming.epoch_fn, streaming.answers
+  else:
+    data, place = parallel.replicate(arrays), parallel.replicate
+    epoch_fn, ask_fn = parallel.epoch_fn, parallel.answers
 
   members: list[_Member] = []
   # Those that have got equally far, and ask the same.
@@ -182,10 +192,10 @@ def fit_together(
       read = {k: v for k, v in frozen.items() if k not in answer_fns}
       answers: dict[str, Any] = {}
       if ask_with:
+        order = parallel.order_of_all(num_examples, batch_size)
+        no_key = jax.random.key(0)  # Nothing is drawn.
         answers = {
-          role: parallel.answers_to_all(
-            ask, ask_with, frozen[role], data, batch_size
-          )
+          role: ask_fn(ask, ask_with, frozen[role], data, order, 0, no_key)
           for role, ask in answer_fns.items()
         }
       for epoch in range(epochs_done + 1, epochs + 1):
@@ -196,16 +206,16 @@ def fit_together(
         if not ask_with:
           first_step = (epoch - 1) * len(order)
           answers = {
-            role: parallel.answers(
+            role: ask_fn(
               ask, prepare, frozen[role], data, order, first_step, step_key
             )
             for role, ask in answer_fns.items()
           }
-        lesson = {**data, 'answers': parallel.replicate(answers)}
+        lesson = {**data, 'answers': place(answers)}
         last = epoch == epochs
         for member in together:
           if not member.failed:
-            run_epoch = parallel.epoch_fn(member.trainee.method, prepare)
+            run_epoch = epoch_fn(member.trainee.method, prepare)
             member.go_through(
               run_epoch(member.outcome, read, lesson, order, step_key),
               epoch,

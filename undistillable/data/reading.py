@@ -57,7 +57,7 @@ def _check_memory(source: dataset.Source, folder: folders.Folder) -> None:
   if available is not None and needed > available:
     raise dataset.DataError(
       f'{source.name} needs {needed / 2**30:.1f} GiB of memory as arrays, and '
-      f'{available / 2**30:.1f} GiB are free; data sets are not streamed: '
+      f'{available / 2**30:.1f} GiB are free; a data set is read as a whole: '
       'use a machine with more memory, or a smaller data set'
     )
 

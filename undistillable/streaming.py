@@ -1,0 +1,166 @@
+"""A training set that stays on the host, and is sent as the steps need it.
+
+For what is larger than the memory of a device. While the devices take the steps
+of one part, a thread gathers the images of the next, and sends each device its
+share. Order, keys and steps are those of a set that lies on the devices, and so
+is, bit for bit, every number.
+"""
+
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from undistillable import method as method_lib, parallel
+
+# Of a part, over all devices; three of them are there at most.
+_PART_BYTES = 2**27
+# Of a device's free memory, what a data set may take; the rest is for the
+# networks, and for what a step works with.
+_SHARE = 0.5
+
+
+def is_needed(arrays: Mapping[str, np.ndarray]) -> bool:
+  """Whether a training set is too large to lie on every device.
+
+  It is if it takes more than half of what is free there. A CPU, whose memory is
+  the host's, does not say what is free: there it is if the arrays are no copies
+  in memory, but maps of files.
+
+  Args:
+    arrays: image uint8[N, H, W, C] and others; without images nothing is large.
+  """
+  if 'image' not in arrays:
+    return False
+  stats = [device.memory_stats() or {} for device in parallel.devices()]
+  free = [
+    one['bytes_limit'] - one.get('bytes_in_use', 0)
+    for one in stats
+    if 'bytes_limit' in one
+  ]
+  if not free:
+    return any(_is_mapped(array) for array in arrays.values())
+  return sum(array.nbytes for array in arrays.values()) > _SHARE * min(free)
+
+
+def _is_mapped(array: Any) -> bool:
+  """Whether an array, or what it is a view of, is a file."""
+  while array is not None and not isinstance(array, mmap.mmap):
+    array = getattr(array, 'base', None)
+  return array is not None
+
+
+def epoch_fn(
+  method: method_lib.Method, prepare: parallel.PrepareFn
+) -> parallel.EpochFn:
+  """`parallel.epoch_fn` for arrays on the host.
+
+  What prepares a batch is given parts of the arrays, and places in them.
+  """
+  run = parallel.epoch_fn(method, prepare, split_axis=0)
+
+  def epoch(
+    state: Any,
+    frozen: method_lib.Frozen,
+    arrays: Any,
+    order: np.ndarray,
+    key: jax.Array,
+  ) -> Iterator[tuple[Any, parallel.HostMetrics]]:
+    for part in _parts(arrays, order):
+      taken = run(state, frozen, part.arrays, part.places, key, part.num_steps)
+      for new, metrics in taken:
+        state = new
+        yield new, metrics
+
+  return epoch
+
+
+def answers(
+  answer_fn: method_lib.ApplyFn,
+  prepare: parallel.PrepareFn,
+  variables: Any,
+  arrays: Any,
+  order: np.ndarray,
+  first_step: int,
+  key: jax.Array,
+) -> np.ndarray:
+  """`parallel.answers` for arrays on the host."""
+  table = np.zeros(0)
+  for part in _parts(arrays, order):
+    these = order[part.first : part.first + part.num_steps]
+    found = parallel.answers_in_order(
+      answer_fn,
+      prepare,
+      variables,
+      part.arrays,
+      part.places[: len(these)],
+      first_step + part.first,
+      key,
+      split_axis=0,
+    )
+    rows = found.reshape(-1, *found.shape[3:])
+    if not part.first:
+      table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
+    table[these.ravel()] = rows
+  return table
+
+
+class _Part(NamedTuple):
+  """What some steps of an epoch read.
+
+  Attributes:
+    first: the number of its first step, in this epoch.
+    num_steps: that are to be taken; there are arrays and places for as many as
+      other parts have.
+    arrays: [D, steps * b, ...], each device's share on that device.
+    places: int32[steps, D, b], of examples in their device's share.
+  """
+
+  first: int
+  num_steps: int
+  arrays: Any
+  places: np.ndarray
+
+
+def _parts(arrays: Any, order: np.ndarray) -> Iterator[_Part]:
+  """The parts of an epoch, of equal shapes, so that one program does for all.
+
+  Args:
+    arrays: [N, ...], on the host.
+    order: int32[steps, D, b].
+  """
+  num_steps, num_devices, share = order.shape
+  nbytes = sum(x.nbytes // len(x) for x in jax.tree.leaves(arrays))
+  most = max(1, _PART_BYTES // (nbytes * num_devices * share))
+  # As equal as can be: what the last one lacks is sent for nothing.
+  steps = -(-num_steps // -(-num_steps // most))
+  places = np.arange(steps * share, dtype=np.int32).reshape(steps, 1, share)
+  places = np.broadcast_to(places, (steps, num_devices, share))
+
+  def send(first: int) -> _Part:
+    these = order[first : first + steps]
+    padding = steps - len(these)
+    rows = np.pad(these, ((0, padding), (0, 0), (0, 0)), mode='edge')
+    rows = rows.swapaxes(0, 1).reshape(num_devices, -1)
+    found = jax.tree.map(lambda x: np.take(x, rows, axis=0), arrays)
+    return _Part(first, len(these), parallel.split(found), places)
+
+  return _ahead(send, range(0, num_steps, steps))
+
+
+def _ahead(
+  make: Callable[[int], _Part], items: Iterable[int]
+) -> Iterator[_Part]:
+  """What is made of each item, the next one while the last one is in use."""
+  with futures.ThreadPoolExecutor(1) as pool:
+    coming: futures.Future[_Part] | None = None
+    for item in items:
+      later = pool.submit(make, item)
+      if coming is not None:
+        yield coming.result()
+      coming = later
+    if coming is not None:
+      yield coming.result()
