@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from experiments.benchmarks import growth
+from undistillable.report import document, draw
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -39,3 +42,40 @@ def test_slices_go_on_where_they_stopped(tmp_path):
   before = path.read_text()
   assert not run(5.0)
   assert path.read_text() == before
+
+
+@pytest.mark.slow
+def test_growth_measures_every_part_anew(tmp_path):
+  def run(*arguments):
+    return subprocess.run(
+      [
+        *(sys.executable, '-m', 'experiments.benchmarks.growth', '--quick'),
+        *(f'--out={tmp_path}', *arguments),
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+
+  shown = run()
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert results.keys() == growth.PARTS.keys()
+  devices = [row['devices'] for row in results['devices']['rows']]
+  assert devices == [1, 2, 4, 8]
+  assert (tmp_path / 'figures' / 'growth.png').is_file()
+  again = run('--parts=images')
+  found = json.loads((tmp_path / 'results.json').read_text())
+  assert found.pop('images') != results.pop('images')
+  assert found == results
+  assert len(again.splitlines()) == len(shown.splitlines())
+
+
+def test_what_is_told_of_growth_is_what_was_recorded(tmp_path):
+  folder = ROOT / 'experiments' / 'results' / 'growth'
+  results = json.loads((folder / 'results.json').read_text())
+  assert growth.table(results) in (folder / 'README.md').read_text()
+  for line in growth.table(results).splitlines():
+    assert line in (ROOT / 'docs' / 'scale.md').read_text()
+  shown = draw.render(growth.figure(results), tmp_path)
+  assert isinstance(shown[1], document.Picture)

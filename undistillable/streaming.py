@@ -17,7 +17,7 @@ import numpy as np
 from undistillable import method as method_lib, parallel
 
 # Of a part, over all devices; three of them are there at most.
-_PART_BYTES = 2**27
+_PART_BYTES = 2**26
 # Of a device's free memory, what a data set may take; the rest is for the
 # networks, and for what a step works with.
 _SHARE = 0.5
@@ -60,7 +60,7 @@ def epoch_fn(
 
   What prepares a batch is given parts of the arrays, and places in them.
   """
-  run = parallel.epoch_fn(method, prepare, split_axis=0)
+  run = parallel.epoch_fn(method, prepare, 0)
 
   def epoch(
     state: Any,
@@ -69,7 +69,7 @@ def epoch_fn(
     order: np.ndarray,
     key: jax.Array,
   ) -> Iterator[tuple[Any, parallel.HostMetrics]]:
-    for part in _parts(arrays, order):
+    for part in parts(arrays, order):
       taken = run(state, frozen, part.arrays, part.places, key, part.num_steps)
       for new, metrics in taken:
         state = new
@@ -89,7 +89,7 @@ def answers(
 ) -> np.ndarray:
   """`parallel.answers` for arrays on the host."""
   table = np.zeros(0)
-  for part in _parts(arrays, order):
+  for part in parts(arrays, order):
     these = order[part.first : part.first + part.num_steps]
     found = parallel.answers_in_order(
       answer_fn,
@@ -108,7 +108,7 @@ def answers(
   return table
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
   """What some steps of an epoch read.
 
   Attributes:
@@ -125,7 +125,7 @@ class _Part(NamedTuple):
   places: np.ndarray
 
 
-def _parts(arrays: Any, order: np.ndarray) -> Iterator[_Part]:
+def parts(arrays: Any, order: np.ndarray) -> Iterator[Part]:
   """The parts of an epoch, of equal shapes, so that one program does for all.
 
   Args:
@@ -140,23 +140,21 @@ def _parts(arrays: Any, order: np.ndarray) -> Iterator[_Part]:
   places = np.arange(steps * share, dtype=np.int32).reshape(steps, 1, share)
   places = np.broadcast_to(places, (steps, num_devices, share))
 
-  def send(first: int) -> _Part:
+  def send(first: int) -> Part:
     these = order[first : first + steps]
     padding = steps - len(these)
     rows = np.pad(these, ((0, padding), (0, 0), (0, 0)), mode='edge')
     rows = rows.swapaxes(0, 1).reshape(num_devices, -1)
     found = jax.tree.map(lambda x: np.take(x, rows, axis=0), arrays)
-    return _Part(first, len(these), parallel.split(found), places)
+    return Part(first, len(these), parallel.split(found), places)
 
   return _ahead(send, range(0, num_steps, steps))
 
 
-def _ahead(
-  make: Callable[[int], _Part], items: Iterable[int]
-) -> Iterator[_Part]:
+def _ahead(make: Callable[[int], Part], items: Iterable[int]) -> Iterator[Part]:
   """What is made of each item, the next one while the last one is in use."""
   with futures.ThreadPoolExecutor(1) as pool:
-    coming: futures.Future[_Part] | None = None
+    coming: futures.Future[Part] | None = None
     for item in items:
       later = pool.submit(make, item)
       if coming is not None:

@@ -1,0 +1,580 @@
+"""How the cost grows: with images, classes, batches, devices, runs; streamed.
+
+  python -m experiments.benchmarks.growth --out=experiments/results/growth
+
+Each part is measured in a process of its own; what is compared takes turns in
+it, so that ratios within a part hold on a machine that others use as well. A
+CPU is split into eight devices for one part. Writes results.json and a figure,
+and prints the table; --parts=images,runs measures these anew, and leaves the
+others as they are.
+"""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+from matplotlib import figure as mpl_figure
+
+from undistillable import (
+  attacks,
+  config as config_lib,
+  defenses,
+  environment,
+  method as method_lib,
+  models,
+  optimizers,
+  parallel,
+  plan,
+  runs as runs_lib,
+  store as store_lib,
+  streaming,
+  study,
+  train,
+  writers,
+)
+from undistillable.data import batches
+from undistillable.models import __main__ as sizes
+from undistillable.report import draw
+
+_OUT = flags.DEFINE_string('out', None, 'The folder.', required=True)
+_PARTS = flags.DEFINE_list('parts', [], 'Which; default: all.')
+_PART = flags.DEFINE_string('part', None, 'Prints this one; for the command.')
+_QUICK = flags.DEFINE_bool('quick', False, 'Few and small ones, for a test.')
+
+_ROUNDS = 5  # In which what is compared takes turns.
+_IMAGES_A_TURN = 4096
+_BATCH = 128
+_DEVICES = 8  # That a CPU is split into.
+_PREPARE = batches.prepare_fn((0.5,), (0.25,), augment='pad_crop_flip')
+
+Rows = list[dict[str, Any]]
+
+
+def of_images(quick: bool = False) -> Rows:
+  """Seconds of an epoch of `cnn8` by images, as `train.fit` goes through it.
+
+  All of it: order, steps, metrics and checkpoint; but the first one, which
+  compiles.
+  """
+  rows = []
+  for number in (256, 512) if quick else (1_024, 4_096, 16_384, 65_536):
+    with tempfile.TemporaryDirectory() as folder:
+      secs, _ = _epochs('cnn8', _arrays(number), folder=folder)
+    rows.append({'images': number, 'epoch_s': statistics.median(secs)})
+  return rows
+
+
+def of_classes(quick: bool = False) -> Rows:
+  """Seconds of a step of `cnn` by classes, alone and with recorded answers."""
+  chosen = [
+    (number, kind)
+    for number in ((10, 20) if quick else (10, 100, 200, 1000))
+    for kind in ('teacher', 'kd')
+  ]
+  return _timed(
+    [{'classes': number, 'kind': kind} for number, kind in chosen],
+    [_turn(kind, number, _BATCH, quick) for number, kind in chosen],
+  )
+
+
+def of_batches(quick: bool = False) -> Rows:
+  """Seconds of a step of `cnn` by images in a batch."""
+  numbers = (32, 64) if quick else (32, 64, 128, 256, 512, 1024)
+  chosen = [{'batch': number} for number in numbers]
+  return _timed(
+    chosen, [_turn('teacher', 10, number, quick) for number in numbers]
+  )
+
+
+def of_devices(quick: bool = False) -> Rows:
+  """Seconds of a step of `cnn`, of one batch that devices share."""
+  numbers = [n for n in (1, 2, 4, 8) if n <= len(jax.devices())]
+  turns = []
+  for number in numbers:
+    parallel.use(number)
+    turns.append(_turn('teacher', 10, _BATCH, quick))
+  return _timed([{'devices': number} for number in numbers], turns)
+
+
+def of_runs(quick: bool = False) -> Rows:
+  """Seconds of what a study does besides training, by finished runs.
+
+  A tiny study is trained for one seed; its runs are then copied to the names
+  of those of other seeds. `plan_s` is planning and naming, `check_s` looking
+  at every result and its checksums, `all_s` the command, report included.
+  """
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    place = pathlib.Path(folder)
+    first = _study_config(place, 1)
+    study.run(first, place / 'trained')
+    for number in (5, 10) if quick else (10, 100, 1000):
+      config = _study_config(place, number // 5)
+      workdir = place / str(number)
+      _pretend(first, config, place / 'trained', workdir)
+      start = time.perf_counter()
+      planned = plan.make(config)
+      names = {run.id for run in planned}
+      plan_s = time.perf_counter() - start
+      assert len(names) == number
+      start = time.perf_counter()
+      store = store_lib.Store(workdir, config.data_dir)
+      assert all(store.result(run) for run in planned)
+      check_s = time.perf_counter() - start
+      start = time.perf_counter()
+      study.run(config, workdir)
+      rows.append(
+        {
+          'runs': number,
+          'plan_s': plan_s,
+          'check_s': check_s,
+          'all_s': time.perf_counter() - start,
+          'results_kb': (workdir / 'results.json').stat().st_size // 1000,
+          'report_kb': (workdir / 'report.html').stat().st_size // 1000,
+        }
+      )
+  return rows
+
+
+def of_streams(quick: bool = False) -> Rows:
+  """Seconds of an epoch, resident and streamed; and of sending its images.
+
+  `repeats` says whether a resident training came to the same bits again, and
+  `equal` whether a streamed one did.
+  """
+  rows: Rows = []
+  for network, number in (
+    [('mlp', 512)] if quick else [('mlp', 65_536), ('cnn8', 32_768)]
+  ):
+    arrays = _arrays(number)
+    secs: dict[bool, list[float]] = {True: [], False: []}
+    states: dict[bool, list[Any]] = {True: [], False: []}
+    for _ in range(2):
+      for resident in (True, False):
+        found, state = _epochs(network, arrays, resident=resident)
+        secs[resident] += found
+        states[resident].append(state)
+    first, again = states[True]
+    rows.append(
+      {
+        'network': network,
+        'pixels': 32,
+        'images': number,
+        'resident_s': statistics.median(secs[True]),
+        'streamed_s': statistics.median(secs[False]),
+        'repeats': _are_equal(first, again),
+        'equal': all(_are_equal(first, one) for one in states[False]),
+      }
+    )
+  for pixels, number in [(32, 512)] if quick else [(32, 65_536), (224, 4_096)]:
+    arrays = _arrays(number, pixels=pixels)
+    key = jax.random.key(0)
+    order = parallel.epoch_order(key, number, _BATCH)
+    secs_to_send = []
+    for _ in range(3):
+      start = time.perf_counter()
+      for part in streaming.parts(arrays, order):
+        jax.block_until_ready(part.arrays)
+      secs_to_send.append(time.perf_counter() - start)
+    rows.append(
+      {'pixels': pixels, 'images': number, 'sent_s': min(secs_to_send)}
+    )
+  return rows
+
+
+def of_memory(quick: bool = False) -> Rows:
+  """Bytes of a step of ResNet-50 on Tiny-ImageNet, as compiled for this device.
+
+  `state` is parameters, momentum and statistics; `step` what it works with,
+  images and gradients included; `layers` what its layers put out, which is what
+  the backward pass reads.
+  """
+  rows = []
+  for network, batch in (
+    [('cnn8', 8)] if quick else [('resnet18', 128), ('resnet50', 128)]
+  ):
+    pixels, classes = 64, 200
+    method = _method('teacher', network, classes)
+    arrays = _arrays(batch, classes, pixels)
+    key = jax.random.key(0)
+
+    def step(
+      state: Any, arrays: Any, key: jax.Array, method: Any = method
+    ) -> Any:
+      everything = np.arange(len(arrays['label']))
+      batch = {**_PREPARE(arrays, everything, key), 'answers': {}}
+      return method.step(state, {}, batch, key)
+
+    images = jax.eval_shape(_PREPARE, arrays, np.arange(batch), key)
+    state = jax.eval_shape(method.init, key, images, {})
+    lowered = jax.jit(step, donate_argnums=0).lower(state, arrays, key)
+    found: Any = lowered.compile().memory_analysis()
+    outputs = sizes.size(network, classes, pixels).outputs
+    rows.append(
+      {
+        'network': network,
+        'pixels': pixels,
+        'classes': classes,
+        'batch': batch,
+        'state_mb': sum(
+          x.size * x.dtype.itemsize
+          for x in jax.tree.leaves(state)
+          if np.issubdtype(x.dtype, np.number)
+        )
+        // 10**6,
+        'step_mb': found.temp_size_in_bytes // 10**6,
+        'layers_mb': 4 * batch * outputs // 10**6,
+      }
+    )
+  return rows
+
+
+PARTS: dict[str, Callable[[bool], Rows]] = {
+  'images': of_images,
+  'classes': of_classes,
+  'batches': of_batches,
+  'devices': of_devices,
+  'runs': of_runs,
+  'streams': of_streams,
+  'memory': of_memory,
+}
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures the parts that are asked for, each in a process of its own."""
+  del argv
+  logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
+  if _PART.value:
+    rows = PARTS[_PART.value](_QUICK.value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+    print(
+      json.dumps(
+        {
+          'rows': rows,
+          'peak_memory_mb': peak,
+          'environment': environment.describe(),
+        }
+      )
+    )
+    return
+  out = pathlib.Path(_OUT.value).expanduser()
+  out.mkdir(parents=True, exist_ok=True)
+  path = out / 'results.json'
+  results = writers.read_json(path) if path.exists() else {}
+  for name in _PARTS.value or PARTS:
+    devices = _DEVICES if name == 'devices' else 1
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'experiments.benchmarks.growth'),
+        *(f'--out={out}', f'--part={name}', f'--quick={_QUICK.value}'),
+      ],
+      env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices)},
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    )
+    results[name] = json.loads(done.stdout.splitlines()[-1])
+    writers.write_json(path, results)
+  draw.render(figure(results), out)
+  print(table(results))
+
+
+class _Line(NamedTuple):
+  """A row of the table, and lines of a panel.
+
+  Attributes:
+    part: of `PARTS`.
+    title: of its panel.
+    name: of what is measured; a kind is added where there are several.
+    axis: the field of what grows.
+    unit: the field of what it costs, in seconds.
+    scale: from seconds to what is shown.
+    grows: whether it may grow in proportion, which is drawn beside it.
+  """
+
+  part: str
+  title: str
+  name: str
+  axis: str
+  unit: str
+  scale: float = 1.0
+  grows: bool = True
+
+
+_LINES = (
+  _Line('images', 'Epoch of cnn8 (s)', 'all of an epoch', 'images', 'epoch_s'),
+  _Line('classes', 'Step of cnn (ms)', '', 'classes', 'step_s', 1e3, False),
+  _Line('batches', 'Step of cnn (ms)', 'teacher', 'batch', 'step_s', 1e3),
+  _Line(
+    'devices', 'Step of cnn (ms)', 'teacher', 'devices', 'step_s', 1e3, False
+  ),
+  _Line('runs', 'Finished study (s)', 'plan and names', 'runs', 'plan_s'),
+  _Line('runs', 'Finished study (s)', 'check of results', 'runs', 'check_s'),
+  _Line('runs', 'Finished study (s)', 'whole command', 'runs', 'all_s'),
+)
+
+
+def _series(
+  line: _Line, results: Mapping[str, Any]
+) -> list[tuple[str, list[float], list[float]]]:
+  """[(name, x, y)] of a line: one for each kind."""
+  found: dict[str, tuple[str, list[float], list[float]]] = {}
+  for row in results[line.part]['rows']:
+    name = row.get('kind', line.name)
+    _, x, y = found.setdefault(name, (name, [], []))
+    x.append(row[line.axis])
+    y.append(line.scale * row[line.unit])
+  return list(found.values())
+
+
+def table(results: Mapping[str, Any]) -> str:
+  """What was measured, in Markdown.
+
+  Args:
+    results: the content of results.json.
+  """
+  lines: list[tuple[str, ...]] = []
+  for line in _LINES:
+    for name, x, y in _series(line, results):
+      axis = ', '.join(f'{one:,}' for one in x)
+      values = ', '.join(f'{float(f"{one:.3g}"):,g}' for one in y)
+      lines.append((f'{line.title}, {name}', f'{axis} {line.axis}', values))
+  for row in results['streams']['rows']:
+    if 'network' in row:
+      told = 'equal bits' if row['equal'] else 'other bits'
+      name = f'Epoch of {row["network"]} (s), {row["images"]:,} images; {told}'
+      values = f'{row["resident_s"]:.3g}, {row["streamed_s"]:.3g}'
+      lines.append((name, 'resident, streamed', values))
+    else:
+      axis = f'{row["pixels"]} pixels a side'
+      rate = f'{row["images"] / row["sent_s"]:,.0f}'
+      lines.append(('Gathered and sent (images/s), no step', axis, rate))
+  for row in results['memory']['rows']:
+    name = (
+      f'Step of {row["network"]} (MB): state, layers, all; batch '
+      f'{row["batch"]}, {row["classes"]} classes'
+    )
+    values = ', '.join(f'{row[f"{one}_mb"]:,}' for one in ('state', 'layers'))
+    axis = f'{row["pixels"]} pixels a side'
+    lines.append((name, axis, f'{values}, {row["step_mb"]:,}'))
+  lines = [('what', 'of', 'measured'), ('---', '---', '--:'), *lines]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def figure(results: Mapping[str, Any]) -> draw.Figure:
+  """A panel for each part that is measured in time.
+
+  Args:
+    results: the content of results.json.
+  """
+  return draw.Figure(
+    heading='Growth',
+    name='growth',
+    draw=functools.partial(_panels, results),
+    title='What a training and a study cost as they grow',
+    alt='Six panels: an epoch by images; a step by classes, by batch and by '
+    'devices; a finished study by runs; epochs resident and streamed.',
+    caption='Dashed: in proportion to the first point.',
+  )
+
+
+def _panels(results: Mapping[str, Any]) -> list[mpl_figure.Figure]:
+  """Logarithmic axes where something may grow in proportion; bars last."""
+  panels: list[mpl_figure.Figure] = []
+  colors = [draw.COLORS[name] for name in ('normal', 'defense-0', 'defense-2')]
+  for part, lines in itertools.groupby(_LINES, lambda line: line.part):
+    panels.append(draw.panel(2.4))
+    ax = panels[-1].subplots()
+    shown = [(line, one) for line in lines for one in _series(line, results)]
+    for (line, (name, x, y)), color in zip(shown, colors, strict=False):
+      ax.plot(x, y, 'o-', markersize=4, color=color, label=name)
+      if line.grows:
+        even = [y[0] * one / x[0] for one in x]
+        ax.plot(x, even, '--', linewidth=0.7, color=color)
+    ax.set_title(f'{line.title} by {part}')
+    ax.set_xscale('log')
+    ax.set_xticks(x, [f'{one:,}' for one in x])
+    ax.set_xticks([], minor=True)
+    if line.grows:
+      ax.set_yscale('log')
+    else:
+      ax.set_ylim(0.0, 1.3 * max(y))
+    ax.yaxis.set_major_formatter('{x:g}')
+    ax.grid(axis='y')
+    ax.legend()
+  panels.append(draw.panel(2.4))
+  ax = panels[-1].subplots()
+  rows = [row for row in results['streams']['rows'] if 'network' in row]
+  for offset, (kind, color) in enumerate(
+    zip(('resident', 'streamed'), colors, strict=False)
+  ):
+    places = [place + 0.36 * offset for place in range(len(rows))]
+    secs = [row[f'{kind}_s'] for row in rows]
+    ax.bar(places, secs, 0.34, color=color, label=kind)
+  ax.margins(y=0.3)
+  ax.set_title('Epoch (s), resident and streamed')
+  ax.set_xticks(
+    [place + 0.18 for place in range(len(rows))],
+    [f'{row["network"]}, {row["images"]:,} images' for row in rows],
+  )
+  ax.grid(axis='y')
+  ax.legend()
+  return panels
+
+
+def _arrays(
+  number: int, num_classes: int = 10, pixels: int = 32
+) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.integers(0, 256, (number, pixels, pixels, 3), np.uint8),
+    'label': rng.integers(0, num_classes, number, np.int32),
+  }
+
+
+@functools.cache
+def _method(kind: str, network: str, num_classes: int) -> method_lib.Method:
+  model = models.get_model(network, num_classes)
+  optimizer = optimizers.sgd(0.01)
+  if kind == 'kd':
+    return attacks.kd.make(
+      model, optimizer, attacks.kd.Settings(), {'teacher': model}
+    )
+  return defenses.none.make(model, optimizer)
+
+
+def _epochs(
+  network: str, arrays: Mapping[str, np.ndarray], **options: Any
+) -> tuple[list[float], Any]:
+  """Seconds of each epoch of a training but the first, and its variables."""
+  ends = []
+
+  def note(variables: Any) -> dict[str, float]:
+    ends.append(time.perf_counter())
+    return {}
+
+  state = train.fit(
+    _method('teacher', network, 10),
+    arrays,
+    _PREPARE,
+    epochs=4,
+    batch_size=_BATCH,
+    evaluate_fn=note,
+    **options,
+  )
+  return np.diff(ends).tolist(), jax.device_get(state.variables)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+  """Bit for bit."""
+  return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+
+
+def _turn(
+  kind: str, num_classes: int, batch: int, quick: bool
+) -> Callable[[], int]:
+  """What takes some steps when it is called, and says how many; compiled."""
+  method = _method(kind, 'cnn8' if quick else 'cnn', num_classes)
+  number = 2 * batch if quick else max(_IMAGES_A_TURN, 4 * batch)
+  arrays = _arrays(number, num_classes)
+  key = jax.random.key(0)
+  state = train.initial_state(method, arrays, _PREPARE, key)
+  answers = {
+    role: np.zeros((number, num_classes), np.float32)
+    for role in method.answer_fns
+  }
+  lesson = parallel.replicate({**arrays, 'answers': answers})
+  run_epoch = parallel.epoch_fn(method, _PREPARE)
+  order = parallel.epoch_order(key, number, batch)
+
+  def turn() -> int:
+    nonlocal state
+    for new, _ in run_epoch(state, {}, lesson, order, key):
+      state = state if new is None else new
+    return len(order)
+
+  turn()
+  return turn
+
+
+def _timed(
+  chosen: Sequence[Mapping[str, Any]], turns: Sequence[Callable[[], int]]
+) -> Rows:
+  """Each of the settings with the median time of its steps."""
+  secs: list[list[float]] = [[] for _ in turns]
+  for _ in range(_ROUNDS):
+    for turn, found in zip(turns, secs, strict=True):
+      start = time.perf_counter()
+      num_steps = turn()
+      found.append((time.perf_counter() - start) / num_steps)
+  return [
+    {**one, 'step_s': statistics.median(found)}
+    for one, found in zip(chosen, secs, strict=True)
+  ]
+
+
+def _study_config(
+  folder: pathlib.Path, num_seeds: int
+) -> ml_collections.ConfigDict:
+  """Five tiny networks a seed, for an epoch each."""
+  config = config_lib.base()
+  config.dataset = config.normalization = 'digits'
+  config.data_dir = str(folder / 'data')
+  config.limit = 64
+  config.val_fraction = 0.25
+  config.teacher.model = 'cnn4'
+  config.students = ('cnn4',)
+  config.seeds = tuple(range(num_seeds))
+  config.max_accuracy_drop = 100.0
+  config.recipe.epochs = 1
+  config.recipe.batch_size = 16
+  config.recipe.learning_rate = 0.01
+  config.progress = False
+  return config
+
+
+def _pretend(
+  first: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
+  trained: pathlib.Path,
+  workdir: pathlib.Path,
+) -> None:
+  """Finishes the runs of a config with what those of its first seed left."""
+  models_of = {_place(run): run for run in plan.make(first)}
+  store = store_lib.Store(workdir)
+  for run in plan.make(config):
+    source = trained / 'runs' / models_of[_place(run)].id
+    folder = store.folder(run)
+    shutil.copytree(source, folder)
+    writers.write_json(folder / 'config.json', run.config)
+    result = writers.read_json(folder / 'result.json') | {
+      'id': run.id,
+      'seed': run.seed,
+      'config': run.config,
+      'parents': {role: parent.id for role, parent in run.parents.items()},
+    }
+    store.finish(run, result)
+
+
+def _place(run: runs_lib.Run) -> tuple[Any, ...]:
+  """What runs have in common that differ in their seed."""
+  return run.role, run.label.rpartition(' seed ')[0]
+
+
+if __name__ == '__main__':
+  app.run(main)
