@@ -18,18 +18,8 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from undistillable import arena, defenses, main, models, plan, study
+from undistillable import arena, defenses, models, plan, study
 from undistillable.report import arena as report, arena_words as words
-
-_WEIGHTS = flags.DEFINE_string(
-  'weights', None, 'A file with those of the network that is audited.'
-)
-_MODEL = flags.DEFINE_enum(
-  'model', None, list(models.MODELS), 'Its architecture; default: the config.'
-)
-_BUDGET = flags.DEFINE_enum(
-  'budget', 'small', ['small', 'full'], 'How much is tried.'
-)
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
 _SMALL: Mapping[str, Any] = {
@@ -104,20 +94,36 @@ STUDY = study.Study(
 )
 
 
-def _of_flags(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config that the command line asks for."""
-  given = {flag.lstrip('-').split('=')[0] for flag in sys.argv[1:]}
-  prefix = 'config.'
-  return changed(
-    config,
-    _BUDGET.value,
-    model=_MODEL.value,
-    weights=_WEIGHTS.value,
-    fixed=frozenset(
-      name.removeprefix(prefix) for name in given if name.startswith(prefix)
-    ),
+def _run() -> None:
+  """The command line; its flags are not defined for whoever imports this."""
+  from undistillable import main
+
+  weights = flags.DEFINE_string(
+    'weights', None, 'A file with those of the network that is audited.'
   )
+  model = flags.DEFINE_enum(
+    'model', None, list(models.MODELS), 'Its architecture; None: the config.'
+  )
+  budget = flags.DEFINE_enum(
+    'budget', 'small', ['small', 'full'], 'How much is tried.'
+  )
+  prefix = 'config.'
+  names = (flag.lstrip('-').split('=')[0] for flag in sys.argv[1:])
+  fixed = frozenset(
+    name.removeprefix(prefix) for name in names if name.startswith(prefix)
+  )
+
+  def change(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return changed(
+      config,
+      budget.value,
+      model=model.value,
+      weights=weights.value,
+      fixed=fixed,
+    )
+
+  main.run(STUDY, 'undistillable.audit', change)
 
 
 if __name__ == '__main__':
-  main.run(STUDY, 'undistillable.audit', _of_flags)
+  _run()
