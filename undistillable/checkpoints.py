@@ -17,29 +17,42 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from undistillable import errors, parallel, sums
+from undistillable import errors, hosts, parallel, sums
 
 # Of Orbax's metadata, and of what else a run writes until the next time.
 _SPARE_BYTES = 2**20
+# The main host has all that is written; Orbax would wait for the others.
+_MAIN_ALONE = ocp.options.MultiprocessingOptions(active_processes={0})
 
 
 class Checkpoints:
   """The latest states of one run; close it, or use it as a context manager.
 
   A process that is killed while it saves leaves the state before to be found.
-  That is also used, and it is said, where the latest one is damaged.
+  That is also used, and it is said, where the latest one is damaged. Of
+  several hosts the main one writes and reads.
   """
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder.absolute()
+    self._manager: Any = None  # On the main host.
+    self._open()
+
+  @hosts.by_main
+  def _open(self) -> None:
+    self._folder.mkdir(parents=True, exist_ok=True)
     self._drop_damaged()
     self._manager = ocp.CheckpointManager(
       self._folder,
-      item_handlers=ocp.StandardCheckpointHandler(),
+      item_handlers=ocp.StandardCheckpointHandler(
+        multiprocessing_options=_MAIN_ALONE
+      ),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.LatestN(2),
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        multiprocessing_options=_MAIN_ALONE,
+        create=False,
       ),
     )
 
@@ -51,7 +64,8 @@ class Checkpoints:
 
   def close(self) -> None:
     """Lets go of the folder."""
-    self._manager.close()
+    if self._manager:
+      self._manager.close()
 
   def _drop_damaged(self) -> None:
     """Removes what Orbax would take for a state, and read other numbers."""
@@ -68,6 +82,7 @@ class Checkpoints:
         shutil.rmtree(place)
       good = good or not broken
 
+  @hosts.by_main
   def save(
     self, epoch: int, state: Any, metrics: Sequence[Any] | None = None
   ) -> None:
@@ -90,6 +105,7 @@ class Checkpoints:
       )
     sums.write(self._folder / str(epoch))
 
+  @hosts.by_main
   def metrics(self) -> Any:
     """What was saved with the latest state; None if nothing was."""
     epoch = self._manager.latest_step()
@@ -109,6 +125,15 @@ class Checkpoints:
     Raises:
       errors.InputError: it is damaged or belongs to another architecture.
     """
+    epoch, leaves = self._read(template)
+    if leaves is None:
+      return 0, None
+    state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return epoch, parallel.replicate(state)
+
+  @hosts.by_main
+  def _read(self, template: Any) -> tuple[int, list[np.ndarray] | None]:
+    """The leaves of the latest state; see `restore`."""
     epoch = self._manager.latest_step()
     if epoch is None:
       return 0, None
@@ -117,7 +142,7 @@ class Checkpoints:
       if metadata['layout'] != _layout(template):
         raise ValueError('it holds other arrays')
       vectors = self._manager.restore(epoch, args=ocp.args.StandardRestore())
-      state = _unpack(vectors, template)
+      return epoch, _unpack(vectors, template)
     except Exception as error:  # Orbax has no type of its own for damage.
       raise errors.InputError(
         f'the checkpoint in {self._folder} cannot be restored: it is damaged, '
@@ -125,9 +150,9 @@ class Checkpoints:
         'architecture or optimizer than the config names; delete the folder '
         f'{self._folder.parent} to train that network again'
       ) from error
-    return epoch, parallel.replicate(state)
 
 
+@hosts.by_main
 def save_variables(folder: pathlib.Path, variables: Any) -> None:
   """Leaves a finished network as others expect it: an Orbax PyTree.
 
@@ -142,7 +167,7 @@ def save_variables(folder: pathlib.Path, variables: Any) -> None:
     ocp.StandardCheckpointer().restore(folder / 'variables')
   """
   arrays = jax.tree.map(np.asarray, jax.device_get(variables))
-  with _writing(folder, arrays), ocp.StandardCheckpointer() as checkpointer:
+  with _writing(folder, arrays), _checkpointer() as checkpointer:
     checkpointer.save((folder / 'variables').absolute(), arrays, force=True)
 
 
@@ -155,18 +180,28 @@ def load_variables(folder: pathlib.Path) -> Any:
   Raises:
     errors.InputError: there are none, or they are damaged.
   """
+  return parallel.replicate(_variables(folder))
+
+
+@hosts.by_main
+def _variables(folder: pathlib.Path) -> Any:
+  """Those of a finished run, as they are on the disk."""
   place = (folder / 'variables').absolute()
   advice = f'delete {folder} to train that network again'
   if not place.is_dir():
     raise errors.InputError(f'there is no {place}; {advice}')
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
       variables = checkpointer.restore(place)
   except Exception as error:  # Orbax has no type of its own for damage.
     raise errors.InputError(
       f'{place} cannot be restored, it is damaged; {advice}'
     ) from error
-  return parallel.replicate(jax.tree.map(np.asarray, variables))
+  return jax.tree.map(np.asarray, variables)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+  return ocp.StandardCheckpointer(multiprocessing_options=_MAIN_ALONE)
 
 
 @contextlib.contextmanager
@@ -207,8 +242,8 @@ def _pack(tree: Any) -> dict[str, np.ndarray]:
   return {dtype: np.concatenate(parts) for dtype, parts in vectors.items()}
 
 
-def _unpack(vectors: dict[str, np.ndarray], template: Any) -> Any:
-  """The tree that was packed; it has the structure of the template."""
+def _unpack(vectors: dict[str, np.ndarray], template: Any) -> list[np.ndarray]:
+  """The leaves of the tree that was packed, with the shapes of the template."""
   starts = dict.fromkeys(vectors, 0)
 
   def take(leaf: Any) -> np.ndarray:
@@ -217,4 +252,4 @@ def _unpack(vectors: dict[str, np.ndarray], template: Any) -> Any:
     starts[dtype] = start + math.prod(leaf.shape)
     return np.asarray(vectors[dtype])[start : starts[dtype]].reshape(leaf.shape)
 
-  return jax.tree.map(take, template)
+  return [take(leaf) for leaf in jax.tree.leaves(template)]

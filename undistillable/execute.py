@@ -1,7 +1,6 @@
 """Trains runs, and writes down what they came to."""
 
 import pathlib
-import shutil
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from undistillable import (
   environment,
   errors,
   evaluate,
+  hosts,
   interop,
   models,
   oracle,
@@ -207,7 +207,7 @@ def _conclude(
     content = _describe(run, 'diverged') | {'reason': str(error)}
     content['environment'] = environment.describe()
   else:
-    epochs = writers.read_metrics(folder)
+    epochs = hosts.by_main(writers.read_metrics)(folder)
     last = epochs[-1] if epochs else _held_out(material, outcome)
     content = {
       **_describe(run, 'finished'),
@@ -227,8 +227,6 @@ def _conclude(
       **(_picked(run, store) if run.candidates else {}),
     }
   store.finish(run, content)
-  # What it takes to go on is of no use any more.
-  shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
   return content
 
 
@@ -302,6 +300,7 @@ def num_queries(material: store_lib.Material) -> int | None:
   return num_steps * asked
 
 
+@hosts.by_main
 def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
   """Writes model.safetensors, with PyTorch's names."""
   if 'params' in variables and run.model in models.MODELS:

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from undistillable import command, paths, study
+from undistillable import command, errors, hosts, paths, study
 
 # Whoever sends SIGTERM takes the machine away after ten, or more.
 _SECS_TO_LEAVE = 8.0
@@ -28,6 +28,23 @@ _REUSE_WORKDIR = flags.DEFINE_bool(
   'reuse_workdir',
   False,
   'Replace the report of another config in the workdir, keeping its runs.',
+)
+# The last three as `jax.distributed.initialize` calls them. Without a flag none
+# is joined: processes of one job may as well have a study each.
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost',
+  False,
+  'Join the other hosts, which run the same command. JAX finds them on a TPU '
+  'pod, under SLURM, Open MPI or Kubernetes; elsewhere the next three say it.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address', None, 'host:port of process 0, for all to reach it.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes on all hosts together.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'The number of this process, from 0.'
 )
 
 
@@ -56,6 +73,9 @@ def _main(
   del argv
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells all that it does.
+  by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  if _MULTIHOST.value or by_hand != (None, None, None):
+    hosts.join(*by_hand)
   config, given = change_fn(command.config()), _WORKDIR.value
   if given is None:
     given = f'workdirs/{config.dataset}'
@@ -89,6 +109,13 @@ def _main(
     )
   except KeyboardInterrupt:
     leave(stopped[0])  # Everything is written and closed by now.
+  except (errors.InputError, OSError):
+    raise  # On every host.
+  except Exception:
+    hosts.leave()
+    raise
+  if not hosts.is_main():
+    return
   report = workdir / chosen.name / 'report.html'
   try:
     print(f'{chosen.text_fn(results)}\n\nReport: {report}', flush=True)

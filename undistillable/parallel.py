@@ -6,18 +6,21 @@ see `streaming`, which is where `split_axis` is 0 instead of None. With
 `in_axes=None` and `out_axes=None` the state has no device axis, so nothing is
 ever replicated, unreplicated or indexed by hand. `out_axes=None` is not
 checked: a step must average whatever it returns over `AXIS`.
+
+Of several hosts each holds its own copies, feeds its own devices with their
+share of every batch, and is given the answers of all: no array spans hosts.
 """
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import errors, method as method_lib
+from undistillable import errors, hosts, method as method_lib
 
 AXIS = 'batch'
 # A loop on a CPU comes back after about as long, and after as many steps.
@@ -30,6 +33,7 @@ HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 # (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
 # of the steps taken since the last one; with `num_steps`, only of the first.
 EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
+T = TypeVar('T')
 
 
 _chosen: list[jax.Device] = []  # Empty: all there are.
@@ -39,25 +43,31 @@ def use(num_devices: int | None) -> None:
   """Says how many devices share a batch from now on; None for all there are.
 
   Raises:
-    errors.InputError: there are not so many.
+    errors.InputError: there are not so many, or they are not all of several
+      hosts.
   """
   there = jax.devices()
   if num_devices is not None and not 1 <= num_devices <= len(there):
     raise errors.InputError(
       f'num_devices={num_devices}; there are {len(there)}, and None takes all'
     )
-  chosen = there[:num_devices]
-  if chosen == devices():
-    return
-  _chosen[:] = chosen
-  # They were compiled for the others.
-  for made in (epoch_fn, steps_fn, loops_fn, _loop_fn, _answer_fn, predict_fn):
-    made.cache_clear()
+  if hosts.count() > 1 and num_devices not in (None, len(there)):
+    raise errors.InputError(
+      f'num_devices={num_devices}; {hosts.count()} hosts take all of their '
+      f'{len(there)} devices'
+    )
+  _chosen[:] = there[:num_devices]
 
 
 def devices() -> list[jax.Device]:
   """Those that share a batch."""
-  return list(_chosen) or jax.devices()
+  found = list(_chosen) or jax.devices()
+  return _local(found) if hosts.count() == 1 else found
+
+
+def _local(found: Sequence[jax.Device]) -> list[jax.Device]:
+  """Those of this host."""
+  return [one for one in found if one.process_index == jax.process_index()]
 
 
 def num_devices() -> int:
@@ -65,13 +75,18 @@ def num_devices() -> int:
   return len(devices())
 
 
-def check_hosts() -> None:
-  """Raises InputError where several hosts take part, as in a TPU pod."""
-  if jax.process_count() > 1:
-    raise errors.InputError(
-      f'{jax.process_count()} hosts share this computation, which is not '
-      'supported; start the command on one of them, without jax.distributed'
-    )
+def _for_devices(make: Callable[..., T]) -> Callable[..., T]:
+  """Keeps the last few that were made, each for the devices of that moment."""
+
+  @functools.lru_cache(maxsize=16)
+  def made(_: tuple[jax.Device, ...], *args: Any, **kwargs: Any) -> T:
+    return make(*args, **kwargs)
+
+  @functools.wraps(make)
+  def find(*args: Any, **kwargs: Any) -> T:
+    return made(tuple(devices()), *args, **kwargs)
+
+  return find
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
@@ -89,12 +104,15 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
 
 
 def replicate(tree: Any) -> Any:
-  """Arrays on every device, sent once and not again with each step."""
+  """Arrays on every device, sent once and not again with each step.
+
+  Of several hosts each sends its own to its devices; they must be the same.
+  """
   return jax.device_put(tree, _everywhere())
 
 
 def split(tree: Any) -> Any:
-  """Arrays [D, ...] of which each of D devices has one."""
+  """Arrays [D, ...] of which each of the D devices of this host has one."""
   return jax.device_put(tree, _everywhere(AXIS))
 
 
@@ -124,7 +142,7 @@ def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
   return jax.random.permutation(key, num_examples)
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def epoch_fn(
   method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
 ) -> EpochFn:
@@ -149,7 +167,7 @@ def epoch_fn(
     num_steps: int | None = None,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
-      first = order[:_STEPS_ON_CPU]
+      first = share(order, 1)[:_STEPS_ON_CPU]
       program = _loop_fn(method, prepare, split_axis)
       # Not compiled for this alone: the first loop is lowered with the same.
       lowered = program.lower(state, frozen, arrays, first, 1, key)
@@ -159,7 +177,7 @@ def epoch_fn(
   return epoch
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def steps_fn(
   method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
 ) -> EpochFn:
@@ -182,7 +200,7 @@ def steps_fn(
     num_steps: int | None = None,
   ) -> Iterator[tuple[Any, HostMetrics]]:
     late: Any = None  # The metrics of the step before.
-    for indices in order[:num_steps]:
+    for indices in share(order, 1)[:num_steps]:
       state, metrics = step(state, frozen, arrays, indices, key)
       if late is not None:
         yield None, _one(late)
@@ -192,7 +210,7 @@ def steps_fn(
   return epoch
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def loops_fn(
   method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
 ) -> EpochFn:
@@ -216,6 +234,7 @@ def loops_fn(
     most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
     count, done = 1 if on_cpu else most, 0
     total = len(order) if num_steps is None else num_steps
+    order = share(order, 1)
     while done < total:
       count = min(count, total - done)
       start = time.monotonic()
@@ -226,12 +245,14 @@ def loops_fn(
       secs = max(1e-6, time.monotonic() - start) / count
       done += count
       count = max(1, min(most, int(_SECS_ON_CPU / secs)))
+      if on_cpu:
+        count = hosts.of_main(count)  # Each has a clock of its own.
       yield state, fetched
 
   return epoch
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def _loop_fn(
   method: method_lib.Method, prepare: PrepareFn, split_axis: int | None = None
 ) -> Any:
@@ -298,7 +319,7 @@ def _fits_a_loop(program: str) -> bool:
 
 def _everywhere(*axes: str) -> jax.sharding.NamedSharding:
   """Where the state lies: the same copy on every device; or split by axes."""
-  mesh = jax.sharding.Mesh(np.array(devices()), (AXIS,))
+  mesh = jax.sharding.Mesh(np.array(_local(devices())), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
@@ -385,7 +406,7 @@ def answers_in_order(
   answer = _answer_fn(answer_fn, prepare, split_axis)
   parts = [
     answer(variables, arrays, indices, first_step + i, key)
-    for i, indices in enumerate(order)
+    for i, indices in enumerate(share(order, 1))
   ]
   return np.stack(jax.device_get(parts))
 
@@ -400,7 +421,7 @@ def order_of_all(num_examples: int, batch_size: int) -> np.ndarray:
   return order.reshape(steps, num_devices(), -1).astype(np.int32)
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def _answer_fn(
   answer_fn: method_lib.ApplyFn,
   prepare: PrepareFn,
@@ -415,12 +436,29 @@ def _answer_fn(
     batch = prepare(arrays, indices, prepare_rng)
     return answer_fn(variables, batch['image'])
 
-  return jax.pmap(
-    answer,
-    axis_name=AXIS,
-    devices=devices(),
-    in_axes=(None, split_axis, 0, None, None),
+  return _asked(answer, (None, split_axis, 0, None, None))
+
+
+def _asked(
+  answer: Callable[..., jax.Array], in_axes: tuple[int | None, ...]
+) -> Callable[..., jax.Array]:
+  """What all devices answer, `[D, b, ...]` of all hosts, on each of them."""
+  mapped = functools.partial(
+    jax.pmap, axis_name=AXIS, devices=devices(), in_axes=in_axes
   )
+  if hosts.count() == 1:
+    return mapped(answer)
+  return mapped(
+    lambda *args: jax.lax.all_gather(answer(*args), AXIS), out_axes=None
+  )
+
+
+def share(array: np.ndarray, axis: int) -> np.ndarray:
+  """What the devices of this host get, of one place for each of all."""
+  if hosts.count() == 1:
+    return array
+  own = set(_local(devices()))
+  return array.take([i for i, d in enumerate(devices()) if d in own], axis)
 
 
 def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:
@@ -433,7 +471,7 @@ def _one(metrics: method_lib.Metrics) -> HostMetrics:
   return jax.tree.map(lambda x: np.asarray(x)[None], jax.device_get(metrics))
 
 
-@functools.lru_cache(maxsize=16)
+@_for_devices
 def predict_fn(
   apply_fn: method_lib.ApplyFn, prepare: PrepareFn
 ) -> Callable[..., jax.Array]:
@@ -445,4 +483,7 @@ def predict_fn(
     batch = prepare(arrays, everything, jax.random.key(0))
     return apply_fn(variables, batch['image'])
 
-  return jax.pmap(predict, axis_name=AXIS, devices=devices(), in_axes=(None, 0))
+  asked = _asked(predict, (None, 0))
+  return lambda variables, arrays: asked(
+    variables, {name: share(x, 0) for name, x in arrays.items()}
+  )

@@ -16,6 +16,7 @@ from undistillable import (
   data,
   errors,
   evaluate,
+  hosts,
   lease,
   parallel,
   programs,
@@ -136,7 +137,10 @@ class Material(NamedTuple):
 
 
 class Store:
-  """A workdir. Everything is loaded when it is needed."""
+  """A workdir. Everything is loaded when it is needed.
+
+  Of several hosts the main one alone reads and writes it, and has the leases.
+  """
 
   def __init__(
     self,
@@ -202,6 +206,7 @@ class Store:
     """Where a run is kept."""
     return self.workdir / 'runs' / run.id
 
+  @hosts.by_main
   def take(self, run: runs.Run, stack: contextlib.ExitStack) -> bool:
     """Whether this process may train a run, until the stack is closed."""
     folder = self.folder(run)
@@ -236,6 +241,7 @@ class Store:
       for run, folder in zip(group, folders, strict=True)
     ]
 
+  @hosts.by_main
   def _own_folder(self, run: runs.Run) -> pathlib.Path:
     """The folder of a run, made where it is missing."""
     folder = self.folder(run)
@@ -255,6 +261,7 @@ class Store:
       )
     return folder
 
+  @hosts.by_main
   def result(self, run: runs.Run) -> dict[str, Any] | None:
     """What a finished run wrote; None for any other, and for a damaged one."""
     if run.id in self._results:
@@ -274,15 +281,19 @@ class Store:
     shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
     return self._results.setdefault(run.id, writers.read_json(path))
 
+  @hosts.by_main
   def is_trained(self, run: runs.Run) -> bool:
     """Whether its network is there, and only has to be judged."""
     return sums.are_whole(self.folder(run), _TRAINED)
 
+  @hosts.by_main
   def finish(self, run: runs.Run, content: Mapping[str, Any]) -> None:
     """Writes what a run came to; all else of it is written."""
     path, data = self.folder(run) / 'result.json', writers.json_bytes(content)
     sums.write(path.parent, _WRITTEN, {path.name: data})
     writers.replace(path, data)
+    # What it takes to go on is of no use any more.
+    shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
 
   def images(self, run: runs.Run) -> Arrays:
     """What finished runs have made up, the last of them `run`."""
@@ -328,13 +339,18 @@ class Store:
     if run.only_serves:
       own = self.variables(self.source(run))
     else:
-      folder = self.folder(run)
-      if sums.damaged(folder, ['variables']):
-        raise errors.InputError(
-          f'{folder / "variables"} is damaged; start the study again to have '
-          'that network trained again'
-        )
-      own = checkpoints.load_variables(folder)
+      self._check_variables(run)
+      own = checkpoints.load_variables(self.folder(run))
     if hasattr(run.module, 'serve'):
       own = {**own, serving.PARENTS: self.frozen(run)}
     return own
+
+  @hosts.by_main
+  def _check_variables(self, run: runs.Run) -> None:
+    """Raises InputError where a network is not what was written."""
+    folder = self.folder(run)
+    if sums.damaged(folder, ['variables']):
+      raise errors.InputError(
+        f'{folder / "variables"} is damaged; start the study again to have '
+        'that network trained again'
+      )

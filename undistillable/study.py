@@ -14,6 +14,7 @@ from undistillable import (
   data,
   errors,
   execute,
+  hosts,
   parallel,
   paths,
   plan,
@@ -116,22 +117,33 @@ def run(
     errors.InputError: a config, workdir or data set that does not fit.
     errors.DivergedError: a training failed; the message says what to change.
   """
-  parallel.check_hosts()
   parallel.use(config.num_devices)
   workdir = paths.local(workdir, 'workdir')
   planned = study.plan_fn(config)
   folder = workdir / study.name
   own_config = _own_config(config, study, folder, reuse_workdir)
-  paths.check_folder(folder, 'workdir')
   store = store_lib.Store(
     workdir, config.data_dir, config.eval_batch_size, config.resident
   )
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
-  folder.mkdir(parents=True, exist_ok=True)
   _write_plan(planned, folder, own_config)
-  writers.write_json(folder / 'config.json', own_config)
   results = _train(planned, store, config, study.go_on)
+  return _report(results, planned, store, config, study, workdir, command)
+
+
+@hosts.by_main
+def _report(
+  results: dict[str, dict[str, Any]],
+  planned: Sequence[runs_lib.Run],
+  store: store_lib.Store,
+  config: ml_collections.ConfigDict,
+  study: Study,
+  workdir: pathlib.Path,
+  command: str,
+) -> Results:
+  """Writes what all runs came to; see `run`."""
+  folder = workdir / study.name
   for run, result in _of_other_seeds(study, config, store, folder).items():
     planned = list(dict.fromkeys([*planned, run]))
     results[run.id] = result
@@ -163,6 +175,7 @@ def _entry(run: runs_lib.Run, result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+@hosts.by_main
 def _own_config(
   config: ml_collections.ConfigDict,
   study: Study,
@@ -187,13 +200,19 @@ def _own_config(
         '--workdir, or add --reuse_workdir to keep its finished runs and '
         'replace its report'
       )
+  paths.check_folder(folder, 'workdir')
   return content
 
 
+@hosts.by_main
 def _write_plan(
   planned: Sequence[runs_lib.Run], folder: pathlib.Path, own_config: Any
 ) -> None:
-  """Lists the runs, for `status`; those of other seeds of the config remain."""
+  """Writes the config, and lists the runs for `status`.
+
+  Those of other seeds of the config remain.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
   listed = {
     run.id: {
       'id': run.id,
@@ -210,6 +229,7 @@ def _write_plan(
     except (errors.InputError, KeyError, TypeError):
       sums.say(folder, [path.name], 'written again, with these seeds alone')
   writers.write_json(path, list(listed.values()))
+  writers.write_json(config_path, own_config)
 
 
 def _check_data(
@@ -217,13 +237,36 @@ def _check_data(
   store: store_lib.Store,
   config: ml_collections.ConfigDict,
 ) -> None:
-  """Checks that the data of all runs to train are there, and fill a batch."""
-  missing = [run for run in planned if not store.result(run)]
-  used = [one for run in missing for one in (run.judged_on, run.learns_from)]
-  for name in {one['name'] for one in used if one}:
-    data.check(name, data_dir=config.data_dir)
-  for run in missing:
-    store.num_steps(run)
+  """Checks that the data of all runs to train are there, and fill a batch.
+
+  On every host, and that all of them plan the same.
+  """
+  ids = [run.id for run in planned]
+  found, wanted = _results(planned, store), hosts.of_main(ids)
+  missing = [run for run in planned if run.id not in found]
+
+  def check() -> None:
+    if ids != wanted:
+      raise errors.InputError(
+        'it plans other runs than host 0; start the same command, of the same '
+        'version, on every host'
+      )
+    used = [one for run in missing for one in (run.judged_on, run.learns_from)]
+    for name in {one['name'] for one in used if one}:
+      data.check(name, data_dir=config.data_dir)
+    for run in missing:
+      store.num_steps(run)
+
+  hosts.agree(check)
+
+
+@hosts.by_main
+def _results(
+  planned: Sequence[runs_lib.Run], store: store_lib.Store
+) -> dict[str, dict[str, Any]]:
+  """{run id: result} of those that have one."""
+  found = {run.id: store.result(run) for run in planned}
+  return {name: result for name, result in found.items() if result}
 
 
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:
@@ -246,8 +289,7 @@ def _train(
   go_on: bool,
 ) -> dict[str, dict[str, Any]]:
   """{run id: result} of all runs, trained where they are missing."""
-  found = {run.id: store.result(run) for run in planned}
-  results = {name: result for name, result in found.items() if result}
+  results = _results(planned, store)
 
   def check() -> None:
     """Of all runs that can be judged by now: a parent's result may be lost."""
@@ -262,9 +304,8 @@ def _train(
   steps = sum(
     store.num_steps(run) for run in missing if not store.is_trained(run)
   )
-  progress = writers.Progress(
-    steps, len(planned), show=bool(missing) and config.progress
-  )
+  shown = bool(missing) and config.progress and hosts.is_main()
+  progress = writers.Progress(steps, len(planned), show=shown)
   with progress:
     while missing:
       results |= _train_some(missing, store, results, config.together, progress)
@@ -309,8 +350,7 @@ def _train_some(
   assert waits_for, 'runs are in an order in which they can be trained'
   progress.say(f'waits for {waits_for.label}, trained by another process')
   time.sleep(_SECS_BETWEEN_LOOKS)
-  found = {run.id: store.result(run) for run in missing}
-  return {name: result for name, result in found.items() if result}
+  return _results(missing, store)
 
 
 def _failed(run: runs_lib.Run, results: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from undistillable import (
   checkpoints,
   errors,
+  hosts,
   method as method_lib,
   parallel,
   paths,
@@ -353,34 +354,43 @@ class _Record:
   """What a training leaves in its folder; nothing without one."""
 
   def __init__(self, folder: str | os.PathLike[str] | None):
-    self._metrics: writers.Metrics | None = None
+    self._metrics: writers.Metrics | None = None  # On the main host.
     self._checkpoints: checkpoints.Checkpoints | None = None
     if folder is not None:
       folder = paths.local(folder, 'folder')
-      folder.mkdir(parents=True, exist_ok=True)
-      self._metrics = writers.Metrics(folder)
       self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')
+      if hosts.is_main():
+        self._metrics = writers.Metrics(folder)
 
   def __enter__(self) -> '_Record':
     return self
 
   def __exit__(self, *exc_info: object) -> None:
-    if self._metrics and self._checkpoints:
+    if self._metrics:
       self._metrics.close()
+    if self._checkpoints:
       self._checkpoints.close()
 
   def resume(self, state: Any) -> tuple[int, Any]:
     """Epochs done, and the state to go on from."""
-    if not self._metrics or not self._checkpoints:
+    if not self._checkpoints:
       return 0, state
     epoch, restored = self._checkpoints.restore(state)
-    self._metrics.resume(epoch, self._checkpoints.metrics())
+    self._keep(epoch)
     return epoch, state if restored is None else restored
 
+  @hosts.by_main
+  def _keep(self, epoch: int) -> None:
+    """The metrics up to an epoch."""
+    if self._metrics and self._checkpoints:
+      self._metrics.resume(epoch, self._checkpoints.metrics())
+
+  @hosts.by_main
   def write(self, scalars: dict[str, float]) -> None:
     if self._metrics:
       self._metrics.write(scalars)
 
+  @hosts.by_main
   def save(self, epoch: int, state: Any) -> None:
     if self._metrics and self._checkpoints:
       self._checkpoints.save(epoch, state, self._metrics.lines)

@@ -14,7 +14,14 @@ import jax
 import numpy as np
 import PIL.Image
 
-from undistillable import data, evaluate, oracle, parallel, state as state_lib
+from undistillable import (
+  data,
+  evaluate,
+  hosts,
+  oracle,
+  parallel,
+  state as state_lib,
+)
 from undistillable.attacks import inversion_losses
 
 _SHOWN_IMAGES = 100
@@ -74,6 +81,7 @@ def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
   """
   normalization, folder = material.run.normalization, material.folder
 
+  @hosts.by_main
   def draw(variables: Mapping[str, Any]) -> dict[str, float]:
     shown = as_arrays(variables, normalization)['image'][:_SHOWN_IMAGES]
     write_grid(folder / 'images.png', shown)
