@@ -204,7 +204,7 @@ def steps_fn(
       state, metrics = step(state, frozen, arrays, indices, key)
       if late is not None:
         yield None, _one(late)
-      late = metrics
+      late = metrics if hosts.count() == 1 else jax.block_until_ready(metrics)
     yield state, _one(late)
 
   return epoch
@@ -448,9 +448,11 @@ def _asked(
   )
   if hosts.count() == 1:
     return mapped(answer)
-  return mapped(
+  gathered = mapped(
     lambda *args: jax.lax.all_gather(answer(*args), AXIS), out_axes=None
   )
+  # CPUs that begin several calls at once may each wait for another one.
+  return lambda *args: jax.block_until_ready(gathered(*args))
 
 
 def share(array: np.ndarray, axis: int) -> np.ndarray:

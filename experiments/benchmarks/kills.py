@@ -55,7 +55,7 @@ MOMENTS = {
 }
 # Of a process that waits to be forked: all that takes its time to import, and
 # nothing that has computed, since threads do not survive.
-_IMPORTED = (
+IMPORTED = (
   'array_record.python.array_record_module',
   'matplotlib.backends.backend_agg',
   'sklearn.datasets',
@@ -114,7 +114,7 @@ class Studies:
     self._how = defense, chosen
     self.secs = 0.0
     self._context = multiprocessing.get_context('forkserver')
-    self._context.set_forkserver_preload(list(_IMPORTED))
+    self._context.set_forkserver_preload(list(IMPORTED))
 
   def start(self, folder: pathlib.Path) -> Any:
     """A process that begins a study of a folder, or goes on with it."""

@@ -1,0 +1,201 @@
+"""Several hosts: processes of this machine, that share one study."""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+import time
+import traceback
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import kills
+from undistillable import checkpoints, errors, hosts, parallel, study
+
+_MAX_SECS = 300.0  # Of a study, on a machine that does much else.
+
+
+def _config(folder):
+  config = kills.config(str(folder / 'data'), 'none')
+  config.recipe.epochs = 8  # Time to be killed in.
+  return config
+
+
+def _run(folder, work='work'):
+  return study.run(_config(folder), folder / work, study=kills.PLAIN)
+
+
+def _host(folder, port, number, of, devices):
+  """A process of a test; its output goes to a file."""
+  with (folder / f'said{number}.txt').open('w') as said:
+    os.dup2(said.fileno(), sys.stdout.fileno())
+    os.dup2(said.fileno(), sys.stderr.fileno())
+  jax.config.update('jax_num_cpu_devices', devices)
+  try:
+    if of > 1:
+      hosts.join(f'localhost:{port}', of, number)
+      told = folder / f'told{number}.json'
+      told.write_text(json.dumps(list(_told(number))))
+    # Whoever is not the main host needs no workdir.
+    _run(folder, 'work' if number == 0 else f'never{number}')
+    if of > 1:
+      jax.distributed.shutdown()  # As at any other process's exit.
+  except Exception:
+    hosts.leave()
+    traceback.print_exc()
+    sys.exit(1)
+
+
+def _told(number):
+  """What a host hears of host 0, and of the last one's troubles."""
+
+  def fail():
+    raise OSError(28, 'No space left', 'disk')
+
+  def break_down():
+    raise KeyError('broken')
+
+  def lack():
+    if number == jax.process_count() - 1:
+      raise errors.InputError('there are no data')
+
+  yield hosts.count()
+  yield hosts.of_main(number)
+  # Alone, with another call of its own inside.
+  yield hosts.by_main(lambda: [hosts.of_main(number), hosts.count()])()
+  yield hosts.by_main(lambda: parallel.num_devices())()
+  yield parallel.num_devices()
+  yield len(hosts.of_main('x' * 5_000 if number == 0 else ''))
+  for call in (
+    hosts.by_main(fail),
+    hosts.by_main(break_down),
+    lambda: hosts.agree(lack),
+    lambda: parallel.use(1),
+  ):
+    try:
+      call()
+    except Exception as error:
+      yield f'{type(error).__name__}: {error}'
+  hosts.agree(lambda: None)
+
+
+def _start(folder, of, devices=1):
+  with contextlib.closing(socket.socket()) as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(list(kills.IMPORTED))
+  processes = [
+    context.Process(
+      target=_host, args=(folder, port, number, of, devices), daemon=True
+    )
+    for number in range(of)
+  ]
+  for process in processes:
+    process.start()
+  return processes
+
+
+def _wait_for(processes, folder):
+  """All of them have succeeded."""
+  for number, process in enumerate(processes):
+    process.join(_MAX_SECS)
+    said = (folder / f'said{number}.txt').read_text(errors='replace')
+    assert process.exitcode == 0, said[-3000:]
+
+
+def _outcome(folder):
+  found = kills.outcome(folder)
+  for run in found['results']['runs']:
+    assert run['epochs'] == 8
+  return found
+
+
+def _numbers(folder):
+  """All that is a number in a study: of weights, and of each epoch."""
+  found = []
+  for place in sorted((folder / 'work' / 'runs').iterdir()):
+    lines = (place / 'metrics.jsonl').read_text().splitlines()
+    for line in map(json.loads, lines):
+      found += [v for k, v in sorted(line.items()) if k != 'secs']
+    found += jax.tree.leaves(checkpoints.load_variables(place))
+  return [np.asarray(x, np.float32) for x in found]
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+  """The second start of the same processes compiles nothing."""
+  # Of the process that all of them are forked from.
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'programs'))
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+
+def test_a_study_moves_between_one_host_and_two(
+  tmp_path, monkeypatch, programs
+):
+  undisturbed, one, two = (tmp_path / x for x in ('undisturbed', 'one', 'two'))
+  _run(undisturbed)
+  wanted = _outcome(undisturbed)
+
+  # Begun by one process with two devices, which is interrupted,
+  save = checkpoints.Checkpoints.save
+
+  def save_twice(self, epoch, *args):
+    save(self, epoch, *args)
+    if epoch == 2:
+      raise KeyboardInterrupt
+
+  two.mkdir()
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(checkpoints.Checkpoints, 'save', save_twice)
+    _run(two)
+  # it goes on on two hosts with one each, of which the first is killed;
+  first, second = _start(two, 2)
+  students = 'work/runs/student*/checkpoints/3/SHA256SUMS'
+  end = time.monotonic() + _MAX_SECS
+  while not list(two.glob(students)):
+    assert time.monotonic() < end and first.is_alive()
+    time.sleep(0.001)
+  first.kill()
+  second.join(_MAX_SECS)
+  first.join()
+  assert first.exitcode == -9
+  assert second.exitcode != 0  # It notices by itself.
+  assert not (two / 'work' / 'results.json').exists()
+  # and both one process and two bring it to its end.
+  shutil.copytree(two, one)
+  _run(one)
+  _wait_for(_start(two, 2), two)
+
+  assert kills.differences(_outcome(one), wanted) == []
+  assert kills.differences(_outcome(two), wanted) == []
+  assert not list(two.glob('never*'))
+  told = [json.loads((two / f'told{i}.json').read_text()) for i in range(2)]
+  for mine in told:
+    assert mine[:6] == [2, 0, [0, 1], 1, 2, 5_000]
+    assert 'No space left' in mine[6] and mine[6].startswith('OSError')
+    assert 'broken' in mine[7]
+    assert mine[8].startswith('InputError') and 'no data' in mine[8]
+    assert mine[9].startswith('InputError') and 'num_devices=1' in mine[9]
+  assert 'host 1' in told[0][8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('of', 'devices'), [(4, 1), (2, 2)])
+def test_four_devices_compute_the_same_on_any_number_of_hosts(
+  of, devices, tmp_path, programs
+):
+  alone, together = tmp_path / 'alone', tmp_path / 'together'
+  for folder, number in ((alone, 1), (together, of)):
+    folder.mkdir()
+    _wait_for(_start(folder, number, 4 // number), folder)
+  # Sums over four devices are taken in another order.
+  pairs = itertools.zip_longest(_numbers(together), _numbers(alone))
+  for found, wanted in pairs:
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
