@@ -166,7 +166,7 @@ def test_a_study_moves_between_one_host_and_two(
   second.join(_MAX_SECS)
   first.join()
   assert first.exitcode == -9
-  assert second.exitcode != 0  # It notices by itself.
+  assert second.exitcode not in (0, None)  # It notices by itself.
   assert not (two / 'work' / 'results.json').exists()
   # and both one process and two bring it to its end.
   shutil.copytree(two, one)

@@ -88,15 +88,6 @@ def no_figures(monkeypatch):
   monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
 
 
-def test_several_hosts_are_refused_before_anything_is_written(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(jax, 'process_count', lambda: 4)
-  with pytest.raises(errors.InputError, match='4 hosts .* is not supported'):
-    study.run(_config(), tmp_path / 'work')
-  assert not list(tmp_path.iterdir())
-
-
 def test_a_run_keeps_which_images_it_is_right_about(done):
   """Beside its accuracy, and out of the table of all runs."""
   results, workdir, config = done

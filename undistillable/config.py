@@ -264,7 +264,7 @@ def base() -> ml_collections.ConfigDict:
   # How it is computed.
   # None: float32 on a CPU, bfloat16 (with float32 parameters) elsewhere.
   config.dtype = config_dict.placeholder(str)  # 'float32' or 'bfloat16'.
-  # Devices that share a batch, of one host; None: all there are.
+  # Devices that share a batch; None: all there are, of several hosts as well.
   config.num_devices = config_dict.placeholder(int)
   config.eval_batch_size = 256  # Over all devices; bounds the memory only.
   # Whether a training set lies on every device, or stays on the host, which

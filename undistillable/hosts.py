@@ -146,7 +146,13 @@ def leave() -> None:
   """
   if count() > 1:
     traceback.print_exc()
-    sys.stderr.flush()
+    print(
+      f'\nerror: host {jax.process_index()} of {count()} ends, and the others '
+      'with it; the first that ended says why. Start all of them again, and '
+      'they go on',
+      file=sys.stderr,
+      flush=True,
+    )
     os._exit(1)
 
 
