@@ -23,7 +23,7 @@ _MAX_SECS = 300.0  # Of a study, on a machine that does much else.
 
 def _config(folder):
   config = kills.config(str(folder / 'data'), 'none')
-  config.recipe.epochs = 8  # Time to be killed in.
+  config.recipe.epochs = 6  # Time to be killed in.
   return config
 
 
@@ -113,7 +113,7 @@ def _wait_for(processes, folder):
 def _outcome(folder):
   found = kills.outcome(folder)
   for run in found['results']['runs']:
-    assert run['epochs'] == 8
+    assert run['epochs'] == 6
   return found
 
 
@@ -157,7 +157,7 @@ def test_a_study_moves_between_one_host_and_two(
     _run(two)
   # it goes on on two hosts with one each, of which the first is killed;
   first, second = _start(two, 2)
-  students = 'work/runs/student*/checkpoints/3/SHA256SUMS'
+  students = 'work/runs/student*/checkpoints/2/SHA256SUMS'
   end = time.monotonic() + _MAX_SECS
   while not list(two.glob(students)):
     assert time.monotonic() < end and first.is_alive()
