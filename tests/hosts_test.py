@@ -27,11 +27,13 @@ def _config(folder):
   return config
 
 
-def _run(folder, work='work'):
-  return study.run(_config(folder), folder / work, study=kills.PLAIN)
+def _run(folder, work='work', resident=True):
+  config = _config(folder)
+  config.resident = resident
+  return study.run(config, folder / work, study=kills.PLAIN)
 
 
-def _host(folder, port, number, of, devices):
+def _host(folder, port, number, of, devices, resident):
   """A process of a test; its output goes to a file."""
   with (folder / f'said{number}.txt').open('w') as said:
     os.dup2(said.fileno(), sys.stdout.fileno())
@@ -43,7 +45,7 @@ def _host(folder, port, number, of, devices):
       told = folder / f'told{number}.json'
       told.write_text(json.dumps(list(_told(number))))
     # Whoever is not the main host needs no workdir.
-    _run(folder, 'work' if number == 0 else f'never{number}')
+    _run(folder, 'work' if number == 0 else f'never{number}', resident)
     if of > 1:
       jax.distributed.shutdown()  # As at any other process's exit.
   except Exception:
@@ -85,7 +87,7 @@ def _told(number):
   hosts.agree(lambda: None)
 
 
-def _start(folder, of, devices=1):
+def _start(folder, of, devices=1, resident=True):
   with contextlib.closing(socket.socket()) as probe:
     probe.bind(('localhost', 0))
     port = probe.getsockname()[1]
@@ -93,7 +95,9 @@ def _start(folder, of, devices=1):
   context.set_forkserver_preload(list(kills.IMPORTED))
   processes = [
     context.Process(
-      target=_host, args=(folder, port, number, of, devices), daemon=True
+      target=_host,
+      args=(folder, port, number, of, devices, resident),
+      daemon=True,
     )
     for number in range(of)
   ]
@@ -168,10 +172,10 @@ def test_a_study_moves_between_one_host_and_two(
   assert first.exitcode == -9
   assert second.exitcode not in (0, None)  # It notices by itself.
   assert not (two / 'work' / 'results.json').exists()
-  # and both one process and two bring it to its end.
+  # and both one process and two, whose data stay on the hosts, end it.
   shutil.copytree(two, one)
   _run(one)
-  _wait_for(_start(two, 2), two)
+  _wait_for(_start(two, 2, resident=False), two)
 
   assert kills.differences(_outcome(one), wanted) == []
   assert kills.differences(_outcome(two), wanted) == []

@@ -7,6 +7,7 @@ of it. So they cannot disagree on which network is next, or where to go on.
 """
 
 import collections
+import contextvars
 import functools
 import os
 import pickle
@@ -27,7 +28,8 @@ _SMALLEST = 1024  # Bytes that are sent at once.
 P = ParamSpec('P')
 T = TypeVar('T')
 
-_alone = False  # While the main host does what the others wait for.
+# While the main host does what the others wait for.
+_alone = contextvars.ContextVar('alone', default=False)
 
 
 def join(
@@ -64,7 +66,7 @@ def join(
 
 def count() -> int:
   """How many processes take part in what is computed now."""
-  return 1 if _alone else jax.process_count()
+  return 1 if _alone.get() else jax.process_count()
 
 
 def is_main() -> bool:
@@ -84,7 +86,6 @@ def by_main(function: Callable[P, T]) -> Callable[P, T]:
 
   @functools.wraps(function)
   def call(*args: P.args, **kwargs: P.kwargs) -> T:
-    global _alone
     if count() == 1:
       return function(*args, **kwargs)
     if not is_main():
@@ -92,15 +93,17 @@ def by_main(function: Callable[P, T]) -> Callable[P, T]:
       if error is not None:
         raise error
       return found
-    _alone = True
+    before = _alone.set(True)
+    error = found = None
     try:
       found = function(*args, **kwargs)
-    except Exception as error:
-      _alone = False
-      _send(pickle.dumps((None, _plain(error))))
-      raise
+    except Exception as raised:
+      error = raised
     finally:
-      _alone = False
+      _alone.reset(before)
+    if error is not None:
+      _send(pickle.dumps((None, _plain(error))))
+      raise error
     _send(pickle.dumps((found, None)))
     return found
 

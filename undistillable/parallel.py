@@ -62,11 +62,15 @@ def use(num_devices: int | None) -> None:
 def devices() -> list[jax.Device]:
   """Those that share a batch."""
   found = list(_chosen) or jax.devices()
-  return _local(found) if hosts.count() == 1 else found
+  return found if hosts.count() > 1 else _local(found)
+
+
+def local_devices() -> list[jax.Device]:
+  """Those of this host that share a batch."""
+  return _local(devices())
 
 
 def _local(found: Sequence[jax.Device]) -> list[jax.Device]:
-  """Those of this host."""
   return [one for one in found if one.process_index == jax.process_index()]
 
 
@@ -319,7 +323,7 @@ def _fits_a_loop(program: str) -> bool:
 
 def _everywhere(*axes: str) -> jax.sharding.NamedSharding:
   """Where the state lies: the same copy on every device; or split by axes."""
-  mesh = jax.sharding.Mesh(np.array(_local(devices())), (AXIS,))
+  mesh = jax.sharding.Mesh(np.array(local_devices()), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
@@ -459,7 +463,7 @@ def share(array: np.ndarray, axis: int) -> np.ndarray:
   """What the devices of this host get, of one place for each of all."""
   if hosts.count() == 1:
     return array
-  own = set(_local(devices()))
+  own = set(local_devices())
   return array.take([i for i, d in enumerate(devices()) if d in own], axis)
 
 

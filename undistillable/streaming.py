@@ -35,7 +35,7 @@ def is_needed(arrays: Mapping[str, np.ndarray]) -> bool:
   """
   if 'image' not in arrays:
     return False
-  stats = [device.memory_stats() or {} for device in parallel.devices()]
+  stats = [one.memory_stats() or {} for one in parallel.local_devices()]
   free = [
     one['bytes_limit'] - one.get('bytes_in_use', 0)
     for one in stats
@@ -130,9 +130,11 @@ def parts(arrays: Any, order: np.ndarray) -> Iterator[Part]:
 
   Args:
     arrays: [N, ...], on the host.
-    order: int32[steps, D, b].
+    order: int32[steps, D, b], of the devices of all hosts; those of this one
+      get theirs.
   """
   num_steps, num_devices, share = order.shape
+  own = parallel.share(order, 1)  # Here: a thread may not know who takes part.
   nbytes = sum(x.nbytes // len(x) for x in jax.tree.leaves(arrays))
   most = max(1, _PART_BYTES // (nbytes * num_devices * share))
   # As equal as can be: what the last one lacks is sent for nothing.
@@ -141,10 +143,10 @@ def parts(arrays: Any, order: np.ndarray) -> Iterator[Part]:
   places = np.broadcast_to(places, (steps, num_devices, share))
 
   def send(first: int) -> Part:
-    these = order[first : first + steps]
+    these = own[first : first + steps]
     padding = steps - len(these)
     rows = np.pad(these, ((0, padding), (0, 0), (0, 0)), mode='edge')
-    rows = rows.swapaxes(0, 1).reshape(num_devices, -1)
+    rows = rows.swapaxes(0, 1).reshape(own.shape[1], -1)
     found = jax.tree.map(lambda x: np.take(x, rows, axis=0), arrays)
     return Part(first, len(these), parallel.split(found), places)
 

@@ -166,7 +166,9 @@ def fit_together(
   number = zlib.crc32(stream.encode())  # Python's own hash is salted.
   order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
   frozen = parallel.replicate(dict(frozen or {}))
-  if streaming.is_needed(arrays) if resident is None else not resident:
+  if resident is None:  # Each host has a memory of its own.
+    resident = hosts.of_main(not streaming.is_needed(arrays))
+  if not resident:
     data, place = arrays, lambda tree: tree
     epoch_fn, ask_fn = streaming.epoch_fn, streaming.answers
   else:
