@@ -156,7 +156,7 @@ def test_what_fits_into_half_of_the_free_memory_is_not_streamed(
     types.SimpleNamespace(memory_stats=lambda one=one: one)
     for one in stats or [None]
   ]
-  monkeypatch.setattr(parallel, 'devices', lambda: devices)
+  monkeypatch.setattr(parallel, 'local_devices', lambda: devices)
   assert streaming.is_needed(arrays) == is_needed
   assert not streaming.is_needed({'label': arrays['label']})
 
