@@ -1132,3 +1132,30 @@ def test_all_data_sets_are_looked_for_before_anything_is_trained(
   with pytest.raises(Trained):
     study.run(_config('cifar10', attacks=('knockoff',)), tmp_path)
   assert sorted(found) == ['cifar10', 'cifar100']
+
+
+@pytest.mark.parametrize(('most', 'traces'), [('10\n', 2), ('1000000\n', 1)])
+def test_a_long_study_lets_go_of_its_programs(
+  most, traces, tmp_path, monkeypatch
+):
+  """Before a process has more memory maps than Linux lets it have."""
+  (tmp_path / 'maps').write_text('a map\n' * 6)
+  (tmp_path / 'most').write_text(most)
+  monkeypatch.setattr(execute, '_MAPS', tmp_path / 'maps')
+  monkeypatch.setattr(execute, '_MOST_MAPS', tmp_path / 'most')
+  traced = []
+
+  @jax.jit
+  def double(x):
+    traced.append(x)
+    return 2 * x
+
+  double(1.0)
+  execute.make_room()
+  double(1.0)
+  assert len(traced) == traces
+
+
+def test_where_nothing_counts_maps_nothing_is_let_go(tmp_path, monkeypatch):
+  monkeypatch.setattr(execute, '_MAPS', tmp_path / 'none')
+  execute.make_room()

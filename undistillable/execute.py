@@ -24,6 +24,9 @@ from undistillable import (
 
 Run = runs_lib.Run
 
+_MAPS = pathlib.Path('/proc/self/maps')
+_MOST_MAPS = pathlib.Path('/proc/sys/vm/max_map_count')
+
 
 def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:
   """Which runs are trained side by side: those that hear the same answers.
@@ -110,6 +113,22 @@ def _train(
     state if isinstance(state, Exception) else state.variables
     for state in states
   ]
+
+
+def make_room() -> None:
+  """Lets go of compiled programs before the system refuses the next one.
+
+  On a CPU a program of XLA has hundreds of memory maps, JAX keeps them all, and
+  on Linux a process has `vm.max_map_count`, 65,530: those of a hundred methods.
+  """
+  try:
+    with _MAPS.open('rb') as file:
+      number = sum(1 for _ in file)
+    most = int(_MOST_MAPS.read_text())
+  except (OSError, ValueError):
+    return  # Another system.
+  if number > most / 2:
+    jax.clear_caches()
 
 
 def remedy(run: Run) -> str:

@@ -309,6 +309,7 @@ def _train(
   with progress:
     while missing:
       results |= _train_some(missing, store, results, config.together, progress)
+      execute.make_room()
       check()
       missing = [run for run in planned if run.id not in results]
   return {run.id: results[run.id] for run in planned}
