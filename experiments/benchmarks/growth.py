@@ -9,6 +9,7 @@ and prints the table; --parts=images,runs measures these anew, and leaves the
 others as they are.
 """
 
+import argparse
 import functools
 import itertools
 import json
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from matplotlib import figure as mpl_figure
 
 from undistillable import (
@@ -50,11 +51,6 @@ from undistillable import (
 from undistillable.data import batches
 from undistillable.models import __main__ as sizes
 from undistillable.report import draw
-
-_OUT = flags.DEFINE_string('out', None, 'The folder.', required=True)
-_PARTS = flags.DEFINE_list('parts', [], 'Which; default: all.')
-_PART = flags.DEFINE_string('part', None, 'Prints this one; for the command.')
-_QUICK = flags.DEFINE_bool('quick', False, 'Few and small ones, for a test.')
 
 _ROUNDS = 5  # In which what is compared takes turns.
 _IMAGES_A_TURN = 4096
@@ -255,12 +251,17 @@ PARTS: dict[str, Callable[[bool], Rows]] = {
 }
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Measures the parts that are asked for, each in a process of its own."""
-  del argv
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--out', required=True, type=pathlib.Path)
+  parser.add_argument('--parts', help='Which, with commas; default: all.')
+  parser.add_argument('--part', help='Prints this one; for the command.')
+  parser.add_argument('--quick', action='store_true', help='For a test.')
+  args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
-  if _PART.value:
-    rows = PARTS[_PART.value](_QUICK.value)
+  if args.part:
+    rows = PARTS[args.part](args.quick)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
     print(
       json.dumps(
@@ -272,16 +273,17 @@ def main(argv: Sequence[str]) -> None:
       )
     )
     return
-  out = pathlib.Path(_OUT.value).expanduser()
+  out = args.out.expanduser()
   out.mkdir(parents=True, exist_ok=True)
   path = out / 'results.json'
   results = writers.read_json(path) if path.exists() else {}
-  for name in _PARTS.value or PARTS:
+  for name in args.parts.split(',') if args.parts else PARTS:
     devices = _DEVICES if name == 'devices' else 1
     done = subprocess.run(
       [
         *(sys.executable, '-m', 'experiments.benchmarks.growth'),
-        *(f'--out={out}', f'--part={name}', f'--quick={_QUICK.value}'),
+        *(f'--out={out}', f'--part={name}'),
+        *(['--quick'] if args.quick else []),
       ],
       env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices)},
       stdout=subprocess.PIPE,
@@ -577,4 +579,4 @@ def _place(run: runs_lib.Run) -> tuple[Any, ...]:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()
