@@ -24,12 +24,16 @@ LONGEST = (
   'attacks',
   'study',
   'kills',
+  'hosts',
   'registry',
   'train',
   'method',
   'main',
   'dafl',
   'deep_inversion',
+  'defenses',
+  'streaming',
+  'layers',
 )
 
 jax.config.update(
