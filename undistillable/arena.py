@@ -148,7 +148,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       }
       if _group(name) == board_lib.OWN:
         for null in nulls:
-          yield Cell(None, f'null {attack}', student, _line(null))
+          yield Cell(None, f'null {attack}', student, plan.line(null))
 
 
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
@@ -159,12 +159,6 @@ def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   except ValueError as error:  # It does not fit this defense.
     return cell._replace(reason=str(error))
   return cell._replace(runs=found, shared=asked != teacher)
-
-
-def _line(run: Run) -> list[Run]:
-  """A run, and before it all that it depends on."""
-  before = [one for parent in run.parents.values() for one in _line(parent)]
-  return [*dict.fromkeys(before), run]
 
 
 def _with_settings(

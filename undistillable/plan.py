@@ -352,7 +352,7 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     dict.fromkeys(
       one
       for run in named
-      for one in _line(run)
+      for one in line(run)
       # As it was named: with what it is compared with.
       if one is run or one not in named
     )
@@ -378,12 +378,12 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 def _ancestors(run: Run) -> set[Run]:
   """All that a run depends on."""
-  return set(_line(run)) - {run}
+  return set(line(run)) - {run}
 
 
-def _line(run: Run) -> list[Run]:
+def line(run: Run) -> list[Run]:
   """A run, and before it all that it depends on."""
-  before = [one for parent in run.parents.values() for one in _line(parent)]
+  before = [one for parent in run.parents.values() for one in line(parent)]
   return [*dict.fromkeys(before), run]
 
 
