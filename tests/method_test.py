@@ -376,6 +376,98 @@ def test_a_network_may_learn_as_it_is_evaluated(train):
   assert same == (not train)  # Neither BatchNorm nor dropout knows better.
 
 
+# Views: other images in the same pass.
+
+
+class _Bare(nn.Module):
+  """A BatchNorm between two layers, and nothing that is drawn."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.Dense(4, name='first')(images.reshape(len(images), -1))
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    return nn.Dense(10)(x)
+
+
+def _mean_of_both(seen):
+  """Cross entropy of the images and of the first view."""
+  other = losses.cross_entropy(seen.views['other'], seen.batch['label'])
+  return (_ce(seen)[0] + other) / 2, {'other': other}
+
+
+def _shifted(batch):
+  return 2 * batch['image'][::-1].astype(jnp.float32) + 1
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_a_view_is_seen_as_if_it_were_in_the_batch(train):
+  """By the loss, and by BatchNorm: the step is that of both together."""
+  options = {'train': train}
+  method, plain = (
+    method_lib.supervised(_Bare(), optax.sgd(0.1), loss_fn, **options, **views)
+    for loss_fn, views in (
+      (_mean_of_both, {'views': {'other': _shifted}}),
+      (_ce, {}),
+    )
+  )
+  batch = _batch()
+  both = {
+    'image': jnp.concatenate([batch['image'], _shifted(batch)]),
+    'label': np.concatenate([batch['label']] * 2),
+  }
+  start = _start(plain)
+  state, metrics = _step(method, start, batch=batch)
+  expected, of_both = _step(plain, start, batch=both)
+  np.testing.assert_allclose(metrics['loss'], of_both['loss'], rtol=1e-5)
+  assert abs(metrics['other'] - metrics['loss']) > 0.1
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+    state.variables,
+    expected.variables,
+  )
+  assert _equal(start.batch_stats, state.batch_stats) == (not train)
+  # Of the images themselves, as everywhere, is the accuracy.
+  alone = method_lib.frozen_fn(_Bare())(start.variables, batch['image'])
+  hits = 100 * (alone.argmax(-1) == batch['label']).mean()
+  if not train:
+    np.testing.assert_allclose(metrics['accuracy'], hits)
+
+
+def test_a_view_that_a_batch_has_not_changes_nothing():
+  def loss_fn(seen):
+    assert set(seen.views) == set()
+    return _ce(seen)
+
+  views = {'views': {'other': lambda batch: batch.get('other')}}
+  method, plain = _supervised(loss_fn, **views), _supervised()
+  start = _start(plain)
+  state, expected = _step(method, start)[0], _step(plain, start)[0]
+  assert _equal(state, expected)
+
+
+def test_dropout_draws_for_a_view_anew_and_types_are_those_of_the_images():
+  def loss_fn(seen):
+    differs = seen.logits != seen.views['other']
+    assert seen.logits.dtype == seen.views['other'].dtype == jnp.bfloat16
+    return _ce(seen)[0], {'differs': jnp.float32(differs.any(-1))}
+
+  class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+      x = images.reshape(len(images), -1)
+      x = nn.Dropout(0.5, deterministic=not train)(x)
+      return nn.Dense(10, dtype=x.dtype)(x)
+
+  views = {'other': lambda batch: batch['image'].astype(jnp.float32)}
+  image = jnp.asarray(_batch()['image'], jnp.bfloat16)
+  for train in (False, True):
+    method = method_lib.supervised(
+      Dropped(), optax.sgd(0.1), loss_fn, views=views, train=train
+    )
+    _, metrics = _step(method, batch={**_batch(), 'image': image})
+    assert metrics['differs'] == train
+
+
 # A second group of parameters.
 
 

@@ -44,6 +44,8 @@ class Forward(NamedTuple):
     step: int32[], steps taken before this one.
     total: the sum of an array over all devices, itself on one; no gradient
       goes through it.
+    views: {name: float[B, K]}, logits of what `views` of `supervised` shows
+      the network in the same pass; {} without any.
     axis_name: the axis over which the batch is spread, for BatchNorm of the
       second group; None on one device.
   """
@@ -55,9 +57,12 @@ class Forward(NamedTuple):
   extra: state_lib.PyTree
   step: jax.Array
   total: Callable[[jax.Array], jax.Array]
+  views: Mapping[str, jax.Array]
   axis_name: str | None = None
 
 
+# A batch -> float[B, H, W, C]; None where it has no such images.
+ViewFn = Callable[[Batch], jax.Array | None]
 # Forward -> (loss float[B], further metrics float[B] by name)
 LossFn = Callable[[Forward], tuple[jax.Array, Metrics]]
 
@@ -107,6 +112,7 @@ def supervised(
   answer_fns: Mapping[str, ApplyFn] | None = None,
   extra: Extra | None = None,
   features_fn: Callable[[Mapping[str, Any]], Any] | None = None,
+  views: Mapping[str, ViewFn] | None = None,
   train: bool = True,
 ) -> Method:
   """The method that minimises the mean of one loss over a batch.
@@ -121,7 +127,12 @@ def supervised(
       no gradient reaches them.
     extra: further parameters of the loss.
     features_fn: of the values of all inner modules, as flax's
-      `capture_intermediates` lays them out, those that the loss wants.
+      `capture_intermediates` lays them out, those that the loss wants; with
+      views, of all images in the order of the pass.
+    views: further images that the network is shown with those of the batch, by
+      name. It is one pass over all of them, one after the other, so BatchNorm
+      has one mean of all, as it has when it is evaluated; dropout draws for
+      each anew. The answers of frozen networks are of the batch's own.
     train: False leaves BatchNorm and dropout as they are in an evaluation.
 
   Returns:
@@ -129,7 +140,7 @@ def supervised(
     Its step raises AssertionError, while it is traced, for a loss_fn that
     returns anything but one number an example.
   """
-  answer_fns = dict(answer_fns or {})
+  answer_fns, views = dict(answer_fns or {}), dict(views or {})
   _check_module(model)
 
   def forward(
@@ -151,10 +162,14 @@ def supervised(
       }
     # Flax draws from 'params' where a module asks for any other stream.
     streams = {'dropout': rng, 'params': jax.random.fold_in(rng, 1)}
+    images, shown = _with_views(batch, views)
     logits, updates = network.apply(
-      variables, batch['image'], train=train, rngs=streams, **options
+      variables, images, train=train, rngs=streams, **options
     )
-    _check_logits(logits, batch['image'], model)
+    _check_logits(logits, images, model)
+    if shown:
+      logits, *others = jnp.split(logits, 1 + len(shown))
+      shown = dict(zip(shown, others, strict=True))
     features = features_fn(updates['intermediates']) if features_fn else ()
     given = batch.get('answers', {})
     answers = {
@@ -171,6 +186,7 @@ def supervised(
       extra=(),
       step=jnp.zeros((), jnp.int32),
       total=functools.partial(_total, axis_name=axis_name),
+      views=shown,
       axis_name=axis_name,
     )
     return seen, updates.get('batch_stats', variables['batch_stats'])
@@ -342,6 +358,21 @@ def features_fn(model: nn.Module) -> ApplyFn:
     return features.reshape(len(features), -1)
 
   return apply_fn
+
+
+def _with_views(
+  batch: Batch, views: Mapping[str, ViewFn]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """All images of a pass, and those of them that are views, by name."""
+  images = batch['image']
+  shown = {
+    name: found.astype(images.dtype)
+    for name, view in views.items()
+    if (found := view(batch)) is not None
+  }
+  if not shown:
+    return images, {}
+  return jnp.concatenate([images, *shown.values()]), shown
 
 
 def as_frozen_fn(network: ApplyFn | nn.Module) -> ApplyFn:
