@@ -89,6 +89,7 @@ EXCEPTIONS = {
     'replay_steps': 2,
     'memory': 12,
   },
+  'sdb': {'eta': 0.01, 'mean': (0.5,) * 3, 'std': (0.25,) * 3},
 }
 # The same code with fewer blocks, where a full one takes minutes to compile.
 DENSENET = {'block_sizes': (1, 1, 1, 1), 'growth': 8}

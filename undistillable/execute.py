@@ -270,6 +270,9 @@ def _judge(material: store_lib.Material, variables: Any) -> dict[str, Any]:
     found = evaluate.fidelity(logits, material.answers_of('teacher', test))
     scores |= {f'teacher_{key}': value for key, value in found.items()}
   scores['examples'] = len(test['label'])
+  further = getattr(run.module, 'further', None)
+  if further:
+    scores |= further(material, variables)
   hits = {'test_hits': evaluate.pack(logits.argmax(-1) == test['label'])}
   if run.has_owners_data and len(task.val['label']):
     found = material.answers(task.val, variables).argmax(-1)

@@ -156,6 +156,7 @@ class Job:
     method: str,
     parents: Mapping[str, Run] | None = None,
     model: str | None = None,
+    settings: Mapping[str, Any] | None = None,
   ) -> Run:
     """A network of the owner.
 
@@ -163,6 +164,7 @@ class Job:
       method: of `defenses`.
       parents: beside 'normal' and 'adversary', which it finds itself.
       model: default: that of the config.
+      settings: which differ from those of the config.
     """
     own = {'normal': self.normal, 'adversary': self.adversary} | dict(
       parents or {}
@@ -179,6 +181,7 @@ class Job:
       model or self.config.teacher.model,
       method,
       {role: own[role] for role in roles},
+      settings,
       share=1.0,  # The owner has all of the training set.
     )
     if run.only_serves:

@@ -44,7 +44,8 @@ class Run:
     model: a name of `models.MODELS`; of images, the network they come from.
     method: a name of `defenses.DEFENSES` for a network of the owner, of
       `attacks.ATTACKS` for all others, or a dotted module name.
-    settings: of the method, all of them.
+    settings: of the method, all of them. Of those that its module declares to
+      be `FILES`, too, the content is hashed and not the name.
     parents: the runs whose networks the method reads, by role; 'images' is a
       run whose images are learned from instead of a data set.
     learns_from: name, limit, val_fraction, val_seed and fraction of a data
@@ -87,14 +88,12 @@ class Run:
       if field.name != 'compared_with'
     }
     content['parents'] = {k: run.id for k, run in self.parents.items()}
-    if self.init_from is not None and not _HASH.fullmatch(self.init_from):
-      path = pathlib.Path(self.init_from)
-      weights = path.read_bytes()
-      if sums.contradict(path.parent, path.name, weights):
-        raise errors.InputError(
-          f'init_from={path} is damaged: {path.parent / sums.NAME} says so'
-        )
-      content['init_from'] = f'sha256:{hashlib.sha256(weights).hexdigest()}'
+    if self.init_from is not None:
+      content['init_from'] = _hash_of('init_from', self.init_from)
+    content['settings'] = {
+      name: _hash_of(name, value) if value and name in self._files else value
+      for name, value in self.settings.items()
+    }
     if '.' in self.method:  # One's own, of which VERSION says nothing.
       try:
         source = inspect.getsource(self.module)
@@ -162,6 +161,11 @@ class Run:
     if self.is_owners or not self.only_serves:
       return {}
     return {k: run for k, run in self.parents.items() if k != 'teacher'}
+
+  @property
+  def _files(self) -> Sequence[str]:
+    """Settings of its method that are paths of files."""
+    return getattr(self.module, 'FILES', ())
 
   @property
   def robs_nobody(self) -> bool:
@@ -261,6 +265,19 @@ class Run:
       return None
     steps = self.recipe['steps_per_epoch'] * self.recipe['batch_size']
     return self.settings.get('num_images', steps)
+
+
+def _hash_of(name: str, file: str) -> str:
+  """The hash of what is in a file; one that is no file but a hash stays."""
+  if _HASH.fullmatch(file):
+    return file
+  path = pathlib.Path(file)
+  found = path.read_bytes()
+  if sums.contradict(path.parent, path.name, found):
+    raise errors.InputError(
+      f'{name}={path} is damaged: {path.parent / sums.NAME} says so'
+    )
+  return f'sha256:{hashlib.sha256(found).hexdigest()}'
 
 
 def read(folder: pathlib.Path) -> Run:

@@ -19,7 +19,11 @@ and, where it needs them,
              the top classes alone then hears those of the network itself;
   plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
   remedy     `settings -> str`: what to change where it destroys the teacher;
-  warning    `(metrics, settings) -> str | None`: what its last epoch says.
+  warning    `(metrics, settings) -> str | None`: what its last epoch says;
+  further    `(material, variables) -> numbers` that are measured on the test
+             images beside those of every network; see `store.Material`;
+  FILES      the names of settings that are paths: the content of these files,
+             and not their names, is part of the name of a run.
 """
 
 from types import ModuleType
@@ -38,6 +42,7 @@ from undistillable.defenses import (
   none,
   reverse_sigmoid,
   rounding,
+  sdb,
   stingy,
   top_k,
 )
@@ -55,6 +60,7 @@ DEFENSES = {
   'none': none,
   'reverse_sigmoid': reverse_sigmoid,
   'rounding': rounding,
+  'sdb': sdb,
   'stingy': stingy,
   'top_k': top_k,
 }
