@@ -21,8 +21,9 @@ import optax
 
 from undistillable import errors, state as state_lib
 
-# image: float[B, H, W, C], label: int[B]; and where they were asked for before,
-# answers: {role: float[B, K]}, see `Method`
+# image: float[B, H, W, C], label: int[B]; where there are any, outlier, images
+# unlike these; and where they were asked for before, answers: {role: float[B,
+# K]}, see `Method`
 Batch = Mapping[str, Any]
 Frozen = Mapping[str, state_lib.PyTree]
 Metrics = dict[str, jax.Array]

@@ -305,6 +305,9 @@ class Job:
       learns_from = {}
     elif run.access_to_data == 'foreign':
       learns_from = self._transfer_set(judged_on)
+    elif config.outliers is not None and getattr(run.module, 'OUTLIERS', False):
+      self._check_foreign('outliers', config.outliers)
+      learns_from = {**learns_from, 'outliers': config.outliers}
     return dataclasses.replace(run, settings=found, learns_from=learns_from)
 
   def _transfer_set(self, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,13 +318,18 @@ class Job:
         'transfer is not set; name the data set whose images a thief without '
         'any of the owner has'
       )
-    shapes = {n: data.get_source(n).image_shape for n in (name, own['name'])}
+    self._check_foreign('transfer', name)
+    return {**own, 'name': name, 'fraction': self.config.fraction}
+
+  def _check_foreign(self, field: str, name: str) -> None:
+    """Raises ValueError where other images do not fit those of the owner."""
+    own = self.config.dataset
+    shapes = {n: data.get_source(n).image_shape for n in (name, own)}
     if len(set(shapes.values())) > 1:
       raise ValueError(
-        f'transfer: images of {name} are {shapes[name]}, those of '
-        f'{own["name"]} {shapes[own["name"]]}; they must have one shape'
+        f'{field}: images of {name} are {shapes[name]}, those of {own} '
+        f'{shapes[own]}; they must have one shape'
       )
-    return {**own, 'name': name, 'fraction': self.config.fraction}
 
 
 def vary(

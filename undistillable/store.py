@@ -31,7 +31,8 @@ from undistillable.attacks import synthesis
 _TRAINED = ('metrics.jsonl', 'variables')
 _WRITTEN = ('config.json', 'model.safetensors', *_TRAINED)
 
-Arrays = Mapping[str, np.ndarray]  # image uint8[N, H, W, C], label int32[N]
+# image uint8[N, H, W, C], label int32[N]; outlier, as image, where it is read
+Arrays = Mapping[str, np.ndarray]
 
 
 class Task(NamedTuple):
@@ -86,6 +87,12 @@ def _at_most(split: Arrays, limit: int | None) -> Arrays:
   if limit is None or limit >= number:
     return split
   return data.take_fraction(split, limit / number, seed=0)
+
+
+def _any(images: np.ndarray, number: int, seed: int) -> np.ndarray:
+  """So many of them by lot, none again before all have been taken."""
+  order = np.random.default_rng(seed).permutation(len(images))
+  return images[np.resize(order, number)]
 
 
 class Material(NamedTuple):
@@ -186,6 +193,10 @@ class Store:
         train = data.take_fraction(train, settings['fraction'], run.seed)
       except ValueError as error:
         raise errors.InputError(f'fraction: {error}') from error
+    if 'outliers' in settings:
+      others = self.task({**settings, 'name': settings['outliers']}).train
+      number = len(train['label'])
+      train = {**train, 'outlier': _any(others['image'], number, run.seed)}
     if run.access_to_data == 'foreign':  # Their own labels mean nothing here.
       train = {**train, 'label': np.full_like(train['label'], -1)}
     return train

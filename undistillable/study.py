@@ -252,7 +252,8 @@ def _check_data(
         'version, on every host'
       )
     used = [one for run in missing for one in (run.judged_on, run.learns_from)]
-    for name in {one['name'] for one in used if one}:
+    names = {one.get(key) for one in used for key in ('name', 'outliers')}
+    for name in filter(None, names):
       data.check(name, data_dir=config.data_dir)
     for run in missing:
       store.num_steps(run)

@@ -38,7 +38,8 @@ def prepare_fn(
 
   Returns:
     `(arrays, indices int[b], rng) -> {'image': dtype[b, H, W, C],
-    'label': int32[b]}`.
+    'label': int32[b]}`; where there are arrays['outlier'], images like
+    arrays['image'], also 'outlier', dtype[b, H, W, C].
 
   Raises:
     ValueError: an unknown augmentation, or impossible means and deviations.
@@ -70,12 +71,15 @@ def _prepare_fn(
     indices: jax.Array | np.ndarray,
     rng: jax.Array,
   ) -> dict[str, jax.Array]:
-    checks.images(arrays['image'], len(mean))
-    images = augment_fn(rng, arrays['image'][indices])
-    return {
-      'image': augment_lib.normalize(images, mean, std, dtype),
-      'label': arrays['label'][indices],
-    }
+    def images(name: str, rng: jax.Array) -> jax.Array:
+      checks.images(arrays[name], len(mean))
+      found = augment_fn(rng, arrays[name][indices])
+      return augment_lib.normalize(found, mean, std, dtype)
+
+    batch = {'image': images('image', rng), 'label': arrays['label'][indices]}
+    if 'outlier' in arrays:
+      batch['outlier'] = images('outlier', jax.random.fold_in(rng, 1))
+    return batch
 
   return prepare
 

@@ -2,16 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import losses, method, serving
+from undistillable import losses, method, serving, state as state_lib
 
 PARENTS = ('normal',)
+OUTLIERS = True  # It learns from those of `config.outliers`, if there are any.
 _NAME = 'misinformation'
+_OUTLIER = 'outlier'
+# Lambda, of the authors' code.
+_EXPOSURE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,22 @@ class Settings:
     losses.check_positive('nu', self.nu)
 
 
+@flax.struct.dataclass
+class Both:
+  """Two networks in training: the one that is served, and the one that errs."""
+
+  network: state_lib.TrainState
+  other: state_lib.TrainState
+
+  @property
+  def step(self) -> jax.Array:
+    return self.network.step
+
+  @property
+  def variables(self) -> dict[str, state_lib.PyTree]:
+    return {**self.network.variables, _NAME: self.other.variables}
+
+
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -41,7 +63,12 @@ def make(
 ) -> method.Method:
   """Trains a second network to be wrong, beside the normal one.
 
-  Equation: `-log(1 - p_y)`, p the scores of the second network.
+  Equation: `-log(1 - p'_y)`, p' the scores of the second network.
+
+  Where a batch has outliers x', the first is not the normal network, but one
+  that is trained as well: `CE(z(x), y) + KL(u || p(x'))`, u = 1 / K, so that it
+  is sure of none of them; and the second by the mean of the above and of the
+  same for x', whose label is the top class that the first says of it.
 
   Args:
     model: the network that is served, and the architecture of the second.
@@ -51,20 +78,63 @@ def make(
       frozen['normal'].
 
   Returns:
-    The method; loss and accuracy are those of the second network.
+    The method; loss and accuracy are those of the second network. With
+    outliers they are those of the first, and there are more metrics:
+    `outlier_kl`, KL(u || p(x')), nats, `misinformation_loss` and
+    `misinformation_accuracy`.
 
-  Source: Kariyappa and Qureshi (2020), arXiv:1911.07100. There both networks
-  also see outliers in training, on which the first is made unsure; here, as in
-  the code of Tang et al. (2024), "ModelGuard", admis.py, the second learns from
-  the owner's images alone, and the first is the normal network as it is.
+  Source: Kariyappa and Qureshi (2020), arXiv:1911.07100, with outliers. Without
+  them, as in the code of Tang et al. (2024), "ModelGuard", admis.py.
   """
   del settings, parents
+  views = {_OUTLIER: lambda batch: batch.get(_OUTLIER)}
 
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    return unlikelihood(seen.logits, seen.batch['label']), {}
+  def exposed(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    loss = losses.cross_entropy(seen.logits, seen.batch['label'])
+    z = seen.views[_OUTLIER]
+    kl = losses.kl_divergence(jnp.zeros_like(z), z)
+    return loss + _EXPOSURE * kl, {'outlier_kl': kl}
 
-  learner = method.supervised(model, optimizer, loss_fn)
-  return method.beside(learner, model, _NAME)
+  def wrong(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    loss = unlikelihood(seen.logits, seen.batch['label'])
+    if _OUTLIER in seen.views:
+      said = seen.batch['outlier_label']
+      loss = (loss + unlikelihood(seen.views[_OUTLIER], said)) / 2
+    return loss, {}
+
+  first = method.supervised(model, optimizer, exposed, views=views)
+  second = method.supervised(model, optimizer, wrong, views=views)
+  alone = method.beside(second, model, _NAME)
+  logits_fn = method.frozen_fn(model)
+
+  def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> Any:
+    if _OUTLIER not in batch:
+      return alone.init(rng, batch, frozen)
+    other = second.init(jax.random.fold_in(rng, 1), batch, frozen)
+    return Both(first.init(rng, batch, frozen), other)
+
+  def step(
+    state: Any,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[Any, method.Metrics]:
+    if _OUTLIER not in batch:
+      return alone.step(state, frozen, batch, rng, axis_name)
+    said = logits_fn(state.network.variables, batch[_OUTLIER]).argmax(-1)
+    network, metrics = first.step(state.network, frozen, batch, rng, axis_name)
+    other, found = second.step(
+      state.other,
+      frozen,
+      {**batch, 'outlier_label': said},
+      jax.random.fold_in(rng, 1),
+      axis_name,
+    )
+    metrics |= {f'{_NAME}_{name}': found[name] for name in ('loss', 'accuracy')}
+    return Both(network, other), metrics
+
+  return method.Method(init, step, {}, logits_fn)
 
 
 def unlikelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
