@@ -26,6 +26,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.dkd.beta, config.stingy.ratio = 8.0, 0.1
   config.reverse_sigmoid.beta = 0.02
   config.adaptive_misinformation.tau = 0.4
+  config.sdb.temperature, config.sdb.weight = 20.0, 0.04  # 16 of tau^2 KL.
   config.averager.temperature = config.skeptical.temperature = 20.0
   config.mkd.temperature, config.htc.temperature = 20.0, 70.0
   config.contrastive.omega, config.contrastive.temperature = 0.005, 20.0

@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
   config.cmim.delay_steps, config.cmim.ramp_steps = 100, 60  # Of 600.
+  config.sdb.weight = 0.2  # With 1 it is never right without the key.
   config.bayes.draws, config.d_dae.draws = 20, 4  # Of each image.
   # 446 steps; a batch is asked about 7 times in each.
   config.dfme.budget = 200_000

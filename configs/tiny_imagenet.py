@@ -25,6 +25,7 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.stingy.ratio = 0.1
   config.reverse_sigmoid.beta = 0.008
   config.adaptive_misinformation.tau = 0.25
+  config.sdb.temperature, config.sdb.weight = 20.0, 0.04  # 16 of tau^2 KL.
   # 5 and 20 of 200 epochs.
   config.cmim.delay_steps, config.cmim.ramp_steps = 4_000, 15_000
   config.averager.temperature = config.skeptical.temperature = 20.0

@@ -20,6 +20,7 @@ from undistillable import (
   parallel,
   plan,
   store as store_lib,
+  train,
 )
 from undistillable.defenses import adaptive_misinformation
 
@@ -121,6 +122,25 @@ def test_two_devices_learn_from_outliers_as_one_does():
   )
 
 
+def test_a_training_with_outliers_is_resumed_and_streamed_bit_for_bit(tmp_path):
+  rng = np.random.default_rng(0)
+  image, outlier = rng.integers(0, 256, (2, 24, 2, 2, 1), np.uint8)
+  arrays = {'image': image, 'label': np.arange(24) % 4, 'outlier': outlier}
+  fit = functools.partial(
+    train.fit,
+    _started()[0],
+    arrays,
+    data.prepare_fn((0.5,), (0.25,), augment='pad_crop_flip'),
+    batch_size=12,
+    frozen={'normal': {}},
+  )
+  fit(epochs=1, folder=tmp_path)
+  resumed = fit(epochs=2, folder=tmp_path, resident=False)
+  whole = fit(epochs=2)
+  assert int(whole.step) == 4
+  jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
 def test_outliers_are_prepared_like_images_and_change_none():
   rng = np.random.default_rng(0)
   image, outlier = rng.integers(0, 256, (2, 6, 8, 8, 1), np.uint8)
@@ -169,6 +189,7 @@ def test_only_a_defense_that_learns_from_outliers_gets_another_name():
   ('name', 'told'),
   [
     ('cifar10', 'outliers: images of cifar10 are (32, 32, 3), those of digits'),
+    ('digits', "outliers='digits' is what is learned; expected images unlike"),
     ('nowhere', "unknown dataset 'nowhere'"),
   ],
 )

@@ -306,6 +306,11 @@ class Job:
     elif run.access_to_data == 'foreign':
       learns_from = self._transfer_set(judged_on)
     elif config.outliers is not None and getattr(run.module, 'OUTLIERS', False):
+      if config.outliers == config.dataset:
+        raise ValueError(
+          f'outliers={config.outliers!r} is what is learned; expected images '
+          'unlike these'
+        )
       self._check_foreign('outliers', config.outliers)
       learns_from = {**learns_from, 'outliers': config.outliers}
     return dataclasses.replace(run, settings=found, learns_from=learns_from)

@@ -156,9 +156,10 @@ def make(
 ) -> method.Method:
   """Trains a teacher whose scores are of use to whoever has the key.
 
-  Images with and without the key are one pass: BatchNorm has the statistics of
-  both together, as in an evaluation, where the released code takes one pass
-  for each and so its own statistics in training.
+  Images with the key and without are one pass, and have the statistics of
+  BatchNorm in common, as they have when the network is evaluated. The released
+  code takes a pass for each, with statistics of its own; on digits a key was
+  then worth next to nothing to an evaluated network.
 
   Args:
     model: the teacher to train.
