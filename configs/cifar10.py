@@ -60,7 +60,9 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.teacher.model = 'airbench94'
   config.students = ('cnn', 'resnetc20', 'airbench94')
   config.seeds = (0,)
-  config.nasty.omega = 0.04
+  # At the released code's 0.04 a student of the teacher's own kind loses less
+  # than the article's 1.7 points; at 0.1 the owner pays 1.8 points, here 1.0.
+  config.nasty.omega = 0.07
   config_lib.learn_fast(config, 'airbench94', epochs=30)
   config.cmim.delay_steps, config.cmim.ramp_steps = 500, 300  # Of 2,900.
   config_lib.change_recipe(config, 'cnn', epochs=10, schedule='cosine')
@@ -69,7 +71,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.grid.students = ('cnn',)
   config.grid.stronger_students = ('resnet18',)
   config.grid.adversaries = ('cnn',)
-  config.grid.omegas = (0.0, 0.004, 0.04, 0.1)
+  config.grid.omegas = (0.0, 0.004, 0.04, 0.07, 0.1)
   config.grid.temperatures = (1.0, 4.0, 20.0)
   config.grid.alphas = (0.1, 0.5, 0.9, 1.0)
   config.grid.fractions = (0.2, 0.5, 1.0)

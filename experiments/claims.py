@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments import evidence
+from experiments import comparisons, evidence
 from undistillable.report import summary
 
 READING = (
@@ -34,7 +34,7 @@ class Claim(typing.NamedTuple):
   number: int
   text: str
   experiment: str
-  judge: Callable[[Mapping[str, Any]], tuple[bool, str] | None]
+  judge: Callable[[Mapping[str, Any]], comparisons.Found]
 
 
 class Verdict(typing.NamedTuple):
@@ -195,5 +195,5 @@ def _verdict(claim: Claim, results: Mapping[str, Any] | None) -> Verdict:
   seeds = len(results['summary']['seeds'])
   if seeds == 1:
     text = f'{text.removesuffix(".")} (one seed).'
-  status = 'holds' if holds else 'fails'
+  status = {True: 'holds', False: 'fails', None: 'not run'}[holds]
   return Verdict(claim.number, claim.text, status, text, seeds)

@@ -10,7 +10,8 @@ from undistillable.report import entries, stats, sweeps
 from undistillable.report.words import plus_minus
 
 Results = Mapping[str, Any]  # The content of a results.json.
-Found = tuple[bool, str] | None  # Whether a claim holds, and the numbers.
+# Whether a claim holds, if that can be said, and the numbers.
+Found = tuple[bool | None, str] | None
 
 _MIN_RANK_CORRELATION = 0.7  # Of 'the more, the more'.
 

@@ -216,14 +216,24 @@ def fraction(results: Results) -> Found:
 
 
 def data_free(results: Results) -> Found:
-  """Claim 13: more than 5 points below the student of the normal teacher."""
-  effects = {
-    row['model']: row['effect']
-    for row in results['summary']['rows']
-    if row['effect'] and row['method'] == 'dafl'
-  }
+  """Claim 13: more than 5 points below the student of the normal teacher.
+
+  Where a student of the normal teacher is not half as good as alone, the theft
+  itself did not work, and nothing can be said of a protection from it.
+  """
+  rows = [r for r in results['summary']['rows'] if r['method'] == 'dafl']
+  effects = {row['model']: row['effect'] for row in rows if row['effect']}
   if not effects:
     return None
+  for row in rows:
+    if row['kind'] == 'normal' and row['difference']:
+      here = row['accuracy']['mean']
+      alone = here - row['difference']['mean']
+      if here < alone / 2:
+        return None, (
+          f'{row["model"]} has {here:.1f} % from the normal teacher and '
+          f'{alone:.1f} % alone: too little was stolen.'
+        )
   holds = all(
     comparisons.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
   )

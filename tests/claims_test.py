@@ -197,6 +197,19 @@ def test_a_claim_that_was_not_run_says_so():
   assert statuses[5] == statuses[6] == 'not run'
 
 
+@pytest.mark.parametrize(
+  ('normal', 'status'), [(60.0, 'holds'), (41.0, 'fails'), (39.0, 'not run')]
+)
+def test_who_steals_nothing_says_nothing_of_a_protection(normal, status):
+  entries = fabricated.make_study(
+    (80.0,), (normal,), (40.0,), attacks=('dafl',)
+  )
+  results = {'data_free': _of(entries)}
+  (verdict,) = claims.judge(results, 'data_free')
+  assert verdict.status == status
+  assert ('too little' in verdict.evidence) == (status == 'not run')
+
+
 def test_one_seed_is_named():
   results = _results((90.0,), (91.0,), (70.0,))
   verdict = claims.judge({'main_table': results}, 'main_table')[2]

@@ -4,7 +4,7 @@ import config_files
 import ml_collections
 import pytest
 
-from undistillable import plan
+from undistillable import attacks, defenses, plan
 
 ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
 
@@ -75,6 +75,18 @@ def test_every_preset_plans(name, preset):
   config = config_files.load(name, preset)
   per_seed = 2 + 3 * len(config.students)
   assert len(plan.make(config)) == per_seed * len(config.seeds)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_every_method_plans_for_a_teacher_with_a_warm_up(name):
+  config = config_files.load(name, 'fast')
+  config.students = (config.teacher.model,)
+  for defense in defenses.DEFENSES:
+    plan.make(plan.vary(config, {'defenses': (defense,)}))
+  # A served defense, since some thieves undo what is done to the scores.
+  served = plan.vary(config, {'defenses': ('reverse_sigmoid',)})
+  for attack in attacks.ATTACKS:
+    plan.make(plan.vary(served, {'attacks': (attack,)}))
 
 
 def test_an_unknown_preset_is_named():

@@ -330,10 +330,11 @@ def base() -> ml_collections.ConfigDict:
     steps_per_epoch=120,
     batch_size=1_024,
     milestones=(800, 1_600),
+    warmup_epochs=0,
   )
   # How many epochs, and when the rate falls, follows from its budget.
-  change_recipe(config, 'dfme', batch_size=256)
-  change_recipe(config, 'maze', schedule='cosine')
+  change_recipe(config, 'dfme', batch_size=256, warmup_epochs=0)
+  change_recipe(config, 'maze', schedule='cosine', warmup_epochs=0)
   # A batch of images each; all of them are saved.
   change_recipe(
     config,
@@ -342,6 +343,7 @@ def base() -> ml_collections.ConfigDict:
     steps_per_epoch=1,
     batch_size=256,
     schedule='cosine',
+    warmup_epochs=0,
     checkpoint_every_epochs=20,
   )
   for name in ('deep_inversion', 'adaptive_inversion'):
@@ -363,7 +365,9 @@ def base() -> ml_collections.ConfigDict:
   # A surrogate of a thief who has just begun.
   change_recipe(config, 'grad2', epochs=10, schedule='constant')
   # Its book is filled in one pass.
-  change_recipe(config, 'modelguard_s', epochs=1, augment='none')
+  change_recipe(
+    config, 'modelguard_s', epochs=1, warmup_epochs=0, augment='none'
+  )
   return config
 
 
@@ -442,8 +446,7 @@ def learn_fast(
     name: of the network.
     epochs: at least 5.
 
-  Source: Jordan (2024), arXiv:2404.00498, for 10 epochs. There the weight decay
-  is 3e-3; a longer training needs less, since the product counts.
+  Source: Jordan (2024), arXiv:2404.00498, where it is done for 10 epochs.
   """
   change_recipe(
     config,
@@ -454,7 +457,7 @@ def learn_fast(
     optimizer='nesterov',
     learning_rate=0.32,
     momentum=0.85,
-    weight_decay=3e-2 / epochs,
+    weight_decay=3e-3,
     groups=(('norm.*/bias', 64.0, 1 / 64),),
     schedule='linear',
     warmup_epochs=epochs // 5,

@@ -124,7 +124,7 @@ def plan(job: Any, name: str, teacher: Any, student: str) -> list[Any]:
     student,
     parents,
     {'targets': 'top'},
-    {'epochs': settings.shadow_epochs},
+    {'epochs': settings.shadow_epochs, 'warmup_epochs': 0},
   )
   shadow = dataclasses.replace(shadow, queries='cached')
   others = {'shadow': shadow}
