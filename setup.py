@@ -95,6 +95,6 @@ setuptools.setup(
     ],
     # For reading PyTorch's older kinds of checkpoints; see interop.
     'torch': ['torch'],
-    'test': ['mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
+    'test': ['hypothesis', 'mypy', 'pytest>=8', 'pytest-xdist', 'ruff'],
   },
 )

@@ -9,10 +9,19 @@ import random
 import time
 
 import config_files
+import hypothesis
 import ml_collections
 import pytest
+from hypothesis import strategies
 
-from undistillable import attacks, config as config_lib, defenses, errors, plan
+from undistillable import (
+  attacks,
+  config as config_lib,
+  defenses,
+  errors,
+  models,
+  plan,
+)
 
 _MAX_SECS = 3.0
 _MAX_LENGTH = 1000  # Of a sentence.
@@ -66,6 +75,31 @@ def _leaves(config, prefix=''):
       yield f'{prefix}{key}', tuple if kind is list else kind
 
 
+_NAMES = strategies.sampled_from(
+  [*defenses.DEFENSES, *attacks.ATTACKS, *models.MODELS, 'digits', 'patches']
+)
+_LEAVES = strategies.one_of(
+  strategies.none(),
+  strategies.booleans(),
+  strategies.integers(),
+  strategies.floats(),
+  strategies.text(max_size=20),
+  _NAMES,
+)
+_ANY = _LEAVES | strategies.lists(_LEAVES, max_size=3).map(tuple)
+# By the type of a field, what it may well be.
+_LIKELY = {
+  bool: strategies.booleans(),
+  int: strategies.integers(-1, 100),
+  float: strategies.floats(-1.0, 10.0),
+  str: _NAMES,
+  tuple: strategies.lists(
+    _NAMES | strategies.integers(-1, 9) | strategies.floats(0.0, 2.0),
+    max_size=3,
+  ).map(tuple),
+}
+
+
 _FIELDS = dict(_leaves(config_lib.base()))
 _FIELDS |= {
   name.replace('recipe.', 'recipes.cnn4.'): kind
@@ -74,10 +108,9 @@ _FIELDS |= {
 }
 
 
-def _config(name):
-  """One that reads the field, shrunk to few runs."""
+def _config(names):
+  """One that reads the fields, shrunk to few runs."""
   config = config_files.load('digits')
-  method = name.split('.')[0]
   with config.unlocked(), config.ignore_type():
     config.teacher.model, config.students, config.seeds = (
       'cnn4',
@@ -85,53 +118,72 @@ def _config(name):
       (0,),
     )
     config.recipes = ml_collections.ConfigDict()
-    if name.startswith('recipes.'):
-      config.recipes[name.split('.')[1]] = {}
-    if method in defenses.DEFENSES:
-      config.defenses = (method,)
-    elif method in attacks.ATTACKS:
-      config.attacks = (method,)
-      config.transfer = 'patches'
+    for name in names:
+      method = name.split('.')[0]
+      if name.startswith('recipes.'):
+        config.recipes[name.split('.')[1]] = {}
+      if method in defenses.DEFENSES:
+        config.defenses = (method,)
+      elif method in attacks.ATTACKS:
+        config.attacks = (method,)
+        config.transfer = 'patches'
   return config
 
 
-def _told(name, value):
-  """The sentence about a value of a field; None where it is taken."""
-  config = _config(name)
-  *parents, last = name.split('.')
-  part = config
-  for parent in parents:
-    part = part[parent]
-  with part.unlocked(), part.ignore_type():
-    part[last] = value
+def _told(values):
+  """The sentence about {field: value}; None where they are taken."""
+  config = _config(values)
+  for name, value in values.items():
+    *parents, last = name.split('.')
+    part = config
+    for parent in parents:
+      part = part[parent]
+    with part.unlocked(), part.ignore_type():
+      part[last] = value
   start = time.monotonic()
   try:
     plan.make(config)
   except (errors.InputError, OSError) as error:  # As `command.run` does.
     return str(error)
   finally:
-    assert time.monotonic() - start < _MAX_SECS, (name, value)
+    assert time.monotonic() - start < _MAX_SECS, values
   return None
 
 
-def _check(name, value):
-  said = _told(name, value)
-  assert said is None or len(said) < _MAX_LENGTH, (name, said)
-  assert said is None or len(said.splitlines()) == 1, (name, said)
+def _check(values):
+  said = _told(values)
+  assert said is None or len(said) < _MAX_LENGTH, (values, said)
+  assert said is None or len(said.splitlines()) == 1, (values, said)
   return said
 
 
 @pytest.mark.parametrize('name', list(_FIELDS))
 def test_an_odd_value_is_refused_in_a_sentence_or_taken(name):
   for value in _ODD[_FIELDS[name]]:
-    _check(name, value)
+    _check({name: value})
 
 
 @pytest.mark.parametrize('name', list(_FIELDS))
 def test_a_value_of_another_type_is_refused_in_a_sentence(name):
   kind = _FIELDS[name]
   for value in random.Random(name).sample(_WRONG, 6):
-    said = _check(name, value)
+    said = _check({name: value})
     fits = isinstance(value, kind | (int if kind is float else kind))
     if kind is not tuple and value is not None and not fits:
       assert said is not None, value
+
+
+@hypothesis.settings(
+  max_examples=300, deadline=None, derandomize=True, database=None
+)
+@hypothesis.given(
+  strategies.sets(
+    strategies.sampled_from(sorted(_FIELDS)), min_size=1, max_size=4
+  ).flatmap(
+    lambda names: strategies.fixed_dictionaries(
+      {name: _LIKELY[_FIELDS[name]] | _ANY for name in sorted(names)}
+    )
+  )
+)
+def test_values_that_contradict_each_other_are_refused_in_a_sentence(values):
+  _check(values)
