@@ -2,10 +2,11 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
-from undistillable import errors, lease, status, writers
+from undistillable import errors, lease, status, study, writers
 
 
 @pytest.fixture
@@ -69,3 +70,19 @@ def test_where_nothing_was_begun_one_sentence_says_so(tmp_path):
     status.rows(tmp_path)
   with pytest.raises(SystemExit, match='^error: .* no study was begun there'):
     status.main([f'--workdir={tmp_path}'])
+
+
+def test_a_study_shows_it_as_well(workdir, monkeypatch, capsys):
+  argv = ['study', 'status', f'--workdir={workdir}']
+  monkeypatch.setattr('sys.argv', argv)
+  with pytest.warns(RuntimeWarning, match='found in sys.modules'):
+    runpy.run_module(study.__name__, run_name='__main__')
+  assert (
+    capsys.readouterr().out == status.show(list(status.rows(workdir))) + '\n'
+  )
+  monkeypatch.setattr('sys.argv', ['study'])
+  with (
+    pytest.warns(RuntimeWarning, match='found in sys.modules'),
+    pytest.raises(SystemExit, match='usage'),
+  ):
+    runpy.run_module(study.__name__, run_name='__main__')

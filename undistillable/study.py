@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -421,3 +422,9 @@ def _stop_if_failed(
       f'{drop:.1f} points below its normal twin; {execute.remedy(run)}, or '
       f'raise max_accuracy_drop (now {max_drop}) to go on with it'
     )
+
+
+if __name__ == '__main__':
+  if sys.argv[1:2] != ['status']:
+    sys.exit('usage: python -m undistillable.study status --workdir=...')
+  status.main(sys.argv[2:])
