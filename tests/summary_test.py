@@ -9,6 +9,7 @@ import pytest
 
 from undistillable.report import (
   conduct,
+  document,
   stats,
   summary as summary_lib,
   table,
@@ -370,6 +371,12 @@ def test_text_table_is_aligned_and_ends_in_the_sentence():
   ends = {len(line) for line in lines[:-1]}
   assert len(ends) == 1 and max(ends) <= 80
   assert any('72.0 ± 2.8' in line and '-19.0 ± 1.4' in line for line in lines)
+
+
+def test_a_head_of_two_lines_is_one_line_of_markdown():
+  text = document.markdown_table(('a\nb_c', 'd'), [('1', '2')])
+  assert text.splitlines()[0] == '| a b\\_c | d |'
+  assert len(text.splitlines()) == 3
 
 
 def test_markdown_table_has_one_row_a_network_and_escapes_names():

@@ -85,7 +85,7 @@ def markdown_table(
 ) -> str:
   """A Markdown table of escaped cells."""
   rule = ['--:' if i in numeric else ':--' for i in range(len(head))]
-  lines = [list(head), rule]
+  lines = [[escape(cell) for cell in head], rule]
   for i, row in enumerate(rows):
     mark = ['**' if (i, j) in strong else '' for j in range(len(head))]
     lines.append(
