@@ -33,7 +33,6 @@ def test_of_the_same_networks_nothing_is_gained():
   hits = np.random.default_rng(0).random((3, 50)) < 0.8
   found = verdict.gain(hits, hits)
   assert found.points == 0
-  assert found.p_value == 0.5
   assert found.low() == -found.high() < 0
 
 
@@ -146,7 +145,7 @@ def test_students_share_the_level():
   gain = _gain(1.0)
   error = 1.0 / float(scipy.stats.t.isf(0.04, gain.degrees))
   gain = _gain(1.0, error)
-  np.testing.assert_allclose(gain.p_value, 0.04)
+  np.testing.assert_allclose(gain.low(0.04), 0, atol=1e-12)
   one = _contest('a', 'kd', kd=gain)
   other = _contest('b', 'kd', kd=_gain(-1.0))
   assert verdict.judge([one], margin=0.5).decision == 'distillable'
@@ -162,6 +161,19 @@ def test_without_a_choice_the_attacks_share_it_too():
   found = verdict.judge([chosen._replace(chosen=None)], margin=1.0)
   assert found.decision == 'open'
   assert found.level == 0.05 / 8
+
+
+def test_who_surely_gains_most_decides_and_not_the_surest_of_little():
+  """A small gain that is certain is not all that leaks."""
+  gains = {'sure': _gain(6.0, 1.0), 'large': _gain(20.0, 4.0)}
+  contest = _contest('s', **gains)
+  found = verdict.judge([contest], margin=1.0)
+  assert (found.decision, found.attack) == ('distillable', 'large')
+  assert found.gain.low(found.level) > gains['sure'].low(found.level) > 0
+  # One that may be luck is not all the same.
+  gains['lucky'] = _gain(21.0, 40.0)
+  found = verdict.judge([_contest('s', **gains)], margin=1.0)
+  assert found.attack == 'large'
 
 
 def test_every_attack_of_every_student_must_stay_below_the_margin():

@@ -66,12 +66,14 @@ class Group(NamedTuple):
     attacks: in order.
     controls: {student: the chosen control}.
     rows: {defense: row}.
+    alone: {student: bool[R, n], the fresh hits of its control}.
   """
 
   name: str
   attacks: Sequence[str]
   controls: Mapping[str, str]
   rows: Mapping[str, Row]
+  alone: Mapping[str, np.ndarray]
 
 
 class Board:
@@ -195,7 +197,7 @@ def _judge_group(board: Board, group: str) -> Group:
   rows = {
     defense: _row(board, defense, contests, names) for defense in board.owners
   }
-  return Group(group, names, controls, rows)
+  return Group(group, names, controls, rows, hits)
 
 
 def _contest(
@@ -238,7 +240,7 @@ def _row(
     return Row(found, mine)
   thief = board.cell(defense, found.attack, found.student)
   plain, whole, against = contests[NONE][found.student], None, None
-  best = _best(plain)
+  best = _best(plain, found.level)
   if best:
     from_none = plain.gains[best].points
     if from_none > MIN_TO_LEAK:
@@ -258,11 +260,11 @@ def _row(
   return Row(found, mine, whole, against, value)
 
 
-def _best(contest: verdict_lib.Contest) -> str | None:
+def _best(contest: verdict_lib.Contest, level: float) -> str | None:
   """The chosen attack; where nothing was chosen, that which decides."""
   if contest.chosen or not contest.gains:
     return contest.chosen
-  return min(contest.gains, key=lambda k: (contest.gains[k].p_value, k))
+  return min(contest.gains, key=lambda k: (-contest.gains[k].low(level), k))
 
 
 def _difference(
