@@ -401,6 +401,50 @@ def test_where_nothing_is_gained_there_is_nothing_to_protect(
   text = (tmp_path / 'report.md').read_text()
   assert 'Here is nothing to protect' in text
   assert 'no thief gains as much as the margin' in text
+  assert 'always right' not in text  # There is room for 14 points.
+
+
+def _foreign(results, attack='kd'):
+  """The same, with an attack by thieves who have foreign images."""
+  for cell in results['measurements']['board']['cells']:
+    if cell['defense'] and cell['attack'] == attack:
+      cell['group'] = board_lib.FOREIGN
+  return results
+
+
+def test_what_other_thieves_gain_is_said_at_the_top(tmp_path, monkeypatch):
+  """Nothing to protect from some is not nothing to protect."""
+  drawn = []
+  monkeypatch.setattr(
+    draw, 'render', lambda shown, folder: drawn.append(shown) or []
+  )
+  skills = {d: {'kd': 80.0, 'hard_label': 80.0} for d in ('none', 'nasty')}
+  results = _foreign(
+    fabricated_arena.make_results(skills, CONTROLS, margin=2.0)
+  )
+  page.write(results, tmp_path, folder=tmp_path, command='')
+  text = (tmp_path / 'report.md').read_text()
+  assert 'Nothing to protect from thieves with labelled images' in text
+  assert 'foreign images and no labels gain from 1 of 1.' in text
+  assert 'Leaked share' in drawn[0].caption  # Of those who find something.
+  board = board_lib.Board(results)
+  groups = board_lib.judge(board)
+  told = page.words.audit(board, groups, board_lib.prices(results))
+  assert told.tone == 'bad'
+  assert 'by thieves with foreign images' in told.headline
+
+
+def test_where_no_gain_can_reach_the_margin_that_is_said():
+  """A control at 98 % leaves less room than a margin of 3 points."""
+  results = fabricated_arena.make_results(
+    {'none': {'kd': 99.0}, 'nasty': {'kd': 99.0}},
+    {'scratch': 99.0},
+    margin=3.0,
+  )
+  board, (group,) = _judged(results)
+  told = page.words.next_step(board, group, board_lib.prices(results))
+  alone = group.alone['cnn8'].mean()
+  assert f'would gain only +{100 * (1 - alone):.1f} points' in told
 
 
 @pytest.mark.parametrize('seeds', [(2,), (2, 3)])
@@ -466,6 +510,12 @@ def test_a_seed_without_a_normal_network_has_no_prices():
   assert finished
   assert arena._prices([job], finished, None) == {}
   assert arena._latencies([job], finished, None) == {}
+
+
+def test_points_at_one_place_share_a_label():
+  places = np.array([[0.5, 0.5], [0.1, 0.1], [0.13, 0.11], [0.16, 0.1]])
+  assert plane.together(places) == [[0], [1, 2, 3]]
+  assert plane.together(places[[1, 3, 0, 2]]) == [[0, 1, 3], [2]]
 
 
 def test_the_front_is_of_those_that_nothing_beats_in_both():

@@ -43,11 +43,15 @@ def write(
   del workdir
   board, paid = Board(results), board_lib.prices(results)
   groups = board_lib.judge(board)
+  # Shares are what is to be seen, wherever there is something to share.
+  told = (group for group in groups if _has_shares(group))
+  drawn = next(told, groups[0])
   parts: list[document.Block] = []
   for group in groups:
     parts += _group_blocks(board, group, paid)
-    if group is groups[0]:
+    if group is drawn:
       parts += draw.render(_plane(board, group, paid), folder)
+    if group is groups[0]:
       parts += [
         document.Heading('What to do next'),
         document.Text(words.next_step(board, group, paid)),
@@ -406,6 +410,12 @@ def _trained(board: Board, run: str) -> set[str]:
   return itself.union(*(_trained(board, one) for one in helpers))
 
 
+def _has_shares(group: Group) -> bool:
+  """Whether the unprotected network gives each deciding thief enough."""
+  rows = [row for row in group.rows.values() if row.verdict.gain]
+  return bool(rows) and all(row.whole is not None for row in rows)
+
+
 def _plane(board: Board, group: Group, paid: Prices) -> draw.Figure:
   """Owner's price against what leaks."""
   found = {
@@ -413,7 +423,7 @@ def _plane(board: Board, group: Group, paid: Prices) -> draw.Figure:
     for name, row in group.rows.items()
     if row.verdict.gain and name in paid.change
   }
-  shares = all(row.whole is not None for row in found.values())
+  shares = _has_shares(group)
   points = []
   for name, row in found.items():
     gain = row.verdict.gain

@@ -70,7 +70,8 @@ ASKED = (
   'augmentation, its answer reused. Every view: each augmented one.'
 )
 PLANE = (
-  'Left is cheap for the owner, down is safe. {y}. The line joins the defenses '
+  'Left is cheap for the owner (beyond 0.02 the axis is logarithmic), down is '
+  'safe. {y}. The line joins the defenses '
   'than which no other is both cheaper and safer. Green: undistillable against '
   'these attacks, red: distillable, grey: open. Upright lines are the bounds '
   'of the gain.'
@@ -110,8 +111,19 @@ def conclusion(
     f'{len(found["open"]) or "none"} open; '
     f'{_plain_clause(first.rows[board_lib.NONE])}.'
   )
+  for group in groups[1:]:
+    leaking = sum(
+      row.verdict.decision == 'distillable'
+      for name, row in group.rows.items()
+      if name != board_lib.NONE
+    )
+    title_ = board_lib.GROUPS[group.name]
+    sentence += f' {title_} gain from {leaking or "none"} of {number}.'
   plain = first.rows[board_lib.NONE].verdict.decision
-  if plain == 'undistillable':
+  if plain == 'undistillable' and _robbed(groups, board_lib.NONE):
+    thieves = board_lib.GROUPS[first.name].lower()
+    headline, tone = f'Nothing to protect from {thieves}', 'open'
+  elif plain == 'undistillable':
     headline, tone = 'Here is nothing to protect', 'open'
   elif found['distillable']:
     leaks = 'leaks' if len(found['distillable']) == 1 else 'leak'
@@ -164,12 +176,28 @@ def audit(
       f'{"is" if len(held) < 2 else "are"} undistillable against them'
       f'{_at_prices(held, paid)}'
     )
+  sentence += '.'
+  others = _robbed(groups[1:], board_lib.NONE)
+  for group in others:
+    sentence += f' {board_lib.GROUPS[group.name]} gain from it.'
+  if others and plain.decision != 'distillable':
+    thieves = listed(board_lib.GROUPS[group.name].lower() for group in others)
+    headline, tone = f'It can be distilled by {thieves}', 'bad'
   return conclusion_lib.Conclusion(
     f'Can this network be stolen by distillation? ({where})',
     headline,
-    f'{sentence}.',
+    sentence,
     tone,
   )
+
+
+def _robbed(groups: Iterable[Group], defense: str) -> list[Group]:
+  """Of these thieves, whoever gains from a defense."""
+  return [
+    group
+    for group in groups
+    if group.rows[defense].verdict.decision == 'distillable'
+  ]
 
 
 def _plain_clause(row: Row) -> str:
@@ -185,7 +213,7 @@ def _plain_clause(row: Row) -> str:
   if row.verdict.decision == 'undistillable':
     return (
       'but from the unprotected network, too, no thief gains as much as the '
-      f'margin (at best {told})'
+      f'margin (the one who was chosen {told})'
     )
   return f'whether the unprotected network is distillable is open ({told})'
 
@@ -266,6 +294,15 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
     )
   if not told:
     told.append('Try a data set on which there is more to steal.')
+  alone = [float(hits.mean()) for hits in group.alone.values()]
+  room = 100 * (1 - min(alone, default=0.0))  # What is left to gain.
+  if room < rules['margin']:
+    told.insert(
+      0,
+      f'Even a thief who is always right would gain only {points(room)} points '
+      'here, less than the margin: that none gains as much says little of any '
+      'defense.',
+    )
   return ' '.join(told)
 
 

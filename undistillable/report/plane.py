@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib import figure as mpl_figure
 
-from undistillable.report import draw
+from undistillable.report import arena_words as words, draw
 
+_NEAR = (0.05, 0.04)  # Of the width and height: as large as a label.
+_LINEAR = 0.02  # Within it the axis of prices is linear, beyond logarithmic.
+_TICKS = (-0.1, -0.01, 0.0, 0.01, 0.1, 1.0)
 _COLORS = {'distillable': 'bad', 'undistillable': 'good', 'open': 'control'}
 
 
@@ -44,6 +48,25 @@ def front(points: Sequence[Point]) -> list[Point]:
   return found
 
 
+def together(places: np.ndarray) -> list[list[int]]:
+  """Which of places[N, 2], in shares of a panel, need one label between them.
+
+  Example:
+    >>> together(np.array([[0.0, 0.0], [0.5, 0.5], [0.0, 0.02]]))
+    [[0, 2], [1]]
+  """
+  found: list[list[int]] = []
+  for index, place in enumerate(places):
+    near = [
+      members
+      for members in found
+      if np.any(np.all(np.abs(places[members] - place) < _NEAR, axis=1))
+    ]
+    found = [members for members in found if members not in near]
+    found.append(sorted([index, *(i for members in near for i in members)]))
+  return sorted(found)
+
+
 def panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   """The plane, and the names of the numbers in it."""
   panel = draw.panel(3.6)
@@ -57,7 +80,7 @@ def panels(points: Sequence[Point], y_label: str) -> draw.Panels:
     linewidth=1.0,
     zorder=1,
   )
-  for number, point in enumerate(points, 1):
+  for point in points:
     color = draw.COLORS[_COLORS[point.decision]]
     axes.errorbar(
       point.x,
@@ -68,21 +91,28 @@ def panels(points: Sequence[Point], y_label: str) -> draw.Panels:
       alpha=0.6,
       zorder=2,
     )
-    axes.plot(point.x, point.y, 'o', color=color, markersize=11, zorder=3)
-    axes.annotate(
-      str(number),
-      (point.x, point.y),
-      ha='center',
-      va='center_baseline',
-      color=draw.COLORS['ground'],
-      size=7,
-      weight='bold',
-      zorder=4,
-    )
+    axes.plot(point.x, point.y, 'o', color=color, markersize=5, zorder=3)
+  # Most cost little, a few fifty times as much.
+  axes.set_xscale('symlog', linthresh=_LINEAR, linscale=2.0)
+  axes.set_xticks(_TICKS, [words.signed(x, 'g') for x in _TICKS])
+  axes.minorticks_off()
   axes.set_xlabel('Change of the Brier score', loc='left')
   axes.set_ylabel(y_label)
   axes.margins(0.12)
   axes.grid()
+  in_axes = (axes.transScale + axes.transLimits).transform
+  for members in together(in_axes([(p.x, p.y) for p in points])):
+    last = points[max(members, key=lambda i: points[i].x)]
+    axes.annotate(
+      ', '.join(str(i + 1) for i in members),
+      (last.x, last.y),
+      (5, 0),
+      textcoords='offset points',
+      va='center_baseline',
+      size=7,
+      weight='bold',
+      zorder=4,
+    )
   return [panel, _names(points)]
 
 
