@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from undistillable.report import board as board_lib, document, verdict
+from undistillable.report import (
+  arena_words as words,
+  board as board_lib,
+  document,
+  verdict,
+)
 from undistillable.report.board import Board
 
 _READING = (
@@ -19,6 +24,7 @@ _READING = (
   'of the differences, which are given in points; fails: for some student it '
   'is the other way; open: neither.'
 )
+_HEAD = ('No.', 'Prediction', 'Here', 'Measured')
 _SMOOTHING = 'label_smoothing'
 
 
@@ -37,33 +43,67 @@ class Found(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """One of them: its text, and how it is judged for one student."""
+  """One of them.
+
+  Attributes:
+    text: what was expected.
+    judge: of one student; nothing where the board lacks something.
+    needs: what it lacks then.
+  """
 
   text: str
   judge: Callable[[Board, str], list[Found]]
+  needs: str
 
 
-def judge(board: Board) -> list[tuple[str, str, str]]:
-  """[(text, status, numbers)]; 'not run' where the board lacks something."""
+class Judged(NamedTuple):
+  """What became of one.
+
+  Attributes:
+    number: from 1.
+    text: of it.
+    status: 'holds', 'fails', 'open' or 'not run'.
+    measured: the numbers in words; of what was not run, what it needs.
+  """
+
+  number: int
+  text: str
+  status: str
+  measured: str
+
+
+def judge(board: Board) -> list[Judged]:
+  """All of them, in order."""
   found = []
-  for one in PREDICTIONS:
+  for number, one in enumerate(PREDICTIONS, 1):
     every = [f for student in board.students for f in one.judge(board, student)]
-    numbers = '; '.join(f'{f.what} {f.points:+.1f}' for f in every)
-    found.append((one.text, _together(f.status for f in every), numbers))
+    numbers = '; '.join(
+      f'{f.what} {words.signed(f.points, ".1f")}' for f in every
+    )
+    measured = numbers or f'needs {one.needs}'
+    status = _together(f.status for f in every)
+    found.append(Judged(number, one.text, status, measured))
   return found
+
+
+def table(board: Board) -> str:
+  """All of them in Markdown."""
+  return document.markdown_table(_HEAD, _rows(judge(board)), numeric=(0,))
 
 
 def blocks(board: Board) -> list[document.Block]:
   """A section of the page; nothing where none could be judged."""
-  rows = [row for row in judge(board) if row[1] != 'not run']
+  rows = [one for one in judge(board) if one.status != 'not run']
   if not rows:
     return []
-  head = ('Prediction', 'Here', 'Measured')
-  shown = [(*row[:2], row[2].replace('-', '−')) for row in rows]
   return [
     document.Heading('What had been expected'),
-    document.Table(head, shown, _READING),
+    document.Table(_HEAD, _rows(rows), _READING, (0,)),
   ]
+
+
+def _rows(judged: Iterable[Judged]) -> list[tuple[str, ...]]:
+  return [(str(one.number), *one[1:]) for one in judged]
 
 
 def _together(statuses: Iterable[str]) -> str:
@@ -112,6 +152,9 @@ def _compare(
   if one is None or other is None or min(len(one), len(other)) < few:
     return []
   gain = verdict.gain(one, other)
+  if np.array_equal(one, other):  # Networks that are one: seeds do not differ.
+    n = one.shape[1]
+    gain = verdict.Gain(0.0, 0.0, 1e4 / n**2, n - 1, len(one))
   return [Found(status_fn(gain, board.rules['margin']), gain.points, what)]
 
 
@@ -127,6 +170,10 @@ def _is_more(gain: verdict.Gain, margin: float) -> str:
   if gain.low() > 0:
     return 'holds'
   return 'fails' if gain.high() < 0 else 'open'
+
+
+def _is_less(gain: verdict.Gain, margin: float) -> str:
+  return _is_more(gain._replace(points=-gain.points), margin)
 
 
 def _is_far_below(gain: verdict.Gain, margin: float) -> str:
@@ -187,11 +234,17 @@ def _self_taught(board: Board, student: str) -> list[Found]:
 def _reads_nasty(board: Board, student: str) -> list[Found]:
   nobody = _hits(board, None, 'null mkd', student)
   nasty = _hits(board, 'nasty', 'mkd', student)
-  book = _hits(board, 'modelguard_s', 'mkd', student)
-  return [
-    *_compare(board, nasty, nobody, f'{student} from nasty', _is_more),
-    *_compare(board, book, nobody, f'{student} from modelguard_s', _is_level),
-  ]
+  found = _compare(board, nasty, nobody, f'{student} from nasty', _is_more)
+  for name in ('modelguard_s', 'top_k'):  # One answer a class, or few.
+    few = _hits(board, name, 'mkd', student)
+    found += _compare(board, few, nobody, f'{student} from {name}', _is_level)
+  return found
+
+
+def _is_average(board: Board, student: str) -> list[Found]:
+  averager = _hits(board, 'cmim', 'averager', student)
+  tuned = _hits(board, 'cmim', 'kd_tuned', student)
+  return _compare(board, averager, tuned, student, _is_level)
 
 
 def _no_protection(board: Board, student: str) -> list[Found]:
@@ -221,13 +274,97 @@ def _is_as_published(board: Board) -> bool:
   return oracles == {'argmax'}
 
 
+def _undone(board: Board, student: str) -> list[Found]:
+  hits = functools.partial(_hits, board, student=student)
+  plain = hits(defense=board_lib.NONE, attack='knockoff')
+  found = []
+  for name in ('reverse_sigmoid', 'modelguard_w'):
+    undone = hits(defense=name, attack='d_dae')
+    found += _compare(board, undone, plain, f'{student} from {name}', _is_level)
+  book, without = (
+    hits(defense='modelguard_s', attack=name) for name in ('d_dae', 'knockoff')
+  )
+  what = f'{student} from modelguard_s over knockoff'
+  return [*found, *_compare(board, book, without, what, _is_no_gain)]
+
+
+def _worst(board: Board, student: str) -> list[Found]:
+  """`dkd` against the next worst attack of whoever has labels."""
+  found = []
+  for defense in ('nasty', 'stingy'):
+    cells = [
+      cell
+      for cell in board.cells
+      if (cell['defense'], cell['student']) == (defense, student)
+      and cell['group'] == board_lib.OWN
+    ]
+    tests = board.tests(cells)
+    mine = next(
+      (c['attack'] for c in cells if _settings(board, c) == _WORST), None
+    )
+    others = {name: hits for name, hits in tests.items() if name != mine}
+    if mine not in tests or not others:
+      continue
+    second = min(others, key=lambda name: others[name].mean())
+    what = f'{student} from {defense} over {second}'
+    found += _compare(board, tests[mine], others[second], what, _is_less)
+  return found
+
+
+def _settings(board: Board, cell: board_lib.Cell) -> tuple[str, float | None]:
+  """The method of a cell, and its beta."""
+  entry = board.entries.get(next(iter(cell['runs'].values()), ''), {})
+  beta = entry.get('config', {}).get('settings', {}).get('beta')
+  return cell['attack'].split(':')[0], beta
+
+
+_WORST = ('dkd', 8.0)
+
+
 def _labels_alone(board: Board, student: str) -> list[Found]:
   validation = board.vals(board.controls(student))
   if not validation:
     return []
   control = board.tests(board.controls(student))[verdict.choose(validation)]
-  hits = _hits(board, board_lib.NONE, 'hard_label', student)
-  return _compare(board, hits, control, student, _is_no_gain)
+  hits = functools.partial(_hits, board, student=student)
+  found = _compare(
+    board,
+    hits(defense=board_lib.NONE, attack='hard_label'),
+    control,
+    f'{student} with labels',
+    _is_no_gain,
+  )
+  top = [
+    cell
+    for cell in board.cells
+    if (cell['defense'], cell['student']) == (board_lib.NONE, student)
+    and (cell['group'], cell['answers']) == (board_lib.FOREIGN, 'labels')
+  ]
+  if found and top:
+    answered = hits(defense='top_k', attack=top[0]['attack'].split(':')[0])
+    what = f'{student} without, from top_k over the top classes of none'
+    found += _compare(board, answered, board.test(top[0]), what, _is_level)
+  return found
+
+
+def _blind(board: Board, student: str) -> list[Found]:
+  """Who decides against each, over who decides against no defense."""
+  found = []
+  for group in board_lib.judge(board):
+    if group.name == board_lib.WEIGHTS:
+      continue
+    labelled = group.name == board_lib.OWN
+    status_fn = _is_level if labelled else _is_less
+    for name in ('adaptive_misinformation', 'grad2'):
+      row = group.rows.get(name)
+      if row is None or row.verdict.student != student or not row.against_none:
+        continue
+      gain = row.against_none
+      if gain.num_seeds >= verdict.MIN_SEEDS:
+        status = status_fn(gain, board.rules['margin'])
+        what = f'{student} from {name}, {group.name} images'
+        found.append(Found(status, gain.points, what))
+  return found
 
 
 PREDICTIONS: Sequence[Prediction] = (
@@ -235,20 +372,54 @@ PREDICTIONS: Sequence[Prediction] = (
     'From nasty, tuned distillation gives what label smoothing gives; at the '
     'setting of the article a student ends far below training alone.',
     _tuned,
+    'kd and kd_tuned against nasty',
   ),
   Prediction(
-    'htc is label smoothing with epsilon 0.9, whoever answers.', _is_smoothing
+    'htc is label smoothing with epsilon 0.9, whoever answers.',
+    _is_smoothing,
+    'htc, and 0.9 among arena.epsilons',
   ),
   Prediction(
     'skeptical on nobody explains most of what it gains over training alone.',
     _self_taught,
+    'skeptical',
   ),
   Prediction(
-    'mkd takes from nasty more than from nobody, from modelguard_s no more.',
+    'mkd takes from nasty more than from nobody, from modelguard_s and top_k '
+    'no more.',
     _reads_nasty,
+    'mkd',
   ),
-  Prediction('mad, as published, protects from no attack.', _no_protection),
   Prediction(
-    'Top classes alone give nothing to who has labels.', _labels_alone
+    'averager takes from cmim what tuned distillation takes.',
+    _is_average,
+    'averager and kd_tuned against cmim',
+  ),
+  Prediction(
+    'mad, as published, protects from no attack.',
+    _no_protection,
+    'mad.oracle=argmax',
+  ),
+  Prediction(
+    'd_dae undoes reverse_sigmoid and modelguard_w, not modelguard_s.',
+    _undone,
+    'd_dae',
+  ),
+  Prediction(
+    'dkd with beta 8 is the worst attack on nasty and stingy.',
+    _worst,
+    'dkd:beta=8.0 against them',
+  ),
+  Prediction(
+    'Top classes alone give nothing to who has labels; who has none loses what '
+    'scores are worth, and no more.',
+    _labels_alone,
+    'hard_label, and knockoff:targets=top',
+  ),
+  Prediction(
+    'adaptive_misinformation and grad2 take something from who has no labelled '
+    'images, and nothing from who has.',
+    _blind,
+    'either of them',
   ),
 )

@@ -2,6 +2,7 @@
 
 import fabricated
 import fabricated_arena
+import numpy as np
 import pytest
 
 from experiments import predictions
@@ -15,15 +16,24 @@ CONTROLS = {
   'null skeptical': 85.0,
 }
 # What each of them is about, and where all of them hold.
+TUNED = 'kd_tuned:alphas=(0.1,)'
+TOP = 'knockoff:targets=top'
 SKILLS = {
-  'none': {'kd': 92.0, 'hard_label': 85.0, 'skeptical': 86.0},
-  'nasty': {'kd': 50.0, 'kd_tuned:alphas=(0.1,)': 86.0, 'mkd': 90.0},
-  'modelguard_s': {'mkd': 84.0, 'htc': 83.0},
+  'none': {'kd': 92.0, 'hard_label': 85.0, 'skeptical': 86.0}
+  | {'knockoff': 60.0, TOP: 50.0},
+  'nasty': {'kd': 50.0, 'dkd': 40.0, TUNED: 86.0, 'mkd': 90.0},
+  'stingy': {'kd': 89.0, 'dkd': 70.0},
+  'modelguard_s': {'mkd': 84.0, 'htc': 83.0, 'knockoff': 40.0, 'd_dae': 40.0},
   'mad': {'kd': 92.0, 'hard_label': 85.0, 'skeptical': 86.0},
+  'cmim': {'averager': 88.0, TUNED: 88.0},
+  'top_k': {'knockoff': 50.0},
+  'reverse_sigmoid': {'d_dae': 60.0},
+  'modelguard_w': {'d_dae': 60.0},
+  'adaptive_misinformation': {'kd': 92.0, 'knockoff': 30.0},
 }
 
 
-def _judged(changes=None, margin=3.0, oracle='argmax', **rules):
+def _judged(changes=None, margin=3.0, oracle='argmax', beta=8.0, **rules):
   names = {name: None for attacks in SKILLS.values() for name in attacks}
   skills = {defense: names | known for defense, known in SKILLS.items()}
   controls = dict(CONTROLS)
@@ -36,30 +46,49 @@ def _judged(changes=None, margin=3.0, oracle='argmax', **rules):
     'teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle
   )
   results['runs'].append(owner)
+  for cell in results['measurements']['board']['cells']:
+    if cell['defense'] and cell['attack'] in ('knockoff', TOP, 'd_dae'):
+      cell['group'] = 'foreign'
+    if cell['attack'] == TOP:
+      cell['answers'] = 'labels'
+  for entry in results['runs']:
+    if entry['method'] == 'dkd':
+      entry['config']['settings'] = {'beta': beta}
   return predictions.judge(board_lib.Board(results))
 
 
 def test_all_hold_where_they_are_so():
   found = _judged()
-  assert [status for _, status, _ in found] == ['holds'] * 6
-  assert 'cnn8 tuned over smoothing' in found[0][2]
+  assert [(one.number, one.status) for one in found] == [
+    (number, 'holds') for number in range(1, 11)
+  ]
+  assert 'cnn8 tuned over smoothing' in found[0].measured
 
 
 @pytest.mark.parametrize(
-  ('place', 'accuracy', 'index'),
+  ('place', 'accuracy', 'number'),
   [
-    (('nasty', 'kd_tuned:alphas=(0.1,)'), 70.0, 0),
-    (('nasty', 'kd'), 86.0, 0),
-    (('modelguard_s', 'htc'), 92.0, 1),
-    ((None, 'null skeptical'), 78.0, 2),
-    (('nasty', 'mkd'), 75.0, 3),
-    (('modelguard_s', 'mkd'), 93.0, 3),
-    (('mad', 'kd'), 80.0, 4),
-    (('none', 'hard_label'), 95.0, 5),
+    (('nasty', TUNED), 70.0, 1),
+    (('nasty', 'kd'), 86.0, 1),
+    (('modelguard_s', 'htc'), 92.0, 2),
+    ((None, 'null skeptical'), 78.0, 3),
+    (('nasty', 'mkd'), 75.0, 4),
+    (('modelguard_s', 'mkd'), 93.0, 4),
+    (('top_k', 'mkd'), 93.0, 4),
+    (('cmim', 'averager'), 70.0, 5),
+    (('mad', 'kd'), 80.0, 6),
+    (('modelguard_w', 'd_dae'), 30.0, 7),
+    (('modelguard_s', 'd_dae'), 60.0, 7),
+    (('stingy', 'dkd'), 95.0, 8),
+    (('none', 'hard_label'), 95.0, 9),
+    (('top_k', 'knockoff'), 20.0, 9),
+    (('adaptive_misinformation', 'kd'), 70.0, 10),
+    (('adaptive_misinformation', 'knockoff'), 80.0, 10),
   ],
 )
-def test_each_fails_where_it_is_the_other_way(place, accuracy, index):
-  assert _judged({place: accuracy})[index][1] == 'fails'
+def test_each_fails_where_it_is_the_other_way(place, accuracy, number):
+  found = {one.number: one.status for one in _judged({place: accuracy})}
+  assert found[number] == 'fails'
 
 
 @pytest.mark.parametrize(
@@ -87,14 +116,37 @@ def test_bounds_decide_and_not_the_means(
 def test_what_is_not_on_the_board_was_not_run():
   results = fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)
   board = board_lib.Board(results)
-  assert {status for _, status, _ in predictions.judge(board)} == {'not run'}
+  found = predictions.judge(board)
+  assert {one.status for one in found} == {'not run'}
+  assert all(one.measured.startswith('needs ') for one in found)
+  assert 'd_dae' in found[6].measured
+  assert 'd\\_dae' in predictions.table(board)
   assert predictions.blocks(board) == []
 
 
-def test_of_mad_the_published_oracle_alone_was_predicted():
-  assert _judged(oracle='lp_argmax')[4][1] == 'not run'
+def test_of_mad_and_dkd_the_published_settings_alone_were_predicted():
+  assert _judged(oracle='lp_argmax')[5].status == 'not run'
+  assert _judged(beta=2.0)[7].status == 'not run'
+
+
+def test_networks_that_are_one_are_level_whatever_their_seeds():
+  """Accuracies of 20 to 80 % over seeds are no doubt about a difference."""
+  rng = np.random.default_rng(0)
+  hits = rng.random((5, 300)) < np.linspace(0.2, 0.8, 5)[:, None]
+  board = board_lib.Board(
+    fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)
+  )
+
+  def status(other):
+    (found,) = predictions._compare(
+      board, hits, other, 'them', predictions._is_level
+    )
+    return found.status
+
+  assert status(hits.copy()) == 'holds'
+  assert status(hits[::-1]) == 'open'
 
 
 def test_two_seeds_judge_nothing():
   found = _judged(fresh_seeds=[2, 3])
-  assert {status for _, status, _ in found} == {'not run'}
+  assert {one.status for one in found} == {'not run'}
