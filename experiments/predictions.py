@@ -20,9 +20,10 @@ from undistillable.report import (
 from undistillable.report.board import Board
 
 _READING = (
-  'Written down before the first run. Holds: for all students, by the bounds '
-  'of the differences, which are given in points; fails: for some student it '
-  'is the other way; open: neither.'
+  'Written down before the first run; how 5, 7, 8, 10, and top_k in 4 and 9, '
+  'are judged, after that of digits. Holds: for all students, by the bounds of '
+  'the differences, which are given in points; fails: for some student it is '
+  'the other way; open: neither.'
 )
 _HEAD = ('No.', 'Prediction', 'Here', 'Measured')
 _SMOOTHING = 'label_smoothing'

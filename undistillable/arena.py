@@ -32,6 +32,9 @@ from undistillable.report import board as board_lib
 
 Run = runs_lib.Run
 
+# Of the rules of docs/leaderboard.md; tables of different ones do not compare.
+PROTOCOL = 1
+
 _EXPECTED = (
   'config: arena.attacks: {!r}; expected a name, or '
   'name:field=value,field=value'
@@ -247,6 +250,7 @@ def measure_fn(
   fresh = [job for job in jobs if job.seed in config.arena.fresh_seeds]
   return {
     'rules': {
+      'protocol': PROTOCOL,
       'margin': config.arena.margin,
       'choose_seeds': list(config.arena.choose_seeds),
       'fresh_seeds': list(config.arena.fresh_seeds),

@@ -342,6 +342,7 @@ def _how(
   )
   controls = {c['attack'] for c in board.cells if c['defense'] is None}
   rows = [
+    ('protocol', str(rules.get('protocol', 1))),  # The first have no number.
     ('margin', f'{rules["margin"]:g} points'),
     ('chosen with seeds', ', '.join(map(str, rules['choose_seeds']))),
     ('judged with seeds', ', '.join(map(str, rules['fresh_seeds']))),

@@ -294,16 +294,21 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
     )
   if not told:
     told.append('Try a data set on which there is more to steal.')
+  limit = ceiling(board, group)
+  return ' '.join([limit, *told] if limit else told)
+
+
+def ceiling(board: Board, group: Group) -> str:
+  """That no gain could reach the margin, where that is so, or ''."""
   alone = [float(hits.mean()) for hits in group.alone.values()]
   room = 100 * (1 - min(alone, default=0.0))  # What is left to gain.
-  if room < rules['margin']:
-    told.insert(
-      0,
-      f'Even a thief who is always right would gain only {points(room)} points '
-      'here, less than the margin: that none gains as much says little of any '
-      'defense.',
-    )
-  return ' '.join(told)
+  if room >= board.rules['margin']:
+    return ''
+  return (
+    f'Even a thief who is always right would gain only {points(room)} points '
+    'here, less than the margin: that none gains as much says little of any '
+    'defense.'
+  )
 
 
 def told(found: verdict_lib.Verdict) -> str:

@@ -1,0 +1,178 @@
+"""Recorded arenas: what is kept of one, and what it must have to be kept.
+
+A record is a folder of experiments/results/ with the `results.json` of an
+arena, its report, its figures, and a README. Settings that many networks share
+stand there once; what a report does not need is left out.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from undistillable import errors, sums, writers
+from undistillable.report import board as board_lib, verdict
+
+RESULTS = pathlib.Path(__file__).parent / 'results'
+_WITHDRAWN = 'withdrawn.json'
+# Of a run's config, what the run has beside it.
+_BESIDE = ('role', 'model', 'method', 'parents', 'seed')
+_LEFT_OUT = ('training', 'test_examples')  # Of its last epoch; of every run.
+
+
+class Record(NamedTuple):
+  """One of them.
+
+  Attributes:
+    name: of its folder.
+    results: the content of results.json, as the arena wrote it.
+    withdrawn: {defense: why its claim no longer stands}, written by hand.
+  """
+
+  name: str
+  results: Mapping[str, Any]
+  withdrawn: Mapping[str, str]
+
+
+def read_all(folder: pathlib.Path = RESULTS) -> list[Record]:
+  """All records of a folder, by their names."""
+  return list(_read_all(folder))
+
+
+def _read_all(folder: pathlib.Path) -> Iterator[Record]:
+  for path in sorted(folder.glob('*/results.json')):
+    results = writers.read_json(path)
+    if not _is_arena(results):
+      continue
+    by_hand = path.with_name(_WITHDRAWN)
+    withdrawn = writers.read_json(by_hand) if by_hand.is_file() else {}
+    yield Record(path.parent.name, restored(results), withdrawn)
+
+
+def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
+  """Makes a record of what an arena left.
+
+  Args:
+    arena: its folder in a workdir, with results.json.
+    folder: of the record.
+
+  Raises:
+    errors.InputError: there is none, it is damaged, or it lacks what a record
+      must have.
+  """
+  path = arena / 'results.json'
+  if not path.is_file() or sums.damaged(arena, [path.name]):
+    raise errors.InputError(f'{path} is not there or is damaged')
+  results = writers.read_json(path)
+  found = problems(results)
+  if found:
+    raise errors.InputError(f'{path} makes no record: {"; ".join(found)}')
+  folder.mkdir(parents=True, exist_ok=True)
+  writers.replace(folder / path.name, _lines(reduced(results)))
+  for name in ('config.json', 'report.md'):
+    shutil.copy(arena / name, folder)
+  shutil.copytree(arena / 'figures', folder / 'figures', dirs_exist_ok=True)
+
+
+def problems(results: Mapping[str, Any]) -> list[str]:
+  """What keeps results from being a record, in words; nothing is fine."""
+  if not _is_arena(results):
+    return ['it is not of an arena']
+  board, found = board_lib.Board(results), []
+  fresh, choose = (board.rules[k] for k in ('fresh_seeds', 'choose_seeds'))
+  if len(set(fresh)) < verdict.MIN_SEEDS:
+    found.append(f'{len(set(fresh))} fresh seeds; {verdict.MIN_SEEDS} are few')
+  if set(fresh) & set(choose):
+    found.append('what was chosen on a seed is judged on it')
+  if board_lib.NONE not in board.owners:
+    found.append('the unprotected network is not among the defenses')
+  tried = {(c['defense'], c['attack'], c['student']) for c in board.cells}
+  attacks = dict.fromkeys(c['attack'] for c in board.cells if c['defense'])
+  found += [
+    f'{attack} by {student} never met {defense}'
+    for defense in board.owners
+    for attack in attacks
+    for student in board.students
+    if (defense, attack, student) not in tried
+  ]
+  found += [
+    f'{cell["attack"]} against {cell["defense"]} has neither a result nor a '
+    'reason'
+    for cell in board.cells
+    if not cell['reason'] and _lacks(board, cell, [*choose, *fresh])
+  ]
+  paid = board_lib.prices(results)
+  found += [f'{d} has no price' for d in board.owners if d not in paid.mean]
+  found += [f'{d} was not timed' for d in board.owners if d not in paid.times]
+  return found
+
+
+def _lacks(
+  board: board_lib.Board, cell: board_lib.Cell, seeds: Sequence[int]
+) -> bool:
+  """Whether a run of a cell is not there, or its hits; one may diverge."""
+  runs = [board.entries.get(cell['runs'].get(str(seed))) for seed in seeds]
+  ended = [run['status'] for run in runs if run]
+  if len(ended) < len(runs):
+    return True
+  return board.test(cell) is None and set(ended) == {'finished'}
+
+
+def _is_arena(results: Any) -> bool:
+  """Whether an arena wrote it: benchmarks have a results.json, too."""
+  return isinstance(results, dict) and results.get('study') == 'arena'
+
+
+def reduced(results: Mapping[str, Any]) -> dict[str, Any]:
+  """What a record keeps: every network's numbers, and each config once."""
+  configs: dict[str, int] = {}
+  runs = []
+  for run in results['runs']:
+    config = {k: v for k, v in run['config'].items() if k not in _BESIDE}
+    key = json.dumps(config, sort_keys=True)
+    kept = {
+      name: value
+      for name, value in run.items()
+      if value is not None and name not in _LEFT_OUT
+    }
+    runs.append({**kept, 'config': configs.setdefault(key, len(configs))})
+  return {
+    'study': results['study'],
+    'environment': results['environment'],
+    'measurements': results['measurements'],
+    'configs': [json.loads(key) for key in configs],
+    'runs': runs,
+  }
+
+
+def restored(results: Mapping[str, Any]) -> dict[str, Any]:
+  """Of `reduced`, runs with their configs; what has them stays as it is."""
+  if 'configs' not in results:
+    return dict(results)
+  runs = [
+    {
+      **run,
+      'config': {
+        **results['configs'][run['config']],
+        **{name: run[name] for name in _BESIDE},
+      },
+    }
+    for run in results['runs']
+  ]
+  return {**results, 'runs': runs}
+
+
+def _lines(content: Mapping[str, Any]) -> bytes:
+  """JSON with a line for each run: small, and its changes can be read."""
+
+  def dumped(value: object) -> str:
+    return json.dumps(value, allow_nan=False, separators=(',', ':'))
+
+  parts = [
+    f'{dumped(name)}:[\n' + ',\n'.join(map(dumped, value)) + '\n]'
+    if isinstance(value, list)
+    else f'{dumped(name)}:{dumped(value)}'
+    for name, value in content.items()
+  ]
+  return ('{\n' + ',\n'.join(parts) + '\n}\n').encode()

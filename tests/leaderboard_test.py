@@ -1,0 +1,300 @@
+"""The leaderboard is what its command makes of the recorded arenas."""
+
+import copy
+import json
+import pathlib
+
+import fabricated
+import fabricated_arena
+import pytest
+
+from experiments import leaderboard, predictions, records
+from undistillable import arena, errors, sums, writers
+from undistillable.report import board as board_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONTROLS = {'scratch': 80.0, 'null kd': 84.0, 'null mkd': 79.0}
+SKILLS = {
+  'none': {'kd': 96.0, 'mkd': 84.0},
+  'nasty': {'kd': 70.0, 'mkd': 81.0},
+  'stingy': {'kd': 90.0, 'mkd': 79.0},
+}
+
+
+def _results(skills=None, omega=0.04, **changes):
+  """Of an arena as one writes it, each defense with its networks."""
+  results = fabricated_arena.make_results(
+    skills or SKILLS, CONTROLS, margin=4.0, **changes
+  )
+  entries = {entry['id']: entry for entry in results['runs']}
+  for cell in results['measurements']['board']['cells']:
+    for seed, run in cell['runs'].items():
+      if cell['defense'] is None:
+        continue
+      owner = fabricated.make_entry(
+        'teacher', 'resnet8', cell['defense'], int(seed), 97.0, omega=omega
+      )
+      entries.setdefault(owner['id'], owner)
+      entries[run]['teacher'] = owner['id']
+  return {'study': 'arena', **results, 'runs': list(entries.values())}
+
+
+def _record(results, name='first', withdrawn=None):
+  return records.Record(name, results, withdrawn or {})
+
+
+def _tables(*found):
+  """{heading: rows of its table, each a list of cells}."""
+  tables, heading = {}, ''
+  for line in leaderboard.tables(found).splitlines():
+    if line.startswith('#'):
+      heading = line.lstrip('# ')
+    if line.startswith('| ') and not line.startswith(('| Rank', '| --')):
+      cells = [cell.strip('* ') for cell in line.strip('|').split('|')]
+      tables.setdefault(heading, []).append(cells)
+  return tables
+
+
+OWN = board_lib.GROUPS[board_lib.OWN]
+
+
+@pytest.fixture(scope='module')
+def recorded():
+  return records.read_all()
+
+
+def test_the_page_is_what_the_command_makes_of_the_records(recorded):
+  """If this fails: python -m experiments.leaderboard."""
+  text = leaderboard.PAGE.read_text(encoding='utf-8')
+  assert leaderboard.page(text, recorded) == text
+
+
+def test_every_record_has_what_it_must_have_and_a_readme(recorded):
+  assert recorded
+  for record in recorded:
+    assert records.problems(record.results) == []
+    folder = records.RESULTS / record.name
+    for name in ('README.md', 'report.md', 'config.json', 'figures'):
+      assert (folder / name).exists()
+    assert (folder / 'results.json').stat().st_size < 2e6
+
+
+def test_what_became_of_the_predictions_is_told_where_they_are(recorded):
+  (digits,) = [one for one in recorded if one.name == 'digits_arena']
+  table = predictions.table(board_lib.Board(digits.results))
+  for page in ('docs/arena.md', 'experiments/results/digits_arena/README.md'):
+    assert table in (ROOT / page).read_text(encoding='utf-8')
+
+
+def test_a_page_without_its_marks_is_refused():
+  with pytest.raises(errors.InputError, match='has no <!-- tables -->'):
+    leaderboard.page('# The leaderboard\n', [])
+
+
+def test_defenses_stand_by_what_leaks_and_nobody_ranks_none():
+  results = _results()
+  rows = _tables(_record(results))[f'{OWN}: defenses']
+  (group,) = board_lib.judge(board_lib.Board(results))
+  leaked = {name: row.leaked for name, row in group.rows.items()}
+  assert leaked['nasty'] < leaked['stingy'] < leaked['none'] == 1
+  assert [row[:2] for row in rows] == [
+    ['1', 'nasty'],
+    ['2', 'stingy'],
+    ['–', 'none'],
+  ]
+  assert rows[1][3] == f'{100 * leaked["stingy"]:.0f} %'
+
+
+def test_settings_stand_where_they_tell_attacks_apart():
+  attacks = ('kd_tuned:alphas=(0.1,)', 'knockoff', 'knockoff:targets=top')
+  shown = [leaderboard._short(name, attacks) for name in attacks]
+  assert shown == ['kd_tuned', 'knockoff', 'knockoff:targets=top']
+
+
+def test_what_leaks_alike_stands_by_its_price():
+  skills = {d: {'kd': 96.0, 'mkd': 84.0} for d in ('none', 'dear', 'cheap')}
+  results = _results(skills)
+  measured = results['measurements']
+  hits = measured['hits']
+  first, *others = (
+    next(c for c in measured['board']['cells'] if c['defense'] == name)
+    for name in skills
+  )
+  for cell in others:
+    for seed, run in cell['runs'].items():
+      for part in ('test', 'val'):
+        hits[part][run] = hits[part][first['runs'][seed]]
+  for seed, price in measured['prices']['cheap'].items():
+    price['brier'] = measured['prices']['dear'][seed]['brier'] - 0.01
+  rows = _tables(_record(results))[f'{OWN}: defenses']
+  assert [row[:2] for row in rows] == [
+    ['–', 'none'],
+    ['1', 'cheap'],
+    ['2', 'dear'],
+  ]
+
+
+def test_where_nothing_leaks_nobody_has_a_rank():
+  skills = {d: {'kd': 80.0, 'mkd': 80.0} for d in ('none', 'nasty')}
+  record = _record(_results(skills))
+  assert 'Nobody is ranked' in leaderboard.tables([record])
+  rows = _tables(record)[f'{OWN}: defenses']
+  assert {row[0] for row in rows} == {'–'}
+
+
+def test_attacks_stand_by_their_mean_gain_over_themselves_on_nobody():
+  """By hand, from the hits. kd gains more from none, and less from the rest."""
+  results = _results()
+  rows = _tables(_record(results))[f'{OWN}: attacks by cnn8']
+  assert [row[:2] for row in rows] == [['1', 'mkd'], ['2', 'kd']]
+  board = board_lib.Board(results)
+  null = board.test(board.cell(None, 'null mkd', 'cnn8'))
+  accuracies = {
+    defense: board.test(board.cell(defense, 'mkd', 'cnn8')).mean()
+    for defense in ('nasty', 'stingy', 'none')
+  }
+  over = {d: 100 * (a - null.mean()) for d, a in accuracies.items()}
+  mean = (over['nasty'] + over['stingy']) / 2
+  shown = [float(cell.split()[0]) for cell in rows[0][2:5]]
+  expected = [mean, over['none'], over['nasty']]
+  assert shown == pytest.approx(expected, abs=0.0501)
+  assert rows[0][4].endswith(' nasty')
+
+
+def test_a_claim_falls_with_a_later_attack_on_the_same_network():
+  calm = {d: {'kd': 80.0} for d in ('none', 'nasty')}
+  claims = _record(_results(calm))
+  told = _tables(claims)[f'{OWN}: defenses']
+  assert {row[2] for row in told} == {'undistillable against these attacks'}
+
+  def standing(other):
+    """Of nasty in the first record, beside another."""
+    text = leaderboard.tables([claims, other])
+    first = text.split(f'{claims.name}\n')[1].split('## ')[0:4]
+    (row,) = [
+      line
+      for part in first
+      for line in part.splitlines()
+      if '| nasty |' in line
+    ]
+    return row
+
+  broken = {'none': {'kd': 80.0}, 'nasty': {'kd': 96.0}}
+  row = standing(_record(_results(broken), 'again'))
+  assert 'withdrawn: distillable by kd in again' in row
+  # Another version of the defense is another claim.
+  row = standing(_record(_results(broken, omega=0.5), 'again'))
+  assert 'undistillable against these attacks' in row
+
+
+def test_a_claim_is_withdrawn_by_hand_and_what_never_held_is_not():
+  calm = _results({d: {'kd': 80.0} for d in ('none', 'nasty')})
+  why = {'nasty': 'answers depend on the batch'}
+  rows = _tables(_record(calm, withdrawn=why))[f'{OWN}: defenses']
+  found = {row[1]: row[2] for row in rows}
+  assert found['nasty'] == 'withdrawn: answers depend on the batch'
+  assert found['none'] == 'undistillable against these attacks'
+  rows = _tables(_record(_results(), withdrawn={'stingy': 'late'}))
+  told = {row[1]: row[2] for row in rows[f'{OWN}: defenses']}
+  assert told['stingy'] == 'distillable'
+
+
+def test_what_a_record_keeps_is_all_that_its_tables_follow_from():
+  results = _results()
+  kept = records.reduced(results)
+  assert len(kept['configs']) < len(kept['runs']) == len(results['runs'])
+  again = records.restored(json.loads(json.dumps(kept)))
+  assert leaderboard.tables([_record(again)]) == leaderboard.tables(
+    [_record(results)]
+  )
+  for one, other in zip(again['runs'], results['runs'], strict=True):
+    assert one['config']['settings'] == other['config']['settings']
+    assert one['config']['seed'] == other['seed']
+  assert records.restored(results) == results
+
+
+def _without_a_cell(results):
+  results['measurements']['board']['cells'].pop()
+
+
+def _without_a_run(results):
+  """A seed to choose with, of which nothing else tells."""
+  results['measurements']['board']['cells'][-1]['runs'].pop('1')
+
+
+def _without_a_result(results):
+  cell = results['measurements']['board']['cells'][-1]
+  results['measurements']['hits']['test'].pop(cell['runs']['3'])
+  entry = next(r for r in results['runs'] if r['id'] == cell['runs']['3'])
+  entry['status'] = 'finished'
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'told'),
+  [
+    (lambda r: r.update(study='main'), 'it is not of an arena'),
+    (_without_a_cell, 'mkd by cnn8 never met stingy'),
+    (_without_a_run, 'mkd against stingy has neither a result'),
+    (_without_a_result, 'mkd against stingy has neither a result'),
+    (lambda r: r['measurements']['prices'].pop('nasty'), 'nasty has no price'),
+    (
+      lambda r: [one.pop('nasty') for one in _latency(r)],
+      'nasty was not timed',
+    ),
+    (lambda r: _rules(r).update(fresh_seeds=[2, 3]), '2 fresh seeds'),
+    (lambda r: _rules(r).update(choose_seeds=[0, 2]), 'is judged on it'),
+    (
+      lambda r: r['measurements']['board']['owners'].remove('none'),
+      'the unprotected network is not among',
+    ),
+  ],
+)
+def test_what_lacks_something_makes_no_record(spoil, told):
+  results = copy.deepcopy(_results())
+  assert records.problems(results) == []
+  spoil(results)
+  assert told in '; '.join(records.problems(results))
+
+
+def _rules(results):
+  return results['measurements']['rules']
+
+
+def _latency(results):
+  return results['measurements']['latency'].values()
+
+
+def test_a_record_is_made_of_what_an_arena_left(tmp_path):
+  source, folder = tmp_path / 'arena', tmp_path / 'results' / 'mine'
+  (source / 'figures').mkdir(parents=True)
+  (source / 'report.md').write_text('# It\n')
+  (source / 'config.json').write_text('{}\n')
+  (source / 'figures' / 'plane.png').write_bytes(b'png')
+  results = _results()
+  writers.write_json(source / 'results.json', results)
+  sums.write(source, ['results.json'])
+  records.add(source, folder)
+  writers.write_json(folder / 'withdrawn.json', {'nasty': 'why'})
+  assert (folder / 'figures' / 'plane.png').read_bytes() == b'png'
+  (record,) = records.read_all(tmp_path / 'results')
+  assert (record.name, record.withdrawn) == ('mine', {'nasty': 'why'})
+  assert leaderboard.tables([_record(record.results)]) == leaderboard.tables(
+    [_record(results)]
+  )
+  text = (source / 'results.json').read_text()
+  (source / 'results.json').write_text(text.replace('84', '85', 1))
+  with pytest.raises(errors.InputError, match='not there or is damaged'):
+    records.add(source, folder)
+  results['measurements']['prices'].pop('nasty')
+  writers.write_json(source / 'results.json', results)
+  sums.write(source, ['results.json'])
+  with pytest.raises(errors.InputError, match='no record: nasty has no price'):
+    records.add(source, folder)
+
+
+def test_the_protocol_is_in_what_an_arena_measures(recorded):
+  """The first record is from before it was: it is protocol 1."""
+  assert arena.PROTOCOL >= 1
+  for record in recorded:
+    number = record.results['measurements']['rules'].get('protocol', 1)
+    assert 1 <= number <= arena.PROTOCOL
