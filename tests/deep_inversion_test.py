@@ -323,9 +323,9 @@ def test_bfloat16_networks_make_float32_images():
   assert metrics[-1]['loss'] < metrics[0]['loss']
 
 
+# Bit for bit, in the program that users run.
+@pytest.mark.usefixtures('full_compilation')
 def test_resuming_equals_going_on(tmp_path):
-  # Bit for bit, in the program that users run.
-  jax.config.update('jax_disable_most_optimizations', False)
   method = _deep(optax.adam(0.05), jitter=1).method
   blank = {
     'image': np.zeros((NUM_IMAGES, 8, 8, 2), np.uint8),
