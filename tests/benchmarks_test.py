@@ -79,3 +79,22 @@ def test_what_is_told_of_growth_is_what_was_recorded(tmp_path):
     assert line in (ROOT / 'docs' / 'scale.md').read_text()
   shown = draw.render(growth.figure(results), tmp_path)
   assert isinstance(shown[1], document.Picture)
+
+
+def test_growth_shows_a_part_that_is_alone(tmp_path):
+  path = ROOT / 'experiments' / 'results' / 'growth' / 'results.json'
+  results = json.loads(path.read_text())
+  whole = set(growth.table(results).splitlines())
+  alone = {name: {name: found} for name, found in results.items()}
+  tables = {k: set(growth.table(x).splitlines()) for k, x in alone.items()}
+  head = set.intersection(*tables.values())
+  assert len(head) == 2
+  assert set.union(*tables.values()) == whole
+  assert all(lines - head for lines in tables.values())
+  for name, title in (('classes', 'by classes'), ('streams', 'streamed')):
+    _, shown = draw.render(growth.figure(alone[name]), tmp_path)
+    assert len(shown.panels) == 1
+    assert shown.alt.endswith(f'{title}.')
+  # Its bytes are in the table.
+  _, shown = draw.render(growth.figure(alone['memory']), tmp_path)
+  assert shown.text == 'No part was measured that is shown here.'

@@ -331,12 +331,17 @@ _LINES = (
 )
 
 
+def _rows(part: str, results: Mapping[str, Any]) -> Rows:
+  """What was measured of a part; nothing where it was not asked for yet."""
+  return results[part]['rows'] if part in results else []
+
+
 def _series(
   line: _Line, results: Mapping[str, Any]
 ) -> list[tuple[str, list[float], list[float]]]:
   """[(name, x, y)] of a line: one for each kind."""
   found: dict[str, tuple[str, list[float], list[float]]] = {}
-  for row in results[line.part]['rows']:
+  for row in _rows(line.part, results):
     name = row.get('kind', line.name)
     _, x, y = found.setdefault(name, (name, [], []))
     x.append(row[line.axis])
@@ -348,7 +353,7 @@ def table(results: Mapping[str, Any]) -> str:
   """What was measured, in Markdown.
 
   Args:
-    results: the content of results.json.
+    results: the content of results.json; of some parts, or of all.
   """
   lines: list[tuple[str, ...]] = []
   for line in _LINES:
@@ -356,7 +361,7 @@ def table(results: Mapping[str, Any]) -> str:
       axis = ', '.join(f'{one:,}' for one in x)
       values = ', '.join(f'{float(f"{one:.3g}"):,g}' for one in y)
       lines.append((f'{line.title}, {name}', f'{axis} {line.axis}', values))
-  for row in results['streams']['rows']:
+  for row in _rows('streams', results):
     if 'network' in row:
       told = 'equal bits' if row['equal'] else 'other bits'
       name = f'Epoch of {row["network"]} (s), {row["images"]:,} images; {told}'
@@ -366,7 +371,7 @@ def table(results: Mapping[str, Any]) -> str:
       axis = f'{row["pixels"]} pixels a side'
       rate = f'{row["images"] / row["sent_s"]:,.0f}'
       lines.append(('Gathered and sent (images/s), no step', axis, rate))
-  for row in results['memory']['rows']:
+  for row in _rows('memory', results):
     name = (
       f'Step of {row["network"]} (MB): state, layers, all; batch '
       f'{row["batch"]}, {row["classes"]} classes'
@@ -382,24 +387,32 @@ def figure(results: Mapping[str, Any]) -> draw.Figure:
   """A panel for each part that is measured in time.
 
   Args:
-    results: the content of results.json.
+    results: the content of results.json; of some parts, or of all.
   """
+  titles = {line.part: f'{line.title} by {line.part}' for line in _LINES}
+  titles['streams'] = 'Epoch (s), resident and streamed'
+  shown = {k: title for k, title in titles.items() if k in results}
   return draw.Figure(
     heading='Growth',
     name='growth',
-    draw=functools.partial(_panels, results),
+    draw=functools.partial(_panels, results, shown) if shown else None,
     title='What a training and a study cost as they grow',
-    alt='Six panels: an epoch by images; a step by classes, by batch and by '
-    'devices; a finished study by runs; epochs resident and streamed.',
-    caption='Dashed: in proportion to the first point.',
+    alt=f'Panels: {"; ".join(shown.values())}.',
+    caption='Dashed: in proportion to the first point.'
+    if shown
+    else 'No part was measured that is shown here.',
   )
 
 
-def _panels(results: Mapping[str, Any]) -> list[mpl_figure.Figure]:
+def _panels(
+  results: Mapping[str, Any], titles: Mapping[str, str]
+) -> list[mpl_figure.Figure]:
   """Logarithmic axes where something may grow in proportion; bars last."""
   panels: list[mpl_figure.Figure] = []
   colors = [draw.COLORS[name] for name in ('normal', 'defense-0', 'defense-2')]
   for part, lines in itertools.groupby(_LINES, lambda line: line.part):
+    if part not in titles:
+      continue
     panels.append(draw.panel(2.4))
     ax = panels[-1].subplots()
     shown = [(line, one) for line in lines for one in _series(line, results)]
@@ -408,7 +421,7 @@ def _panels(results: Mapping[str, Any]) -> list[mpl_figure.Figure]:
       if line.grows:
         even = [y[0] * one / x[0] for one in x]
         ax.plot(x, even, '--', linewidth=0.7, color=color)
-    ax.set_title(f'{line.title} by {part}')
+    ax.set_title(titles[part])
     ax.set_xscale('log')
     ax.set_xticks(x, [f'{one:,}' for one in x])
     ax.set_xticks([], minor=True)
@@ -419,9 +432,11 @@ def _panels(results: Mapping[str, Any]) -> list[mpl_figure.Figure]:
     ax.yaxis.set_major_formatter('{x:g}')
     ax.grid(axis='y')
     ax.legend()
+  if 'streams' not in titles:
+    return panels
   panels.append(draw.panel(2.4))
   ax = panels[-1].subplots()
-  rows = [row for row in results['streams']['rows'] if 'network' in row]
+  rows = [row for row in _rows('streams', results) if 'network' in row]
   for offset, (kind, color) in enumerate(
     zip(('resident', 'streamed'), colors, strict=False)
   ):
@@ -429,7 +444,7 @@ def _panels(results: Mapping[str, Any]) -> list[mpl_figure.Figure]:
     secs = [row[f'{kind}_s'] for row in rows]
     ax.bar(places, secs, 0.34, color=color, label=kind)
   ax.margins(y=0.3)
-  ax.set_title('Epoch (s), resident and streamed')
+  ax.set_title(titles['streams'])
   ax.set_xticks(
     [place + 0.18 for place in range(len(rows))],
     [f'{row["network"]}, {row["images"]:,} images' for row in rows],
