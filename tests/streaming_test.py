@@ -57,14 +57,14 @@ def _arrays(number=43):
   return {'image': image, 'label': rng.integers(0, 10, number, np.int32)}
 
 
-def _fit(method, arrays, *, resident, **kwargs):
+def _fit(method, arrays, *, resident, prepare=SHIFTED, **kwargs):
   """The state of a short training, and what it said on its way."""
   metrics = []
   frozen = {'teacher': MLP.init(jax.random.key(8), jnp.zeros((1, 8, 8, 1)))}
   state = train.fit(
     method,
     arrays,
-    SHIFTED,
+    prepare,
     epochs=2,
     batch_size=BATCH,
     seed=3,
@@ -136,6 +136,24 @@ def test_a_file_that_is_mapped_is_not_read_as_a_whole(tmp_path, taken):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
   assert len(taken) == 4  # Of the mapped one; the other lay on the devices.
   assert max(taken) == 3 * BATCH
+
+
+def test_numbers_without_images_stay_what_they_are(taken):
+  """From them an attack without data makes its images."""
+
+  def prepare(arrays, indices, rng):
+    blank = batches.blank_fn((8, 8, 1))(arrays, indices, rng)
+    image = blank['image'] + blank['index'][:, None, None, None] / 43
+    return {**blank, 'image': image, 'label': blank['index'] % 10}
+
+  method = defenses.none.make(MLP, OPTIMIZER)
+  numbers = {'label': np.zeros(43, np.int32)}
+  found, expected = (
+    _fit(method, numbers, resident=resident, prepare=prepare)
+    for resident in (False, True)
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert not taken
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def fit_together(
       the network in training sees them.
     resident: whether the training set lies on the devices, or stays on the
       host, which sends what the next steps take; no number depends on it. None
-      decides by the memory there is; see `streaming.is_needed`.
+      decides by the memory there is; see `streaming.is_needed`. Without images
+      nothing is sent.
     evaluate_every_epochs: and after the last one.
     checkpoint_every_epochs: and after the last one.
     on_step: called with the steps of one of the networks, loss and accuracy.
@@ -166,7 +167,8 @@ def fit_together(
   number = zlib.crc32(stream.encode())  # Python's own hash is salted.
   order_key, step_key = (jax.random.fold_in(key, number) for key in keys)
   frozen = parallel.replicate(dict(frozen or {}))
-  if resident is None:  # Each host has a memory of its own.
+  # Each host has a memory of its own; numbers alone are wanted as they are.
+  if resident is None or 'image' not in arrays:
     resident = hosts.of_main(not streaming.is_needed(arrays))
   if not resident:
     data, place = arrays, lambda tree: tree
