@@ -1,6 +1,7 @@
 """Several hosts: processes of this machine, that share one study."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -16,24 +17,33 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import kills
-from undistillable import checkpoints, errors, hosts, parallel, study
+from undistillable import checkpoints, errors, hosts, parallel, plan, study
 
 _MAX_SECS = 300.0  # Of a study, on a machine that does much else.
 
 
+def _one_network(config):
+  return plan.make(config, lambda job: [job.control('mlp')])
+
+
+# Of which every host has the least to compile.
+SMALL = dataclasses.replace(kills.PLAIN, plan_fn=_one_network)
+
+
 def _config(folder):
   config = kills.config(str(folder / 'data'), 'none')
+  config.students = ('mlp',)
   config.recipe.epochs = 6  # Time to be killed in.
   return config
 
 
-def _run(folder, work='work', resident=True):
+def _run(folder, work='work', resident=True, chosen=kills.PLAIN):
   config = _config(folder)
   config.resident = resident
-  return study.run(config, folder / work, study=kills.PLAIN)
+  return study.run(config, folder / work, study=chosen)
 
 
-def _host(folder, port, number, of, devices, resident):
+def _host(folder, port, number, of, devices, options):
   """A process of a test; its output goes to a file."""
   with (folder / f'said{number}.txt').open('w') as said:
     os.dup2(said.fileno(), sys.stdout.fileno())
@@ -45,7 +55,7 @@ def _host(folder, port, number, of, devices, resident):
       told = folder / f'told{number}.json'
       told.write_text(json.dumps(list(_told(number))))
     # Whoever is not the main host needs no workdir.
-    _run(folder, 'work' if number == 0 else f'never{number}', resident)
+    _run(folder, 'work' if number == 0 else f'never{number}', **options)
     if of > 1:
       jax.distributed.shutdown()  # As at any other process's exit.
   except Exception:
@@ -87,7 +97,7 @@ def _told(number):
   hosts.agree(lambda: None)
 
 
-def _start(folder, of, devices=1, resident=True):
+def _start(folder, of, devices=1, **options):
   with contextlib.closing(socket.socket()) as probe:
     probe.bind(('localhost', 0))
     port = probe.getsockname()[1]
@@ -96,7 +106,7 @@ def _start(folder, of, devices=1, resident=True):
   processes = [
     context.Process(
       target=_host,
-      args=(folder, port, number, of, devices, resident),
+      args=(folder, port, number, of, devices, options),
       daemon=True,
     )
     for number in range(of)
@@ -104,6 +114,20 @@ def _start(folder, of, devices=1, resident=True):
   for process in processes:
     process.start()
   return processes
+
+
+def _kill(processes, killed, folder, moment):
+  """Kills one as soon as there is a file; the others end by themselves."""
+  end = time.monotonic() + _MAX_SECS
+  while not list(folder.glob(moment)):
+    assert time.monotonic() < end and processes[killed].is_alive()
+    time.sleep(0.001)
+  processes[killed].kill()
+  for number, process in enumerate(processes):
+    process.join(_MAX_SECS)
+    assert (process.exitcode == -9) == (number == killed)
+    assert process.exitcode not in (0, None)
+  assert not (folder / 'work' / 'results.json').exists()
 
 
 def _wait_for(processes, folder):
@@ -160,22 +184,13 @@ def test_a_study_moves_between_one_host_and_two(
     patch.setattr(checkpoints.Checkpoints, 'save', save_twice)
     _run(two)
   # it goes on on two hosts with one each, of which the first is killed;
-  first, second = _start(two, 2)
   students = 'work/runs/student*/checkpoints/2/SHA256SUMS'
-  end = time.monotonic() + _MAX_SECS
-  while not list(two.glob(students)):
-    assert time.monotonic() < end and first.is_alive()
-    time.sleep(0.001)
-  first.kill()
-  second.join(_MAX_SECS)
-  first.join()
-  assert first.exitcode == -9
-  assert second.exitcode not in (0, None)  # It notices by itself.
-  assert not (two / 'work' / 'results.json').exists()
+  _kill(_start(two, 2), 0, two, students)
   # and both one process and two, whose data stay on the hosts, end it.
   shutil.copytree(two, one)
+  hosts_of_two = _start(two, 2, resident=False)
   _run(one)
-  _wait_for(_start(two, 2, resident=False), two)
+  _wait_for(hosts_of_two, two)
 
   assert kills.differences(_outcome(one), wanted) == []
   assert kills.differences(_outcome(two), wanted) == []
@@ -188,6 +203,22 @@ def test_a_study_moves_between_one_host_and_two(
     assert mine[8].startswith('InputError') and 'no data' in mine[8]
     assert mine[9].startswith('InputError') and 'num_devices=1' in mine[9]
   assert 'host 1' in told[0][8]
+
+
+def test_four_hosts_end_with_the_numbers_of_one(tmp_path, programs):
+  one, four = (tmp_path / x for x in ('one', 'four'))
+  for folder in (one, four):
+    folder.mkdir()
+  alone = _start(one, 1, devices=4, chosen=SMALL)
+  begun = 'work/runs/*/checkpoints/1/SHA256SUMS'
+  _kill(_start(four, 4, chosen=SMALL), 2, four, begun)
+  _wait_for(_start(four, 4, chosen=SMALL), four)
+  _wait_for(alone, one)
+  for folder in (one, four):
+    _outcome(folder)
+  # Sums over four devices are taken in another order.
+  for mine, wanted in zip(_numbers(four), _numbers(one), strict=True):
+    np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
