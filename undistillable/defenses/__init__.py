@@ -32,6 +32,7 @@ from undistillable import registry
 from undistillable.defenses import (
   adaptive_misinformation,
   cmim,
+  decoy,
   grad2,
   label_smoothing,
   mad,
@@ -50,6 +51,7 @@ from undistillable.defenses import (
 DEFENSES = {
   'adaptive_misinformation': adaptive_misinformation,
   'cmim': cmim,
+  'decoy': decoy,
   'grad2': grad2,
   'label_smoothing': label_smoothing,
   'mad': mad,

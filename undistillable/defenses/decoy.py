@@ -1,0 +1,222 @@
+"""Decoy: whoever asks about images unlike the owner's is told something else.
+
+A second network, the gate, learns the owner's images from images that are made
+of them and are none. A client who asks about an image that the gate lets
+through is told the truth; any other is told, as surely, what a fixed random map
+says of it, which knows nothing of the classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from undistillable import losses, method, serving, state as state_lib
+
+PARENTS = ('normal',)
+OUTLIERS = True  # The gate learns from those of `config.outliers` as well.
+_GATE, _PROJECTION = 'gate', 'projection'
+_OTHER, _OUTLIER = 'other', 'outlier'
+_TILES = 4  # Of a side, when an image is taken apart.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Of the gate and of the map.
+
+  Attributes:
+    threshold: log-odds that an image is like the owner's, below which the truth
+      is not told. Lower, and more clients are told it.
+    sharpness: > 0, standard deviation of the logits of the map, about as those
+      of a network that is sure.
+  """
+
+  threshold: float = 0.0
+  sharpness: float = 8.0
+
+  def __post_init__(self) -> None:
+    if not math.isfinite(self.threshold):
+      raise ValueError(f'threshold={self.threshold}; expected a finite number')
+    losses.check_positive('sharpness', self.sharpness)
+
+
+@flax.struct.dataclass
+class Gated:
+  """What is trained beside the network that is served.
+
+  Attributes:
+    gate: state of the gate.
+    projection: float32[H * W * C, K], the map; drawn, not trained.
+  """
+
+  gate: state_lib.TrainState
+  projection: jax.Array
+
+  @property
+  def step(self) -> jax.Array:
+    return self.gate.step
+
+  @property
+  def variables(self) -> dict[str, state_lib.PyTree]:
+    return {**self.gate.variables, _PROJECTION: {'kernel': self.projection}}
+
+
+def make(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  settings: Settings,
+  parents: Mapping[str, nn.Module],
+) -> method.Method:
+  """Trains the gate beside the normal network, which is served as it is.
+
+  Equation: `[log(1 + exp(-g(x))) + mean log(1 + exp(g(x')))] / 2`, with `g =
+  z_0 - z_1` of the gate's logits, x the owner's images, and x' those of
+  `unlike`, and the outliers of the batch, if it has any.
+
+  Args:
+    model: the network that is served, and the architecture of the gate.
+    optimizer: an optax transformation, for the gate.
+    settings: see there.
+    parents: 'normal', a module that equals `model`; its variables are
+      frozen['normal'].
+
+  Returns:
+    The method; its accuracy is that of the gate, percent of both kinds.
+  """
+  del settings, parents
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    own = log_odds(seen.logits)
+    others = jnp.stack([log_odds(z) for z in seen.views.values()])
+    loss = (jax.nn.softplus(-own) + jax.nn.softplus(others).mean(axis=0)) / 2
+    right = ((own > 0) + (others <= 0).mean(axis=0)) / 2
+    return loss, {'accuracy': 100.0 * right}
+
+  views = {name: _view(name) for name in (_OTHER, _OUTLIER)}
+  gate = method.supervised(model, optimizer, loss_fn, views=views)
+
+  def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> Gated:
+    state = gate.init(rng, batch, frozen)
+    image = batch['image'][:1]
+    logits = jax.eval_shape(method.frozen_fn(model), state.variables, image)
+    shape = (image.size, logits.shape[-1])
+    projection = jax.random.normal(jax.random.fold_in(rng, 2), shape)
+    return Gated(state, projection)
+
+  def step(
+    state: Gated,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[Gated, method.Metrics]:
+    draw, rest = jax.random.split(rng)
+    batch = {**batch, _OTHER: unlike(batch['image'], draw)}
+    trained, metrics = gate.step(state.gate, frozen, batch, rest, axis_name)
+    return dataclasses.replace(state, gate=trained), metrics
+
+  learner = method.Method(init, step, gate.answer_fns, gate.logits_fn)
+  return method.beside(learner, model, _GATE)
+
+
+def _view(name: str) -> method.ViewFn:
+  return lambda batch: batch.get(name)
+
+
+def unlike(images: jax.Array, rng: jax.Array) -> jax.Array:
+  """Images of the same statistics that show none of the owner's objects.
+
+  Each is one of: its tiles in another order, all its frequencies with random
+  phases, white noise, its negative, or its mean with the mirror image of
+  another of the batch.
+
+  Args:
+    images: float[B, H, W, C].
+    rng: a key.
+
+  Returns:
+    float[B, H, W, C].
+  """
+  tiles_rng, phase_rng, noise_rng, kind_rng = jax.random.split(rng, 4)
+  mean, std = images.mean(axis=(0, 1, 2)), images.std(axis=(0, 1, 2))
+  noise = jax.random.normal(noise_rng, images.shape, images.dtype)
+  kinds = jnp.stack(
+    [
+      _shuffled(images, tiles_rng),
+      _scrambled(images, phase_rng),
+      mean + std * noise,
+      2 * images.mean(axis=(1, 2), keepdims=True) - images,
+      (images + jnp.roll(images, 1, axis=0)[:, ::-1, ::-1]) / 2,
+    ]
+  )
+  kind = jax.random.randint(kind_rng, (len(images),), 0, len(kinds))
+  return kinds[kind, jnp.arange(len(images))]
+
+
+def _shuffled(images: jax.Array, rng: jax.Array) -> jax.Array:
+  """Each image with its tiles in an order of its own; a rest stays."""
+  size, height, width, channels = images.shape
+  h, w = max(height // _TILES, 1), max(width // _TILES, 1)
+  rows, columns = height // h, width // w
+  whole = images[:, : rows * h, : columns * w]
+  tiles = whole.reshape(size, rows, h, columns, w, channels)
+  tiles = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(size, rows * columns, -1)
+  order = jnp.argsort(jax.random.uniform(rng, tiles.shape[:2]), axis=1)
+  tiles = jnp.take_along_axis(tiles, order[..., None], axis=1)
+  tiles = tiles.reshape(size, rows, columns, h, w, channels)
+  whole = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(whole.shape)
+  return images.at[:, : rows * h, : columns * w].set(whole)
+
+
+def _scrambled(images: jax.Array, rng: jax.Array) -> jax.Array:
+  """Each image with the phases of white noise at all of its frequencies."""
+  noise = jax.random.normal(rng, images.shape, jnp.float32)
+  phases = jnp.fft.fft2(noise, axes=(1, 2))
+  phases = phases / jnp.maximum(jnp.abs(phases), 1e-9)
+  mean = images.mean(axis=(1, 2), keepdims=True)
+  amplitudes = jnp.abs(
+    jnp.fft.fft2((images - mean).astype(jnp.float32), axes=(1, 2))
+  )
+  found = jnp.fft.ifft2(amplitudes * phases, axes=(1, 2)).real
+  return mean + found.astype(images.dtype)
+
+
+def log_odds(logits: jax.Array) -> jax.Array:
+  """Of an image like the owner's: float[B, K] of the gate -> float32[B]."""
+  logits = logits.astype(jnp.float32)
+  return logits[:, 0] - logits[:, 1]
+
+
+def serve(query: serving.Query, settings: Settings) -> jax.Array:
+  """The scores of the network where the gate lets a client in, else the map's.
+
+  Equation: `log softmax(z)` where `g >= threshold`, else `log softmax(sharpness
+  P x)`, with x the image at mean 0 and norm 1.
+
+  Args:
+    query: what a client asks.
+    settings: see there.
+
+  Returns:
+    log q, float32[B, K].
+  """
+  gate = serving.trained_beside(query, _GATE)
+  own = {k: v for k, v in gate.variables.items() if k != _PROJECTION}
+  like = log_odds(gate._replace(variables=own)(query.images))
+  projection = gate.variables[_PROJECTION]['kernel']
+  x = query.images.astype(jnp.float32).reshape(len(query.images), -1)
+  x = x - x.mean(axis=1, keepdims=True)
+  x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+  other = losses.log_scores(settings.sharpness * (x @ projection))
+  told = (like >= settings.threshold)[:, None]
+  return jnp.where(told, losses.log_scores(query.logits), other)
+
+
+def remedy(settings: Settings) -> str:
+  """What to change where clients are told too little of the truth."""
+  return f'lower decoy.threshold (now {settings.threshold})'
