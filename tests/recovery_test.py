@@ -15,7 +15,12 @@ from undistillable import defenses, errors, losses, plan, programs, serving
 from undistillable.attacks import bayes, d_dae, recovery
 
 KEY = jax.random.key(0)
-TRAINED_BESIDE = ('adaptive_misinformation', 'grad2', 'modelguard_s')
+TRAINED_BESIDE = (
+  'adaptive_misinformation',
+  'decoy',
+  'grad2',
+  'modelguard_s',
+)
 
 
 class _Net(nn.Module):

@@ -17,6 +17,7 @@ import pytest
 from undistillable import defenses, losses, serving
 from undistillable.defenses import (
   adaptive_misinformation,
+  decoy,
   grad2,
   linear_program,
   mad,
@@ -32,6 +33,7 @@ Y = np.float32([[0.6, 0.25, 0.1, 0.05]])
 # Settings with which each is no defense.
 NEUTRAL = {
   'adaptive_misinformation': [{'tau': 0.0}],
+  'decoy': [{'threshold': -1e6}],
   'grad2': [{'epsilon': 0.0}],
   'mad': [
     {'epsilon': 0.0, 'oracle': oracle}
@@ -47,6 +49,7 @@ NEUTRAL = {
 # Settings with which the top class is the same for every answer.
 KEEPS_TOP = {
   'adaptive_misinformation': [],
+  'decoy': [],
   'grad2': [],
   'mad': [{}, {'epsilon': 2.0}, {'epsilon': 2.0, 'oracle': 'argmax'}],
   'modelguard_s': [{}, {'miss': 'exact', 'epsilon': 0.2}],
@@ -584,7 +587,7 @@ def test_what_was_not_trained_is_missed():
 
 
 @pytest.mark.parametrize(
-  'module', [adaptive_misinformation, grad2, modelguard_s]
+  'module', [adaptive_misinformation, decoy, grad2, modelguard_s]
 )
 def test_what_is_trained_beside_a_network_leaves_it_as_it_is(module):
   net, variables = _network(10)

@@ -1,9 +1,13 @@
 """Decoy: whoever asks about images unlike the owner's is told something else.
 
-A second network, the gate, learns the owner's images from images that are made
-of them and are none. A client who asks about an image that the gate lets
-through is told the truth; any other is told, as surely, what a fixed random map
+A second network, the gate, learns to tell the owner's images from some that are
+made of them and show nothing. A client who asks about an image that the gate
+lets in is told the truth; any other is told, as surely, what a fixed random map
 says of it, which knows nothing of the classes.
+
+As `adaptive_misinformation`, but that who is misled is not who the network is
+unsure of, so that the owner's clients are not; and that what he is told is not
+wrong, from which the truth could be learned, but unrelated to it.
 """
 
 import dataclasses
@@ -32,8 +36,9 @@ class Settings:
   Attributes:
     threshold: log-odds that an image is like the owner's, below which the truth
       is not told. Lower, and more clients are told it.
-    sharpness: > 0, standard deviation of the logits of the map, about as those
-      of a network that is sure.
+    sharpness: >= 0, standard deviation of the logits of the map, about as those
+      of a network that is sure. 0 says openly that nothing is told: all classes
+      alike.
   """
 
   threshold: float = 0.0
@@ -42,7 +47,7 @@ class Settings:
   def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
       raise ValueError(f'threshold={self.threshold}; expected a finite number')
-    losses.check_positive('sharpness', self.sharpness)
+    losses.check_not_negative('sharpness', self.sharpness)
 
 
 @flax.struct.dataclass
@@ -143,13 +148,13 @@ def unlike(images: jax.Array, rng: jax.Array) -> jax.Array:
     float[B, H, W, C].
   """
   tiles_rng, phase_rng, noise_rng, kind_rng = jax.random.split(rng, 4)
-  mean, std = images.mean(axis=(0, 1, 2)), images.std(axis=(0, 1, 2))
+  over = {'axis': (0, 1, 2), 'keepdims': True}
   noise = jax.random.normal(noise_rng, images.shape, images.dtype)
   kinds = jnp.stack(
     [
       _shuffled(images, tiles_rng),
       _scrambled(images, phase_rng),
-      mean + std * noise,
+      images.mean(**over) + images.std(**over) * noise,
       2 * images.mean(axis=(1, 2), keepdims=True) - images,
       (images + jnp.roll(images, 1, axis=0)[:, ::-1, ::-1]) / 2,
     ]
