@@ -116,7 +116,8 @@ def test_no_answer_depends_on_its_batch():
 @pytest.mark.parametrize('shape', [(6, 8, 8, 1), (4, 9, 11, 3), (2, 2, 3, 1)])
 def test_shuffled_tiles_are_the_same_pixels(shape):
   images = jax.random.normal(jax.random.key(0), shape)
-  found = decoy._shuffled(images, jax.random.key(1))
+  keys = jax.random.split(jax.random.key(1), shape[0])
+  found = jax.vmap(decoy._shuffled)(images, keys)
   assert found.shape == images.shape
   for before, after in zip(images, found, strict=True):
     pixels = [
@@ -130,7 +131,8 @@ def test_shuffled_tiles_are_the_same_pixels(shape):
 
 def test_scrambled_images_keep_their_mean_and_spectrum():
   images = _images('digits', 20)
-  found = decoy._scrambled(images, jax.random.key(1))
+  keys = jax.random.split(jax.random.key(1), 20)
+  found = jax.vmap(decoy._scrambled)(images, keys)
   spectra = [
     np.abs(np.fft.fft2(np.float64(x), axes=(1, 2))) for x in (images, found)
   ]

@@ -119,6 +119,7 @@ def _network(classes, width=4):
     'misinformation': wrong,
     'surrogate': surrogate,
     'book': book.variables,
+    'gate': {**wrong, 'projection': {'kernel': jnp.ones((4, classes))}},
   }
   return serving.Network(net, {**own, **beside})
 

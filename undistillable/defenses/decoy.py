@@ -121,7 +121,8 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[Gated, method.Metrics]:
     draw, rest = jax.random.split(rng)
-    batch = {**batch, _OTHER: unlike(batch['image'], draw)}
+    others = unlike(batch['image'], draw, axis_name)
+    batch = {**batch, _OTHER: others}
     trained, metrics = gate.step(state.gate, frozen, batch, rest, axis_name)
     return dataclasses.replace(state, gate=trained), metrics
 
@@ -133,62 +134,68 @@ def _view(name: str) -> method.ViewFn:
   return lambda batch: batch.get(name)
 
 
-def unlike(images: jax.Array, rng: jax.Array) -> jax.Array:
+def unlike(
+  images: jax.Array, rng: jax.Array, axis_name: str | None = None
+) -> jax.Array:
   """Images of the same statistics that show none of the owner's objects.
 
-  Each is one of: its tiles in another order, all its frequencies with random
-  phases, white noise, its negative, or its mean with the mirror image of
-  another of the batch.
+  Each is one of: its tiles in another order, the mean of both, its frequencies
+  with random phases, white noise of its mean and deviation, or its negative.
 
   Args:
     images: float[B, H, W, C].
-    rng: a key.
+    rng: a key. What becomes of an image depends on it, the image, and its place
+      in the batch of all devices alone.
+    axis_name: the devices that share a batch, or None.
 
   Returns:
     float[B, H, W, C].
   """
+  places = jnp.arange(len(images))
+  if axis_name is not None:
+    places += len(images) * jax.lax.axis_index(axis_name)
+  keys = jax.vmap(lambda place: jax.random.fold_in(rng, place))(places)
+  return jax.vmap(_unlike)(images, keys)
+
+
+def _unlike(image: jax.Array, rng: jax.Array) -> jax.Array:
   tiles_rng, phase_rng, noise_rng, kind_rng = jax.random.split(rng, 4)
-  over = {'axis': (0, 1, 2), 'keepdims': True}
-  noise = jax.random.normal(noise_rng, images.shape, images.dtype)
+  over = {'axis': (0, 1), 'keepdims': True}
+  noise = jax.random.normal(noise_rng, image.shape, image.dtype)
+  shuffled = _shuffled(image, tiles_rng)
   kinds = jnp.stack(
     [
-      _shuffled(images, tiles_rng),
-      _scrambled(images, phase_rng),
-      images.mean(**over) + images.std(**over) * noise,
-      2 * images.mean(axis=(1, 2), keepdims=True) - images,
-      (images + jnp.roll(images, 1, axis=0)[:, ::-1, ::-1]) / 2,
+      shuffled,
+      (image + shuffled) / 2,
+      _scrambled(image, phase_rng),
+      image.mean(**over) + image.std(**over) * noise,
+      2 * image.mean(**over) - image,
     ]
   )
-  kind = jax.random.randint(kind_rng, (len(images),), 0, len(kinds))
-  return kinds[kind, jnp.arange(len(images))]
+  return kinds[jax.random.randint(kind_rng, (), 0, len(kinds))]
 
 
-def _shuffled(images: jax.Array, rng: jax.Array) -> jax.Array:
-  """Each image with its tiles in an order of its own; a rest stays."""
-  size, height, width, channels = images.shape
+def _shuffled(image: jax.Array, rng: jax.Array) -> jax.Array:
+  """Its tiles in another order; a rest at two edges stays."""
+  height, width, channels = image.shape
   h, w = max(height // _TILES, 1), max(width // _TILES, 1)
   rows, columns = height // h, width // w
-  whole = images[:, : rows * h, : columns * w]
-  tiles = whole.reshape(size, rows, h, columns, w, channels)
-  tiles = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(size, rows * columns, -1)
-  order = jnp.argsort(jax.random.uniform(rng, tiles.shape[:2]), axis=1)
-  tiles = jnp.take_along_axis(tiles, order[..., None], axis=1)
-  tiles = tiles.reshape(size, rows, columns, h, w, channels)
-  whole = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(whole.shape)
-  return images.at[:, : rows * h, : columns * w].set(whole)
+  whole = image[: rows * h, : columns * w]
+  tiles = whole.reshape(rows, h, columns, w, channels).swapaxes(1, 2)
+  tiles = jax.random.permutation(rng, tiles.reshape(-1, h, w, channels))
+  tiles = tiles.reshape(rows, columns, h, w, channels).swapaxes(1, 2)
+  return image.at[: rows * h, : columns * w].set(tiles.reshape(whole.shape))
 
 
-def _scrambled(images: jax.Array, rng: jax.Array) -> jax.Array:
-  """Each image with the phases of white noise at all of its frequencies."""
-  noise = jax.random.normal(rng, images.shape, jnp.float32)
-  phases = jnp.fft.fft2(noise, axes=(1, 2))
+def _scrambled(image: jax.Array, rng: jax.Array) -> jax.Array:
+  """With the phases of white noise at all frequencies but its mean."""
+  noise = jax.random.normal(rng, image.shape, jnp.float32)
+  phases = jnp.fft.fft2(noise, axes=(0, 1))
   phases = phases / jnp.maximum(jnp.abs(phases), 1e-9)
-  mean = images.mean(axis=(1, 2), keepdims=True)
-  amplitudes = jnp.abs(
-    jnp.fft.fft2((images - mean).astype(jnp.float32), axes=(1, 2))
-  )
-  found = jnp.fft.ifft2(amplitudes * phases, axes=(1, 2)).real
-  return mean + found.astype(images.dtype)
+  mean = image.mean(axis=(0, 1), keepdims=True)
+  spectrum = jnp.fft.fft2((image - mean).astype(jnp.float32), axes=(0, 1))
+  found = jnp.fft.ifft2(jnp.abs(spectrum) * phases, axes=(0, 1)).real
+  return mean + found.astype(image.dtype)
 
 
 def log_odds(logits: jax.Array) -> jax.Array:
