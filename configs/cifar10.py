@@ -98,7 +98,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
     'mkd',
     'skeptical',
   )
-  config.arena.choose_seeds, config.arena.fresh_seeds = (0,), (1, 2)
+  config.arena.choose_seeds, config.arena.fresh_seeds = (0,), (1, 2, 3)
 
 
 PRESETS = {
