@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.optimize
 import scipy.special
 
 from undistillable import errors, losses, method, parallel
@@ -266,11 +265,12 @@ def _at(log_p: np.ndarray, temperature: float) -> np.ndarray:
 
 def _temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
   """The one with the least nll."""
+  from scipy import optimize  # Every command would wait for it.
 
   def loss(log_temperature: float) -> float:
     return _nll(_floored(_at(log_p, np.exp(log_temperature))), labels)
 
-  found = scipy.optimize.minimize_scalar(
+  found = optimize.minimize_scalar(
     loss, bounds=np.log(_TEMPERATURES), method='bounded'
   )
   return float(np.exp(found.x))

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 LEVEL = 0.05  # Of every test, one-sided.
 MIN_SEEDS = 3  # With fewer, nothing is decided.
@@ -61,8 +61,7 @@ class Gain(NamedTuple):
     return self.points + self._reach(level)
 
   def _reach(self, level: float) -> float:
-    quantile = float(scipy.stats.t.isf(level, self.degrees))
-    return quantile * self.error
+    return float(_quantile(level, self.degrees)) * self.error
 
   def error_with(self, num_seeds: np.ndarray | int) -> np.ndarray:
     """The standard error that so many seeds would leave."""
@@ -262,8 +261,16 @@ def _seeds_to_settle(
   have = min(found.num_seeds for found in every)
   numbers = np.arange(max(have + 1, MIN_SEEDS), _MAX_SEEDS + 1)
   degrees = 2 * (numbers - 1)
-  strict, plain = (scipy.stats.t.isf(one, degrees) for one in (first, level))
+  strict, plain = (_quantile(one, degrees) for one in (first, level))
   gained = [g.points > strict * g.error_with(numbers) for g in candidates]
   below = [g.points + plain * g.error_with(numbers) < margin for g in every]
   settled = np.any(gained, axis=0) | np.all(below, axis=0)
   return int(numbers[settled.argmax()]) if settled.any() else None
+
+
+def _quantile(level: float, degrees: np.ndarray | float) -> np.ndarray:
+  """What Student's t exceeds with probability `level`.
+
+  As scipy.stats, for which every command would wait.
+  """
+  return -scipy.special.stdtrit(degrees, level)
