@@ -3,6 +3,7 @@
 JAX_NUM_CPU_DEVICES=8 pytest tests/registry_test.py: as many as you like.
 """
 
+import gc
 import os
 import pathlib
 import resource
@@ -11,9 +12,28 @@ import tempfile
 # Programs compile in half the time, and run slower: for few, small steps. In
 # the environment, so that commands do as well; before JAX reads it.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+# Workers and commands share what takes long.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  os.path.join(tempfile.gettempdir(), 'undistillable-test-jax-cache'),
+)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 import jax  # noqa: E402
+import jaxlib.version  # noqa: E402
 import pytest  # noqa: E402
+
+# In a third of the time by the older emitter of fusions: the newer one writes
+# MLIR first. Later versions have that alone, and end at a flag unknown to them.
+if jaxlib.version.__version_info__ < (0, 11):
+  os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_cpu_use_fusion_emitters=false '
+    '--xla_cpu_parallel_codegen_split_count=1',  # Workers fill the cores.
+  )
+
+# Of tracing, a quarter is the search for cycles among what is traced.
+gc.set_threshold(50_000)
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared'
 MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
@@ -40,14 +60,6 @@ jax.config.update(
   'jax_num_cpu_devices', int(os.environ.get('JAX_NUM_CPU_DEVICES', 2))
 )
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update(
-  'jax_compilation_cache_dir',
-  os.environ.get(
-    'JAX_COMPILATION_CACHE_DIR',
-    os.path.join(tempfile.gettempdir(), 'undistillable-test-jax-cache'),
-  ),
-)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 @pytest.fixture(scope='session')
@@ -76,6 +88,11 @@ def _leave_no_trace():
   # Programs that no other file runs grow to several GB.
   if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MAX_KIB:
     jax.clear_caches()
+
+
+def pytest_collection_finish():
+  """Modules and tests stay: there is no need to look through them again."""
+  gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

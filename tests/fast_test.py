@@ -222,7 +222,7 @@ def test_the_first_layer_is_drawn_anew_in_time():
     )
     for step in (1, 2)
   )
-  assert first == 0.0
+  assert first < 1e-3  # But for the rounding of another program.
   assert second > 0.1
   bias = runs[2][2][0].generator.params['fc']['bias']
   assert np.abs(bias).max() < 0.01  # One update away from 0.

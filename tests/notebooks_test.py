@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 
-import jax
 import pytest
 import tiny_archive
 
@@ -101,7 +100,6 @@ def run(tmp_path):
     folder.mkdir()
     env = os.environ | {
       'IPYTHONDIR': str(tmp_path),
-      'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
       'TFDS_DATA_DIR': str(tmp_path / 'data'),
     }
     notebooks.execute(notebook, folder, env, parameters)
