@@ -86,6 +86,7 @@ def test_what_is_right_is_taken(parse):
     (['--config.recipe={}'], "no field 'recipe.augment'; start from"),
     (['--config.recipe.foo=3'], "no field 'foo'"),
     (['--config.foo=3'], "no field 'foo'"),
+    (['--config.defense.omega=1'], 'defense of the first edition is now'),
     (['--config.foo.bar=3'], "no field 'foo'"),
     (['--config.seeds.foo=3'], 'no field'),
     (['--config.seeds[7]=3'], 'no field'),
