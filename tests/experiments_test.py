@@ -1,9 +1,6 @@
 """Every experiment runs, shares what others need, and survives a divergence."""
 
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import config_files
 import numpy as np
@@ -12,12 +9,14 @@ import pytest
 
 import experiments
 from experiments import (
+  __main__ as listing,
   claims,
   estimate,
   experiment as experiment_lib,
   scorecard,
 )
 from undistillable import (
+  command,
   errors,
   execute,
   plan,
@@ -27,8 +26,6 @@ from undistillable import (
   writers,
 )
 from undistillable.report import draw
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def _config(name='digits'):
@@ -287,15 +284,12 @@ def test_every_part_of_a_network_takes_its_time(part, tmp_path):
   assert more > least > 0
 
 
-def test_the_command_lists_them():
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
+def test_the_command_lists_them(monkeypatch, capsys):
+  monkeypatch.setattr(command, 'config', _config)
+  # Other tests of this process look at logs.
+  monkeypatch.setattr(listing.logging, 'set_verbosity', lambda level: None)
+  listing.main([])
+  said = capsys.readouterr().out
   for name in experiments.NAMES:
-    assert f'\n{name} ' in done.stdout
-  assert 'networks, about' in done.stdout
+    assert f'\n{name} ' in said
+  assert 'networks, about' in said
