@@ -4,6 +4,7 @@ Where a value is taken, the programs of all runs can be built; nothing is
 compiled.
 """
 
+import copy
 import math
 import random
 import time
@@ -108,9 +109,12 @@ _FIELDS |= {
 }
 
 
+_DIGITS = config_files.load('digits')
+
+
 def _config(names):
   """One that reads the fields, shrunk to few runs."""
-  config = config_files.load('digits')
+  config = copy.deepcopy(_DIGITS)
   with config.unlocked(), config.ignore_type():
     config.teacher.model, config.students, config.seeds = (
       'cnn4',
