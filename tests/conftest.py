@@ -72,7 +72,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture
 def full_compilation():
-  """For what is compared closely: the programs that users run."""
+  """For what is compared closely: programs as users have them optimised."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)

@@ -160,7 +160,8 @@ def unlike(
 
 def _unlike(image: jax.Array, rng: jax.Array) -> jax.Array:
   tiles_rng, phase_rng, noise_rng, kind_rng = jax.random.split(rng, 4)
-  over = {'axis': (0, 1), 'keepdims': True}
+  mean = image.mean(axis=(0, 1), keepdims=True)
+  std = image.std(axis=(0, 1), keepdims=True)
   noise = jax.random.normal(noise_rng, image.shape, image.dtype)
   shuffled = _shuffled(image, tiles_rng)
   kinds = jnp.stack(
@@ -168,8 +169,8 @@ def _unlike(image: jax.Array, rng: jax.Array) -> jax.Array:
       shuffled,
       (image + shuffled) / 2,
       _scrambled(image, phase_rng),
-      image.mean(**over) + image.std(**over) * noise,
-      2 * image.mean(**over) - image,
+      mean + std * noise,
+      2 * mean - image,
     ]
   )
   return kinds[jax.random.randint(kind_rng, (), 0, len(kinds))]
