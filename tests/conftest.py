@@ -39,16 +39,17 @@ SHARED = pathlib.Path(__file__).parents[2] / 'shared'
 MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
 # A worker takes files one by one.
 LONGEST = (
+  'registry',
   'experiments',
-  'models',
   'attacks',
   'study',
-  'kills',
   'hosts',
-  'registry',
+  'kills',
+  'models',
   'train',
   'method',
   'main',
+  'recovery',
   'dafl',
   'deep_inversion',
   'defenses',
