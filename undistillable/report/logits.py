@@ -123,7 +123,7 @@ def _draw_column(
   classes = np.arange(values.shape[1])
   many = len(classes) > _MAX_NAMED
   low, high = min(np.nanmin(values), 0.0), max(np.nanmax(values), 0.0)
-  margin = 0.06 * (high - low)
+  margin = 0.06 * (high - low) or 1.0  # Where nothing but 0 is shown.
   for axes, row, true in zip(column, values, labels, strict=True):
     bars = axes.bar(
       classes,
