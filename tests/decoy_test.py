@@ -113,6 +113,14 @@ def test_no_answer_depends_on_its_batch():
     np.testing.assert_allclose(alone[0], together[number], atol=1e-4)
 
 
+def test_an_even_image_is_told_nothing_whatever_its_shade():
+  # Bytes of digits, of which no mean of 64 is what it should be to the bit.
+  shades = jnp.linspace(-0.81, 1.85, 60)[:, None, None, None]
+  images = jnp.broadcast_to(shades, (60, 8, 8, 1))
+  told = decoy.serve(_query(images), decoy.Settings(threshold=1e6))
+  np.testing.assert_allclose(told, -np.log(10.0), rtol=1e-4)
+
+
 @pytest.mark.parametrize('shape', [(6, 8, 8, 1), (4, 9, 11, 3), (2, 2, 3, 1)])
 def test_shuffled_tiles_are_the_same_pixels(shape):
   images = jax.random.normal(jax.random.key(0), shape)

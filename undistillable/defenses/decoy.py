@@ -209,7 +209,8 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   """The scores of the network where the gate lets a client in, else the map's.
 
   Equation: `log softmax(z)` where `g >= threshold`, else `log softmax(sharpness
-  P x)`, with x the image at mean 0 and norm 1.
+  P x)`, with x the image at mean 0 and norm 1; of an even image, which has no
+  such form, all classes are alike.
 
   Args:
     query: what a client asks.
@@ -223,8 +224,9 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   like = log_odds(gate._replace(variables=own)(query.images))
   projection = gate.variables[_PROJECTION]['kernel']
   x = query.images.astype(jnp.float32).reshape(len(query.images), -1)
-  x = x - x.mean(axis=1, keepdims=True)
-  x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+  for _ in range(2):  # What rounding left of an even image is no direction.
+    x = x - x.mean(axis=1, keepdims=True)
+  x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6)
   other = losses.log_scores(settings.sharpness * (x @ projection))
   told = (like >= settings.threshold)[:, None]
   return jnp.where(told, losses.log_scores(query.logits), other)
