@@ -19,6 +19,9 @@ _WITHDRAWN = 'withdrawn.json'
 # Of a run's config, what the run has beside it.
 _BESIDE = ('role', 'model', 'method', 'parents', 'seed')
 _LEFT_OUT = ('training', 'test_examples')  # Of its last epoch; of every run.
+_BROUGHT = ('config.json', 'report.md', 'figures')  # Beside the results.
+# Of what an arena measures.
+_MEASURED = ('rules', 'board', 'hits', 'prices', 'latency')
 
 
 class Record(NamedTuple):
@@ -59,26 +62,39 @@ def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
 
   Raises:
     errors.InputError: there is none, it is damaged, or it lacks what a record
-      must have.
+      must have. Nothing is written then.
   """
   path = arena / 'results.json'
-  if not path.is_file() or sums.damaged(arena, [path.name]):
+  # Of a file that nobody wrote down, nobody knows what the arena wrote.
+  if not path.is_file() or not sums.are_whole(arena, [path.name]):
     raise errors.InputError(f'{path} is not there or is damaged')
+  for name in _BROUGHT:
+    if not (arena / name).exists():
+      raise errors.InputError(f'{arena / name} is not there')
   results = writers.read_json(path)
   found = problems(results)
   if found:
     raise errors.InputError(f'{path} makes no record: {"; ".join(found)}')
   folder.mkdir(parents=True, exist_ok=True)
   writers.replace(folder / path.name, _lines(reduced(results)))
-  for name in ('config.json', 'report.md'):
+  *files, figures = _BROUGHT
+  for name in files:
     shutil.copy(arena / name, folder)
-  shutil.copytree(arena / 'figures', folder / 'figures', dirs_exist_ok=True)
+  shutil.copytree(arena / figures, folder / figures, dirs_exist_ok=True)
 
 
 def problems(results: Mapping[str, Any]) -> list[str]:
   """What keeps results from being a record, in words; nothing is fine."""
   if not _is_arena(results):
     return ['it is not of an arena']
+  missing = [
+    k for k in ('runs', 'environment', 'measurements') if k not in results
+  ]
+  missing = missing or [
+    k for k in _MEASURED if k not in results['measurements']
+  ]
+  if missing:
+    return [f'it lacks {", ".join(missing)}']
   board, found = board_lib.Board(results), []
   fresh, choose = (board.rules[k] for k in ('fresh_seeds', 'choose_seeds'))
   if len(set(fresh)) < verdict.MIN_SEEDS:
@@ -104,7 +120,12 @@ def problems(results: Mapping[str, Any]) -> list[str]:
   ]
   paid = board_lib.prices(results)
   found += [f'{d} has no price' for d in board.owners if d not in paid.mean]
-  found += [f'{d} was not timed' for d in board.owners if d not in paid.times]
+  latency = results['measurements']['latency']
+  found += [
+    f'{d} was not timed'
+    for d in board.owners
+    if d not in paid.times or not all(d in secs for secs in latency.values())
+  ]
   return found
 
 

@@ -241,6 +241,9 @@ def _without_a_result(results):
       lambda r: [one.pop('nasty') for one in _latency(r)],
       'nasty was not timed',
     ),
+    (lambda r: next(iter(_latency(r))).pop('nasty'), 'nasty was not timed'),
+    (lambda r: r['measurements'].pop('hits'), 'it lacks hits'),
+    (lambda r: r.pop('measurements'), 'it lacks measurements'),
     (lambda r: _rules(r).update(fresh_seeds=[2, 3]), '2 fresh seeds'),
     (lambda r: _rules(r).update(choose_seeds=[0, 2]), 'is judged on it'),
     (
@@ -290,6 +293,22 @@ def test_a_record_is_made_of_what_an_arena_left(tmp_path):
   sums.write(source, ['results.json'])
   with pytest.raises(errors.InputError, match='no record: nasty has no price'):
     records.add(source, folder)
+
+
+@pytest.mark.parametrize(
+  'missing', ['SHA256SUMS', 'config.json', 'report.md', 'results.json']
+)
+def test_where_a_file_is_missing_no_half_of_a_record_is_left(missing, tmp_path):
+  source, folder = tmp_path / 'arena', tmp_path / 'mine'
+  (source / 'figures').mkdir(parents=True)
+  for name in ('config.json', 'report.md'):
+    (source / name).write_text('{}\n')
+  writers.write_json(source / 'results.json', _results())
+  sums.write(source, ['results.json'])
+  (source / missing).unlink()
+  with pytest.raises(errors.InputError, match='not there'):
+    records.add(source, folder)
+  assert not folder.exists()
 
 
 def test_the_protocol_is_in_what_an_arena_measures(recorded):
