@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import bare
 import config_files
@@ -320,3 +321,16 @@ def test_the_key_does_not_leave_with_what_is_exported(done, tmp_path):
   assert any(np.asarray(mean).tobytes() in file for file in files)
   key = np.asarray(variables['key']['image']).tobytes()
   assert not any(key in file for file in files)
+  # Nor does the card say that it is in one of them.
+  assert json.loads((to / 'config.json').read_text())['asks'] == []
+  assert 'made of more' not in (to / 'README.md').read_text()
+
+
+def test_who_answers_with_the_key_is_not_exported(done, tmp_path):
+  teachers, _, store = done
+  to = tmp_path / 'exported'
+  # It is the only one that no other is made of.
+  with pytest.raises(errors.InputError, match='the key of its owner') as error:
+    export.export(store.workdir, to)
+  assert f'--run={teachers["sdb"].id}' in str(error.value)
+  assert not to.exists()

@@ -88,6 +88,13 @@ def export(
       f'{chosen.id}: its defense asks its adversary about every image, and '
       'the adversary must not leave; answer clients from the workdir itself'
     )
+  private = sorted({*beside} & {*getattr(chosen.module, 'SECRETS', ())})
+  if private:
+    raise errors.InputError(
+      f'{chosen.id}: its answers are made of the {", ".join(private)} of its '
+      'owner, which must not leave; answer clients from the workdir itself, or '
+      f'export the network without it: --run={chosen.parents["normal"].id}'
+    )
   own, kept = _own(variables), variables.get(serving.PARENTS, {})
   served = {
     **own,
@@ -257,7 +264,11 @@ def _asked(
   shape = data.get_source(run.judged_on['name']).image_shape
   images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(run.dtype))
   traced = jax.make_jaxpr(programs.answer_fn(run))(variables, images).jaxpr
-  used = {id(one) for step in traced.eqns for one in step.invars}
+  used = {id(one) for one in traced.outvars}
+  # From the answers backwards: what is read and leads to none is not asked.
+  for step in reversed(traced.eqns):
+    if any(id(one) in used for one in step.outvars):
+      used |= {id(one) for one in step.invars}
   found = [
     path
     for (path, _), one in zip(

@@ -85,6 +85,10 @@ def settings(module: ModuleType, values: Mapping[str, Any]) -> Any:
     raise errors.InputError(
       f'{name} has no setting {unknown[0]!r}; known: {", ".join(known)}'
     )
+  # Settings are hashed, and the config of a run that was read has lists.
+  values = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+  }
   try:
     return module.Settings(**values)
   except ValueError as error:

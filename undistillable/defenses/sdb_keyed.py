@@ -15,6 +15,7 @@ from undistillable.defenses import sdb
 
 PARENTS = ('normal',)
 FILES = sdb.FILES
+SECRETS = ('key',)  # Which no export takes along.
 make = None  # The network of `sdb` is served.
 Settings = sdb.Settings
 
