@@ -9,6 +9,7 @@ docs/leaderboard.md anew; the second makes a record of an arena first.
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -285,6 +286,10 @@ def main(argv: list[str]) -> None:
   del argv
   source, name = _ADD.value, _NAME.value
   if source is not None and name is not None:
+    if not re.fullmatch(r'\w[\w-]*', name):
+      raise errors.InputError(
+        f'name={name!r}; expected a word, the name of a folder'
+      )
     records.add(paths.local(source, 'add'), records.RESULTS / name)
   elif source or name:
     raise errors.InputError('--add and --name go together')

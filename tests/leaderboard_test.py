@@ -3,6 +3,7 @@
 import copy
 import json
 import pathlib
+import types
 
 import fabricated
 import fabricated_arena
@@ -317,3 +318,11 @@ def test_the_protocol_is_in_what_an_arena_measures(recorded):
   for record in recorded:
     number = record.results['measurements']['rules'].get('protocol', 1)
     assert 1 <= number <= arena.PROTOCOL
+
+
+@pytest.mark.parametrize('name', ['../x', '/tmp/x', '.', ''])
+def test_a_record_is_named_by_a_word(name, monkeypatch):
+  for flag, value in (('_ADD', '/nowhere'), ('_NAME', name)):
+    monkeypatch.setattr(leaderboard, flag, types.SimpleNamespace(value=value))
+  with pytest.raises(errors.InputError, match='expected a word'):
+    leaderboard.main([])
