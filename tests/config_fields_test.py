@@ -211,6 +211,8 @@ def test_a_value_of_another_type_is_refused_in_a_sentence(name):
 @hypothesis.settings(
   max_examples=200, deadline=None, derandomize=True, database=None
 )
+@hypothesis.example({'maze.budget': 10**5, 'recipe.batch_size': 0})
+@hypothesis.example({'dfme.budget': 10**5, 'recipe.steps_per_epoch': 0})
 @hypothesis.given(
   strategies.sets(
     strategies.sampled_from(_PLANNED)

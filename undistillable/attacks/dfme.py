@@ -119,6 +119,7 @@ def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
   Raises:
     errors.InputError: the budget is too small for one step, or an answer is
       computed in less than float32.
+    ValueError: a step or an epoch of the recipe is empty.
   """
   normalization = data.NORMALIZATIONS[job.config.normalization]
   low, high = synthesis.value_range(*normalization)
@@ -131,6 +132,8 @@ def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
         f'{name}: forward differences vanish in {one.dtype}; set '
         "config.dtype='float32'"
       )
+  for field in ('batch_size', 'steps_per_epoch'):
+    losses.check_whole(field, run.recipe[field], least=1)
   settings, batch_size = run.method_settings, run.recipe['batch_size']
   steps = num_steps(settings, batch_size)
   if not steps:
