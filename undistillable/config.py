@@ -227,8 +227,8 @@ def base() -> ml_collections.ConfigDict:
   # its own, with what the thief knew before he asked: see null_teacher.py.
   config.null_teacher = False
   config.max_accuracy_drop = 20.0  # Points; a teacher that loses more stops it.
-  # The data set of images of which a defense that learns from outliers, as
-  # adaptive_misinformation, makes its network unsure: 'cifar100'. None: none.
+  # The data set of images unlike its own from which a defense learns what to
+  # distrust, as adaptive_misinformation and decoy: 'cifar100'. None: none.
   config.outliers = config_dict.placeholder(str)
 
   # What the thief has.
