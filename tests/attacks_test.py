@@ -671,8 +671,8 @@ def _config(name='digits', **changes):
   config = config_files.load(name)
   config.lock()
   small = {
-    'teacher.model': 'cnn8',
-    'students': ('cnn8',),
+    'teacher.model': 'mlp',
+    'students': ('mlp',),
     'seeds': (0,),
     'progress': False,
     'defenses': ('none',),

@@ -15,6 +15,7 @@ import sys
 
 import config_files
 import jax
+import networks
 import numpy as np
 import optax
 import pytest
@@ -111,6 +112,7 @@ SHRUNK = {
   'resnetc14': {'depth': 8},
   'resnetc20': {'depth': 8},
   'resnetc32': {'depth': 8},
+  'resnetc44': {'depth': 8},
   'resnetc56': {'depth': 8},
   'resnext29': {'num_blocks': 1},
   'shufflenetv2': {'num_units': (1, 1, 1)},
@@ -122,7 +124,9 @@ RNG = jax.random.key(1)
 # Whose batches are split over two devices as well.
 SPLIT = ('densenet201', 'resnet34', 'shufflenetv2')
 BATCH_SIZE = 8
-CNN = models.get_model('cnn8', 10)
+SMALL = networks.Small()
+# Those that look into a student want more of it to look into.
+DEEPER = {'skeptical': models.get_model('cnn8', 10)}
 
 
 def shrunk(name):
@@ -168,8 +172,9 @@ def test_method(kind, name, tmp_path):
   if module.make is None:  # Nothing is trained: there is something else.
     assert hasattr(module, 'serve' if kind == 'defense' else 'pick')
     return
+  student = DEEPER.get(name, SMALL)
   method = module.make(
-    CNN, optax.sgd(0.01), _settings(kind, name), _parents(kind, name)
+    student, optax.sgd(0.01), _settings(kind, name), _parents(kind, name)
   )
   frozen = dict.fromkeys(module.PARENTS, _variables(9))
   batch = _batch()
@@ -197,15 +202,15 @@ def _check_serving(name, module):
 
   Each is of its own image alone.
   """
-  parents = dict.fromkeys(module.PARENTS, CNN)
+  parents = dict.fromkeys(module.PARENTS, SMALL)
   settings = _settings('defense', name)
-  served = serving.answer_fn(CNN, module.serve, settings, parents)
+  served = serving.answer_fn(SMALL, module.serve, settings, parents)
   images = _batch()['image']
   known = {role: _variables(seed) for seed, role in enumerate(parents)}
   own = _variables(9)
   if getattr(module, 'make', None):  # What it trains may be read as well.
     method = module.make(
-      CNN, optax.sgd(0.01), settings, _parents('defense', name)
+      SMALL, optax.sgd(0.01), settings, _parents('defense', name)
     )
     own = _start(method, known).variables
   variables = {**own, serving.PARENTS: known}
@@ -314,7 +319,7 @@ def _start(method, frozen=None):
 @functools.cache
 def _variables(seed):
   """Of the network that is every parent."""
-  init = jax.jit(functools.partial(CNN.init, train=False))
+  init = jax.jit(functools.partial(SMALL.init, train=False))
   return init(jax.random.key(seed), _batch()['image'])
 
 
@@ -326,12 +331,12 @@ def _settings(kind, name):
 def _parents(kind, name):
   """Modules; whom an attack robs gives away what the attack says it reads."""
   module = METHODS[kind, name]
-  parents = dict.fromkeys(module.PARENTS, CNN)
+  parents = dict.fromkeys(module.PARENTS, SMALL)
   if kind == 'attack' and 'teacher' in parents:
     access = getattr(module, 'ACCESS', 'scores')
     parents['teacher'] = oracle.Oracle(
-      method_lib.frozen_fn(CNN),
-      CNN if access == 'weights' else None,
+      method_lib.frozen_fn(SMALL),
+      SMALL if access == 'weights' else None,
       labels_only=access == 'labels',
     )
   return parents

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -114,6 +114,11 @@ class Job:
       teacher: whom it robs; None for nobody, see `null_teacher`.
       model: of the student.
     """
+    return self._once(
+      (name, teacher, model), lambda: self._attack(name, teacher, model)
+    )
+
+  def _attack(self, name: str, teacher: Run | None, model: str) -> list[Run]:
     module = attacks.get(name)
     plan = getattr(module, 'plan', None)
     found = (
@@ -149,7 +154,18 @@ class Job:
 
   def control(self, model: str) -> Run:
     """A student that is trained alone."""
-    return self.student('scratch', model)
+    (run,) = self._once(model, lambda: [self.student('scratch', model)])
+    return run
+
+  @functools.cached_property
+  def _planned(self) -> dict[Hashable, list[Run]]:
+    return {}
+
+  def _once(self, key: Hashable, make: Callable[[], list[Run]]) -> list[Run]:
+    """Many runs are compared with the same ones."""
+    if key not in self._planned:
+      self._planned[key] = make()
+    return self._planned[key]
 
   def teacher(
     self,
@@ -246,8 +262,10 @@ class Job:
 
   def settings(self, method: str, module: Any) -> dict[str, Any]:
     """Those of a method: its defaults, and what the config changes."""
-    given = self.config.get(registry.short(method), {})
-    return registry.defaults(module) | dict(given)
+    found, name = registry.defaults(module), registry.short(method)
+    if name in self.config:  # To get what is missing takes 1 ms.
+      found |= dict(self.config[name])
+    return found
 
   def _thieves(self, model: str, teachers: list[Run]) -> Iterable[Run]:
     yield self.control(model)
@@ -374,13 +392,15 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     )
   )
   first: dict[Run, int] = {}
-  for index, run in enumerate(unique):
-    first.setdefault(run.as_built, index)
+  program = {
+    run: first.setdefault(run.as_built, index)
+    for index, run in enumerate(unique)
+  }
   owners: set[Run] = set()
   for run in unique:
     if run.is_owners:
       owners |= {run, *_ancestors(run)}
-  unique.sort(key=lambda r: (r not in owners, first[r.as_built]))
+  unique.sort(key=lambda run: (run not in owners, program[run]))
   ordered: list[Run] = []
   waiting = dict.fromkeys(unique)
   while waiting:
@@ -480,7 +500,7 @@ def recipe_of(
   """How a network is trained: as all are, its model is, and its method is."""
   recipe = config.recipe.to_dict()
   for name in (model, registry.short(method)):
-    if name in config.recipes:  # To get what is missing takes 1 ms.
+    if name in config.recipes:
       recipe |= dict(config.recipes[name])
   return recipe
 
