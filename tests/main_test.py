@@ -47,7 +47,7 @@ def endless(tmp_path):
     '--config=configs/digits.py',
     f'--workdir={tmp_path}/work',
     f'--config.data_dir={tmp_path}/data',
-    '--config.teacher.model=cnn8',
+    '--config.teacher.model=mlp',
     '--config.recipe.epochs=1000',
   ]
   with subprocess.Popen(
@@ -135,8 +135,8 @@ def test_the_command_trains_and_prints_the_table(tmp_path):
     '--config=configs/digits.py',
     f'--workdir={tmp_path}/work',
     f'--config.data_dir={tmp_path}/data',
-    '--config.teacher.model=cnn8',
-    "--config.students=('cnn8',)",
+    '--config.teacher.model=mlp',
+    "--config.students=('mlp',)",
     '--config.seeds=(0,)',
     '--config.recipe.epochs=1',
     '--config.limit=200',
@@ -147,7 +147,7 @@ def test_the_command_trains_and_prints_the_table(tmp_path):
   lines = done.stdout.strip().splitlines()
   assert lines[-1] == f'Report: {tmp_path}/work/report.html'
   assert lines[-3].endswith('.')  # What it means, in a sentence.
-  assert 'run 5/5 student cnn8 kd(nasty) seed 0' in done.stderr
+  assert 'run 5/5 student mlp kd(nasty) seed 0' in done.stderr
   assert 'loss' in done.stderr
   assert 'acc' in done.stderr
   again = _main(*args)

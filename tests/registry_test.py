@@ -122,7 +122,7 @@ SHRUNK = {
 TOLERANCE = {'dfme': 0.1, 'maze': 0.1}
 RNG = jax.random.key(1)
 # Whose batches are split over two devices as well.
-SPLIT = ('densenet201', 'resnet34', 'shufflenetv2')
+SPLIT = ('airbench94', 'cnn8', 'resnetc8')
 BATCH_SIZE = 8
 SMALL = networks.Small()
 # Those that look into a student want more of it to look into.

@@ -51,7 +51,6 @@ from undistillable import (
 )
 from undistillable.report import draw
 
-
 # What `_config` has instead of this is quicker to compile.
 CNN = {'teacher.model': 'cnn8', 'students': ('cnn8',)}
 
@@ -416,9 +415,7 @@ def test_a_config_is_varied_by_a_copy():
 
 
 @pytest.mark.usefixtures('no_figures')
-def test_the_best_epoch_on_the_test_set_is_shown_but_not_used(
-  done, tmp_path
-):
+def test_the_best_epoch_on_the_test_set_is_shown_but_not_used(done, tmp_path):
   results, _, config = done
   changes = {'recipe.best_on_test': True, 'recipe.evaluate_every_epochs': 1}
   config = plan_lib.vary(config, changes)
