@@ -4,7 +4,6 @@ Where a value is taken, the programs of all runs can be built; nothing is
 compiled.
 """
 
-import copy
 import math
 import random
 import time
@@ -143,7 +142,7 @@ _PLANNED = sorted(
 
 def _config(names):
   """One that reads the fields, shrunk to few runs."""
-  config = copy.deepcopy(_DIGITS)
+  config = _DIGITS.copy_and_resolve_references()
   with config.unlocked(), config.ignore_type():
     config.teacher.model, config.students, config.seeds = (
       'cnn4',

@@ -7,6 +7,7 @@ method stand under its name, as in `config.nasty.omega`; their meaning is in its
 """
 
 import difflib
+import functools
 import math
 import re
 import typing
@@ -78,7 +79,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   old = renamed(' '.join(f'.{name} ' for name in named))
   if old:
     raise errors.InputError(f'config: {old}')
-  wanted = base()
+  wanted = _base_to_read()
   recipe = wanted.recipe
   for name in wanted:
     if name not in config:
@@ -195,6 +196,11 @@ def _unknown(name: str, wanted: Iterable[str]) -> str:
 def _fields(value: Any) -> Mapping[str, Any]:
   """The fields of a part of a config; none of a single value."""
   return value if isinstance(value, ml_collections.ConfigDict) else {}
+
+
+@functools.cache
+def _base_to_read() -> ml_collections.ConfigDict:
+  return base()
 
 
 def base() -> ml_collections.ConfigDict:
