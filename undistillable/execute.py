@@ -307,13 +307,8 @@ def num_queries(material: store_lib.Material) -> int | None:
   batch_size = run.recipe['batch_size']
   num_steps = run.recipe['epochs'] * (num_examples // batch_size)
   if 'teacher' in program.method.answer_fns:
-    robbed = [
-      role
-      for role in program.method.answer_fns
-      if role == 'teacher' or run.parents[role].role == 'partner'
-    ]
     each = num_examples if run.asks_once else num_steps * batch_size
-    return len(robbed) * each
+    return each * sum(map(run.robs, program.method.answer_fns))
   # It asks by itself.
   key, order = jax.random.key(0), jax.numpy.arange(batch_size)
   batch = jax.eval_shape(program.prepare, material.examples, order, key)

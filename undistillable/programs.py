@@ -126,10 +126,9 @@ def _network(run: runs.Run) -> nn.Module:
 
 def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
   """What a method gets of a parent: an oracle of whom it robs, else all."""
-  robbed = role == 'teacher' or parent.role == 'partner'
-  if run.is_owners or not robbed:
-    return _network(parent)
-  return _oracle(parent.as_asked, run.access)
+  if run.robs(role):
+    return _oracle(parent.as_asked, run.access)
+  return _network(parent)
 
 
 @functools.lru_cache(maxsize=64)

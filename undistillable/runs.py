@@ -156,6 +156,16 @@ class Run:
     return self.module.make is None
 
   @property
+  def epochs(self) -> int:
+    """How long it is trained; 0 where nothing is."""
+    return 0 if self.init_from or self.only_serves else self.recipe['epochs']
+
+  def robs(self, role: str) -> bool:
+    """Whether a parent is one whose answers it steals."""
+    served = role == 'teacher' or self.parents[role].role == 'partner'
+    return served and not self.is_owners
+
+  @property
   def candidates(self) -> dict[str, 'Run']:
     """Those of which a student that is not trained is one, by role."""
     if self.is_owners or not self.only_serves:

@@ -207,11 +207,11 @@ class Store:
 
   def num_steps(self, run: runs.Run) -> int:
     """Steps of the whole training of a run; 0 where nothing is trained."""
-    if run.init_from or run.only_serves:
+    if not run.epochs:
       return 0
     batch_size, number = run.recipe['batch_size'], self.num_examples(run)
     parallel.check_batch_size(batch_size, number)
-    return run.recipe['epochs'] * (number // batch_size)
+    return run.epochs * (number // batch_size)
 
   def folder(self, run: runs.Run) -> pathlib.Path:
     """Where a run is kept."""
@@ -260,11 +260,8 @@ class Store:
     path, data = folder / 'config.json', writers.json_bytes(run.config)
     if not path.exists():
       writers.replace(path, data)
-    elif path.read_bytes() == data:
+    elif path.read_bytes() == data or sums.restored(path, data):
       pass
-    elif sums.held(folder, path.name, data):
-      sums.say(folder, [path.name], 'written again')
-      writers.replace(path, data)
     elif writers.read_json(path) != run.config:
       raise errors.InputError(
         f'{path} is not the config that its folder is named after; delete the '

@@ -188,11 +188,8 @@ def _own_config(
   free = set(_FREE_FIELDS) - set(study.fixed_fields)
   content = {k: v for k, v in config.to_dict().items() if k not in free}
   content = writers.as_json(content)
-  if sums.held(folder, path.name, writers.json_bytes(content)):
-    if sums.damaged(folder, [path.name]):
-      sums.say(folder, [path.name], 'written again')
-      writers.write_json(path, content)
-  elif path.exists() and not reuse:
+  kept = sums.restored(path, writers.json_bytes(content))
+  if not kept and not reuse and path.exists():
     found = writers.read_json(path)
     if found != content:
       raise errors.InputError(
@@ -218,7 +215,7 @@ def _write_plan(
     run.id: {
       'id': run.id,
       'label': run.label,
-      'epochs': 0 if run.init_from or run.only_serves else run.recipe['epochs'],
+      'epochs': run.epochs,
     }
     for run in planned
   }

@@ -68,9 +68,14 @@ def are_whole(folder: pathlib.Path, names: Iterable[str]) -> bool:
   return names <= known and not damaged(folder, names)
 
 
-def held(folder: pathlib.Path, name: str, data: bytes) -> bool:
-  """Whether this is what a file held when it was written down."""
-  return _known(folder).get(name) == _digest(data)
+def restored(path: pathlib.Path, data: bytes) -> bool:
+  """Whether a file held this when it was written down; and so it does again."""
+  if _known(path.parent).get(path.name) != _digest(data):
+    return False
+  if damaged(path.parent, [path.name]):
+    say(path.parent, [path.name], 'written again')
+    writers.replace(path, data)
+  return True
 
 
 def contradict(folder: pathlib.Path, name: str, data: bytes) -> bool:
