@@ -11,21 +11,25 @@ from undistillable.models import layers
 
 
 class Small(nn.Module):
-  """A convolution, BatchNorm, a dense layer: little to trace and to compile."""
+  """Convolutions with BatchNorm, a dense layer: little to trace and compile."""
 
   num_classes: int = 10
   axis_name: str | None = None
   dtype: Any = jnp.float32
   width: int = 8
+  strides: tuple[int, ...] = (2,)  # Of its convolutions.
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
-    conv = layers.Conv(self.width, 3, 2, 1, dtype=self.dtype, name='conv')
     norm = functools.partial(
       layers.BatchNorm, train, self.axis_name, self.dtype
     )
-    x = nn.relu(norm(name='bn')(conv(images)))
+    x = images
+    for i, stride in enumerate(self.strides):
+      name = f'conv{i}'
+      x = layers.Conv(self.width, 3, stride, 1, dtype=self.dtype, name=name)(x)
+      x = nn.relu(norm(name=f'bn{i}')(x))
     x = layers.flatten(x).astype(jnp.float32)
     self.sow('intermediates', 'features', x)
     return layers.Dense(self.num_classes, name='fc')(x)
