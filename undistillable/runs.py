@@ -231,7 +231,7 @@ class Run:
       tuple(self.recipe[field] for field in _SHARED_FIELDS),
     )
 
-  @property
+  @functools.cached_property
   def as_built(self) -> 'Run':
     """Itself, less what its program does not depend on."""
     parents = {role: run.as_asked for role, run in self.parents.items()}
