@@ -457,8 +457,10 @@ def test_an_epoch_of_the_loop_moves_every_image():
   )
   order = np.random.default_rng(0).permutation(NUM_IMAGES).reshape(3, 2, 2)
   before = np.array(start.image)
-  (*_, (state, _)) = parallel.steps_fn(method, lambda a, i, r: _batch(i))(
-    start, {'teacher': _variables(Tiny())}, {}, order, jax.random.key(0)
+  lesson = parallel.Lesson(
+    {'teacher': _variables(Tiny())}, {}, order, jax.random.key(0)
   )
+  run_epoch = parallel.steps_fn(method, lambda a, i, r: _batch(i))
+  (*_, (state, _)) = run_epoch(start, lesson)
   changed = (np.array(state.image) != before).reshape(NUM_IMAGES, -1).any(1)
   assert changed.all()

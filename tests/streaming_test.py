@@ -203,8 +203,12 @@ def test_an_answer_of_any_shape_lies_where_its_example_does(taken):
   def answer(scale, images):
     return scale * images.reshape(len(images), 4, -1)
 
-  args = (answer, SHIFTED, np.float32(2.0), arrays, order, 7, jax.random.key(1))
-  expected, found = parallel.answers(*args), streaming.answers(*args)
+  scales = {'teacher': np.float32(2.0)}
+  lesson = parallel.Lesson(scales, arrays, order, jax.random.key(1), 7)
+  expected, found = (
+    where.answers({'teacher': answer}, SHIFTED, lesson)['teacher']
+    for where in (parallel, streaming)
+  )
   np.testing.assert_array_equal(found, expected)
   assert found.shape == (43, 4, 16)
   assert len(taken) == 2

@@ -190,12 +190,13 @@ def test_a_finished_training_takes_no_further_step(tmp_path):
 def test_a_looped_epoch_equals_single_steps():
   arrays = _arrays()
   order = parallel.epoch_order(jax.random.key(0), 40, 8)
+  lesson = parallel.Lesson({}, arrays, order, jax.random.key(2))
   ends, losses = [], []
   for make in (parallel.steps_fn, parallel.loops_fn):
     state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(1))
     loss = []
     epoch = make(METHOD, SHIFTED)
-    for new, metrics in epoch(state, {}, arrays, order, jax.random.key(2)):
+    for new, metrics in epoch(state, lesson):
       state = new
       loss.extend(metrics['loss'])
     ends.append(state)
@@ -277,9 +278,9 @@ def asked(monkeypatch):
   """How many images each call of `parallel.answers` asks about."""
   counts, answers = [], parallel.answers
 
-  def spy(answer_fn, prepare, variables, arrays, order, *args):
-    counts.append(order.size)
-    return answers(answer_fn, prepare, variables, arrays, order, *args)
+  def spy(answer_fns, prepare, lesson):
+    counts.extend(lesson.order.size for _ in answer_fns)
+    return answers(answer_fns, prepare, lesson)
 
   monkeypatch.setattr(parallel, 'answers', spy)
   return counts
@@ -360,17 +361,18 @@ def test_answers_lie_where_their_examples_do():
   def answer(scale, images):
     return scale * images.reshape(len(images), -1)
 
-  one, two = (
-    parallel.answers(
-      answer,
-      PLAIN,
-      np.float32(2.0),
+  lessons = (
+    parallel.Lesson(
+      {'teacher': np.float32(2.0)},
       arrays,
       order.reshape(5, devices, -1),
-      0,
       jax.random.key(0),
     )
     for devices in (1, 2)
+  )
+  one, two = (
+    parallel.answers({'teacher': answer}, PLAIN, lesson)['teacher']
+    for lesson in lessons
   )
   np.testing.assert_array_equal(one, two)
   images = PLAIN(arrays, np.arange(43), jax.random.key(0))['image']

@@ -14,7 +14,7 @@ share of every batch, and is given the answers of all: no array spans hosts.
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,30 @@ _STEPS_ON_CPU = 64
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
 HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
-# (state, frozen, arrays, order int[steps, D, b], key) -> states and the metrics
-# of the steps taken since the last one; with `num_steps`, only of the first.
-EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 T = TypeVar('T')
 
+
+class Lesson(NamedTuple):
+  """What the steps of an epoch read.
+
+  Attributes:
+    frozen: variables of other networks, by role.
+    arrays: the training set, or a part of it.
+    order: int32[steps, D, b], the examples of each step and device.
+    key: of the random numbers of all steps.
+    first_step: the number of the first step.
+  """
+
+  frozen: method_lib.Frozen
+  arrays: Any
+  order: np.ndarray
+  key: jax.Array
+  first_step: int = 0
+
+
+# (state, lesson) -> states and the metrics of the steps taken since the last
+# one; with a third argument, of so many steps.
+EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
 
 _chosen: list[jax.Device] = []  # Empty: all there are.
 
@@ -163,20 +182,16 @@ def epoch_fn(
   chosen: list[EpochFn] = []  # One, from the first epoch on.
 
   def epoch(
-    state: Any,
-    frozen: method_lib.Frozen,
-    arrays: Any,
-    order: np.ndarray,
-    key: jax.Array,
-    num_steps: int | None = None,
+    state: Any, lesson: Lesson, num_steps: int | None = None
   ) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
+      frozen, arrays, order, key, _ = lesson
       first = share(order, 1)[:_STEPS_ON_CPU]
       program = _loop_fn(method, prepare, split_axis)
       # Not compiled for this alone: the first loop is lowered with the same.
       lowered = program.lower(state, frozen, arrays, first, 1, key)
       chosen.append(loops if _fits_a_loop(lowered.as_text()) else single_steps)
-    return chosen[0](state, frozen, arrays, order, key, num_steps)
+    return chosen[0](state, lesson, num_steps)
 
   return epoch
 
@@ -196,13 +211,9 @@ def steps_fn(
   )
 
   def epoch(
-    state: Any,
-    frozen: method_lib.Frozen,
-    arrays: Any,
-    order: np.ndarray,
-    key: jax.Array,
-    num_steps: int | None = None,
+    state: Any, lesson: Lesson, num_steps: int | None = None
   ) -> Iterator[tuple[Any, HostMetrics]]:
+    frozen, arrays, order, key, _ = lesson
     late: Any = None  # The metrics of the step before.
     for indices in share(order, 1)[:num_steps]:
       state, metrics = step(state, frozen, arrays, indices, key)
@@ -227,13 +238,9 @@ def loops_fn(
   compiled = _loop_fn(method, prepare, split_axis)
 
   def epoch(
-    state: Any,
-    frozen: method_lib.Frozen,
-    arrays: Any,
-    order: np.ndarray,
-    key: jax.Array,
-    num_steps: int | None = None,
+    state: Any, lesson: Lesson, num_steps: int | None = None
   ) -> Iterator[tuple[Any, HostMetrics]]:
+    frozen, arrays, order, key, _ = lesson
     on_cpu = jax.default_backend() == 'cpu'
     most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
     count, done = 1 if on_cpu else most, 0
@@ -365,33 +372,33 @@ def _keys(key: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def answers(
-  answer_fn: method_lib.ApplyFn,
+  answer_fns: Mapping[str, method_lib.ApplyFn],
   prepare: PrepareFn,
-  variables: Any,
-  arrays: Any,
-  order: np.ndarray,
-  first_step: int,
-  key: jax.Array,
-) -> np.ndarray:
-  """What a frozen network says of an epoch's images, as a step prepares them.
+  lesson: Lesson,
+) -> dict[str, np.ndarray]:
+  """What frozen networks say of an epoch's images, as a step prepares them.
 
   Args:
-    answer_fn: `(variables, images) -> [B, ...]`.
+    answer_fns: {role: `(variables, images) -> [B, ...]`}.
     prepare: images, drawn as the steps of the epoch draw them.
-    variables: of the network.
-    arrays: on the devices.
-    order: int32[steps, D, b], as of `epoch_order`.
-    first_step: the number of its first step.
-    key: of the steps.
+    lesson: the epoch.
 
   Returns:
-    [N, ...], by example; zeros for those that are not in the order.
+    {role: [N, ...]}, by example; zeros for those that are not in the order.
   """
-  found = answers_in_order(
-    answer_fn, prepare, variables, arrays, order, first_step, key
-  )
+  number = len(lesson.arrays['label'])
+  return {
+    role: by_example(
+      number, lesson.order, answers_in_order(ask, prepare, role, lesson)
+    )
+    for role, ask in answer_fns.items()
+  }
+
+
+def by_example(number: int, order: np.ndarray, found: np.ndarray) -> np.ndarray:
+  """[N, ...] of [steps, D, b, ...]; zeros for who is not in the order."""
   rows = found.reshape(-1, *found.shape[3:])
-  table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
+  table = np.zeros((number, *rows.shape[1:]), rows.dtype)
   table[order.ravel()] = rows
   return table
 
@@ -399,17 +406,15 @@ def answers(
 def answers_in_order(
   answer_fn: method_lib.ApplyFn,
   prepare: PrepareFn,
-  variables: Any,
-  arrays: Any,
-  order: np.ndarray,
-  first_step: int,
-  key: jax.Array,
+  role: str,
+  lesson: Lesson,
   split_axis: int | None = None,
 ) -> np.ndarray:
-  """The same by step, [steps, D, b, ...]; see `answers`."""
+  """The same of one network by step, [steps, D, b, ...]; see `answers`."""
   answer = _answer_fn(answer_fn, prepare, split_axis)
+  frozen, arrays, order, key, first_step = lesson
   parts = [
-    answer(variables, arrays, indices, first_step + i, key)
+    answer(frozen[role], arrays, indices, first_step + i, key)
     for i, indices in enumerate(share(order, 1))
   ]
   return np.stack(jax.device_get(parts))

@@ -63,15 +63,11 @@ def epoch_fn(
   run = parallel.epoch_fn(method, prepare, 0)
 
   def epoch(
-    state: Any,
-    frozen: method_lib.Frozen,
-    arrays: Any,
-    order: np.ndarray,
-    key: jax.Array,
+    state: Any, lesson: parallel.Lesson
   ) -> Iterator[tuple[Any, parallel.HostMetrics]]:
-    for part in parts(arrays, order):
-      taken = run(state, frozen, part.arrays, part.places, key, part.num_steps)
-      for new, metrics in taken:
+    for part in parts(lesson.arrays, lesson.order):
+      now = lesson._replace(arrays=part.arrays, order=part.places)
+      for new, metrics in run(state, now, part.num_steps):
         state = new
         yield new, metrics
 
@@ -79,33 +75,26 @@ def epoch_fn(
 
 
 def answers(
-  answer_fn: method_lib.ApplyFn,
+  answer_fns: Mapping[str, method_lib.ApplyFn],
   prepare: parallel.PrepareFn,
-  variables: Any,
-  arrays: Any,
-  order: np.ndarray,
-  first_step: int,
-  key: jax.Array,
-) -> np.ndarray:
+  lesson: parallel.Lesson,
+) -> dict[str, np.ndarray]:
   """`parallel.answers` for arrays on the host."""
-  table = np.zeros(0)
-  for part in parts(arrays, order):
-    these = order[part.first : part.first + part.num_steps]
-    found = parallel.answers_in_order(
-      answer_fn,
-      prepare,
-      variables,
-      part.arrays,
-      part.places[: len(these)],
-      first_step + part.first,
-      key,
-      split_axis=0,
+  found: dict[str, list[np.ndarray]] = {role: [] for role in answer_fns}
+  for part in parts(lesson.arrays, lesson.order) if answer_fns else ():
+    now = lesson._replace(
+      arrays=part.arrays,
+      order=part.places[: part.num_steps],
+      first_step=lesson.first_step + part.first,
     )
-    rows = found.reshape(-1, *found.shape[3:])
-    if not part.first:
-      table = np.zeros((len(arrays['label']), *rows.shape[1:]), rows.dtype)
-    table[these.ravel()] = rows
-  return table
+    for role, ask in answer_fns.items():
+      said = parallel.answers_in_order(ask, prepare, role, now, split_axis=0)
+      found[role].append(said)
+  number = len(lesson.arrays['label'])
+  return {
+    role: parallel.by_example(number, lesson.order, np.concatenate(said))
+    for role, said in found.items()
+  }
 
 
 class Part(NamedTuple):

@@ -198,36 +198,31 @@ def fit_together(
       answers: dict[str, Any] = {}
       if ask_with:
         order = parallel.order_of_all(num_examples, batch_size)
-        no_key = jax.random.key(0)  # Nothing is drawn.
-        answers = {
-          role: ask_fn(ask, ask_with, frozen[role], data, order, 0, no_key)
-          for role, ask in answer_fns.items()
-        }
+        # Nothing is drawn.
+        lesson = parallel.Lesson(frozen, data, order, jax.random.key(0))
+        answers = place(ask_fn(answer_fns, ask_with, lesson))
       for epoch in range(epochs_done + 1, epochs + 1):
-        if all(member.failed for member in together):
+        learning = [member for member in together if not member.failed]
+        if not learning:
           break
         epoch_key = jax.random.fold_in(order_key, epoch)
         order = parallel.epoch_order(epoch_key, num_examples, batch_size)
+        first_step = (epoch - 1) * len(order)
+        lesson = parallel.Lesson(frozen, data, order, step_key, first_step)
         if not ask_with:
-          first_step = (epoch - 1) * len(order)
-          answers = {
-            role: ask_fn(
-              ask, prepare, frozen[role], data, order, first_step, step_key
-            )
-            for role, ask in answer_fns.items()
-          }
-        lesson = {**data, 'answers': place(answers)}
+          answers = place(ask_fn(answer_fns, prepare, lesson))
+        known = {**data, 'answers': answers}
+        lesson = lesson._replace(frozen=read, arrays=known)
         last = epoch == epochs
-        for member in together:
-          if not member.failed:
-            run_epoch = epoch_fn(member.trainee.method, prepare)
-            member.go_through(
-              run_epoch(member.outcome, read, lesson, order, step_key),
-              epoch,
-              on_step,
-              evaluate=last or epoch % evaluate_every_epochs == 0,
-              save=last or epoch % checkpoint_every_epochs == 0,
-            )
+        for member in learning:
+          run_epoch = epoch_fn(member.trainee.method, prepare)
+          member.go_through(
+            run_epoch(member.outcome, lesson),
+            epoch,
+            on_step,
+            evaluate=last or epoch % evaluate_every_epochs == 0,
+            save=last or epoch % checkpoint_every_epochs == 0,
+          )
   return [member.outcome for member in members]
 
 

@@ -515,13 +515,14 @@ def _turn(
     role: np.zeros((number, num_classes), np.float32)
     for role in method.answer_fns
   }
-  lesson = parallel.replicate({**arrays, 'answers': answers})
+  known = parallel.replicate({**arrays, 'answers': answers})
   run_epoch = parallel.epoch_fn(method, _PREPARE)
   order = parallel.epoch_order(key, number, batch)
+  lesson = parallel.Lesson({}, known, order, key)
 
   def turn() -> int:
     nonlocal state
-    for new, _ in run_epoch(state, {}, lesson, order, key):
+    for new, _ in run_epoch(state, lesson):
       state = state if new is None else new
     return len(order)
 

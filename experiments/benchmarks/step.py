@@ -93,22 +93,21 @@ def main(argv: list[str]) -> None:
 
   def ask() -> dict[str, np.ndarray]:
     """What frozen networks say to a few steps, as before an epoch."""
-    return {
-      role: parallel.answers(fn, prepare, frozen[role], arrays, few, 0, key)
-      for role, fn in method.answer_fns.items()
-    }
+    lesson = parallel.Lesson(frozen, arrays, few, key)
+    return parallel.answers(method.answer_fns, prepare, lesson)
 
   def epochs() -> Iterator[int]:
     """Numbers of steps as they are finished, epoch by epoch."""
     nonlocal state
     while True:
-      for new, metrics in run_epoch(state, {}, lesson, order, key):
+      for new, metrics in run_epoch(state, lesson):
         state = state if new is None else new
         yield len(metrics['loss'])
 
   with _locked(shared=True):
     start = time.perf_counter()
-    lesson = {**arrays, 'answers': parallel.replicate(ask())}
+    known = {**arrays, 'answers': parallel.replicate(ask())}
+    lesson = parallel.Lesson({}, known, order, key)
     steps = epochs()
     next(steps)
     compile_secs = time.perf_counter() - start
