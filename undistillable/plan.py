@@ -114,11 +114,15 @@ class Job:
       teacher: whom it robs; None for nobody, see `null_teacher`.
       model: of the student.
     """
+    twin = teacher.compared_with.get('normal') if teacher else None
     return self._once(
-      (name, teacher, model), lambda: self._attack(name, teacher, model)
+      (name, teacher, twin, model),
+      lambda: self._attack(name, teacher, twin, model),
     )
 
-  def _attack(self, name: str, teacher: Run | None, model: str) -> list[Run]:
+  def _attack(
+    self, name: str, teacher: Run | None, twin: Run | None, model: str
+  ) -> list[Run]:
     module = attacks.get(name)
     plan = getattr(module, 'plan', None)
     found = (
@@ -126,7 +130,6 @@ class Job:
       if plan
       else [self.student(name, model, {'teacher': teacher})]
     )
-    twin = teacher.compared_with.get('normal') if teacher else None
     twins = self.attack(name, twin, model) if twin else found
     nulls = found
     if teacher and self._has_null(name):
