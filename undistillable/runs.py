@@ -213,7 +213,7 @@ class Run:
     """Whether the networks that it hears are asked about every image once."""
     return self.queries == 'cached' or self.recipe['augment'] == 'none'
 
-  @property
+  @functools.cached_property
   def answers_key(self) -> Hashable:
     """Equal for runs that hear the same answers, and gain by it together."""
     if not self.parents or self.num_made is not None or self.asks_once:
