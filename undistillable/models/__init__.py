@@ -61,10 +61,7 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
   Args:
     name: a key of `MODELS`.
     num_classes: K >= 2.
-    **overrides: fields of the module. All have `axis_name` (the pmapped axis
-      over which BatchNorm pools its batch; None: this device alone) and
-      `dtype` (of the computation; parameters, statistics and logits are
-      float32 in any case).
+    **overrides: fields of the module; all have those of `layers.Network`.
 
   Returns:
     A module: images float[B, H, W, C] -> logits float32[B, K]. It sows its

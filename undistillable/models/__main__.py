@@ -22,17 +22,9 @@ class Size(NamedTuple):
 
 
 def size(name: str, num_classes: int = 10, image_size: int = 32) -> Size:
-  """How large a network is.
+  """How large a network is, for square images of three channels.
 
   Nothing is computed or compiled: shapes are traced.
-
-  Args:
-    name: a key of `models.MODELS`.
-    num_classes: K.
-    image_size: pixels of a side, of three channels.
-
-  Returns:
-    Four counts.
 
   Example:
     >>> size('mlp').parameters
@@ -59,12 +51,7 @@ def size(name: str, num_classes: int = 10, image_size: int = 32) -> Size:
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[int, int, bool]]:
-  """Of every convolution and matrix product, also in functions called.
-
-  Yields:
-    How many numbers it puts out, how many products each of them sums, and
-    whether it is a depthwise convolution.
-  """
+  """(outputs, products that each sums, is depthwise) of all that multiplies."""
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
     outputs = math.prod(equation.outvars[0].aval.shape)

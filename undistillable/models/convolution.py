@@ -36,9 +36,9 @@ _DEPTHWISE_IMAGES = 4  # Whose products are summed before they are written.
 
 _BranchFn = Callable[[jax.Array, jax.Array], jax.Array]
 _Tree = TypeVar('_Tree')  # Of arrays.
-_Padding = tuple[int, int]  # Pixels before and after; less than 0 to cut off.
-# (x, kernel, padding of the rows, padding of the columns) -> y, at stride 1
-_ConvFn = Callable[[jax.Array, jax.Array, _Padding, _Padding], jax.Array]
+# Rows of zeros before and after, and columns; less than 0 to cut off.
+_Edges = tuple[tuple[int, int], tuple[int, int]]
+_ConvFn = Callable[..., jax.Array]  # (x, kernel, edges, strides = 1) -> y
 
 
 def conv(
@@ -88,16 +88,14 @@ def _branches(
   """
 
   def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _convolve(
-      x, kernel, (padding, padding), (padding, padding), strides, groups=groups
-    )
+    return _convolve(x, kernel, _all(padding), strides, groups=groups)
 
   def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = (n + 2 * padding for n in x.shape[1:3])
     if x.shape[0] == 0 or rows < kernel.shape[0] or columns < kernel.shape[1]:
       return direct(x, kernel)  # There is nothing to compute.
     if groups == x.shape[-1] == kernel.shape[-1] > 1:
-      return _depthwise_on_cpu(x, kernel, strides, padding)
+      return _depthwise(x, kernel, strides, padding)
     if groups > 1:
       return _grouped_on_cpu(x, kernel, strides, padding, groups)
     return _dense_on_cpu(x, kernel, strides, padding)
@@ -108,8 +106,7 @@ def _branches(
 def _convolve(
   x: jax.Array,
   kernel: jax.Array,
-  rows: _Padding,
-  columns: _Padding,
+  edges: _Edges,
   strides: int = 1,
   dilation: int = 1,
   groups: int = 1,
@@ -119,7 +116,7 @@ def _convolve(
     x,
     kernel,
     window_strides=(strides, strides),
-    padding=(rows, columns),
+    padding=edges,
     rhs_dilation=(dilation, dilation),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=groups,
@@ -135,67 +132,37 @@ def _dense_on_cpu(
   return x[:, ::strides, ::strides] @ kernel[0, 0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _dense(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: int
+def _grouped_on_cpu(
+  x: jax.Array, kernel: jax.Array, strides: int, padding: int, groups: int
 ) -> jax.Array:
-  """`_convolve_fast`, with gradients of our own."""
-  both = (padding, padding)
-  return _convolve_fast(x, kernel, both, both, strides)
+  """One ordinary convolution for each group.
 
-
-def _dense_forward(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _dense(x, kernel, strides, padding), (x, kernel)
-
-
-def _dense_backward(
-  strides: int,
-  padding: int,
-  saved: tuple[jax.Array, jax.Array],
-  grad: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  x, kernel = saved
-  return (
-    _image_gradient(
-      _convolve_fast,
-      grad,
-      kernel.swapaxes(2, 3),
-      strides,
-      padding,
-      x.shape[1:3],
-    ),
-    _dense_kernel_gradient(x, grad, kernel, strides, padding),
-  )
-
-
-_dense.defvjp(_dense_forward, _dense_backward)
+  Batched matrix products of shifted images were 1.3 to 3 times slower.
+  """
+  parts, kernels = (jnp.split(a, groups, axis=-1) for a in (x, kernel))
+  pairs = zip(parts, kernels, strict=True)
+  found = [_dense_on_cpu(*pair, strides, padding) for pair in pairs]
+  return jnp.concatenate(found, axis=-1)
 
 
 def _convolve_fast(
-  x: jax.Array,
-  kernel: jax.Array,
-  rows: _Padding,
-  columns: _Padding,
-  strides: int = 1,
+  x: jax.Array, kernel: jax.Array, edges: _Edges, strides: int = 1
 ) -> jax.Array:
   """XLA's convolution, or Winograd's where that is faster.
 
   256 channels of 8x8 pixels take 12 ms, and 26 ms in XLA's own.
   """
   height, width = (
-    n + sum(edges) - winograd.OVERLAP
-    for n, edges in zip(x.shape[1:3], (rows, columns), strict=True)
+    n + sum(both) - winograd.OVERLAP
+    for n, both in zip(x.shape[1:3], edges, strict=True)
   )
   if not _suits_winograd(x.shape[0], (height, width), kernel, strides):
-    return _convolve(x, kernel, rows, columns, strides)
+    return _convolve(x, kernel, edges, strides)
   transformed = winograd.transform_kernel(kernel)
 
   def chunk_outputs(x: jax.Array) -> jax.Array:
-    tiles = _to_tiles(x, rows, columns, winograd.OVERLAP)
-    y = winograd.convolve(tiles, transformed)
-    return y[:, :height, :width]
+    tiles = _to_tiles(x, edges, winograd.OVERLAP)
+    return winograd.convolve(tiles, transformed)[:, :height, :width]
 
   chunk = _winograd_images((height, width), kernel)
   return _map_over_chunks(chunk_outputs, chunk, x)
@@ -239,17 +206,13 @@ def _tiles(size: tuple[int, ...]) -> int:
   return math.prod(-(-n // winograd.TILE) for n in size)
 
 
-def _to_tiles(
-  x: jax.Array, rows: _Padding, columns: _Padding, overlap: int
-) -> jax.Array:
+def _to_tiles(x: jax.Array, edges: _Edges, overlap: int) -> jax.Array:
   """Pads images, and then further, to whole tiles that overlap so much."""
-  more_rows, more_columns = (
-    (overlap - n - sum(edges)) % winograd.TILE
-    for n, edges in zip(x.shape[1:3], (rows, columns), strict=True)
+  rows, columns = (
+    (before, after + (overlap - n - before - after) % winograd.TILE)
+    for n, (before, after) in zip(x.shape[1:3], edges, strict=True)
   )
-  return _pad(
-    x, (rows[0], rows[1] + more_rows), (columns[0], columns[1] + more_columns)
-  )
+  return _pad(x, (rows, columns))
 
 
 def _dense_kernel_gradient(
@@ -270,7 +233,7 @@ def _dense_kernel_gradient(
 
   def chunk_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
     x, grad = x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3)
-    found = _convolve(x, grad, rows, columns, dilation=strides)
+    found = _convolve(x, grad, (rows, columns), dilation=strides)
     return found.transpose(1, 2, 0, 3).astype(_wide(x.dtype))
 
   largest = max(x[0].size, grad[0].size) * x.dtype.itemsize
@@ -287,59 +250,18 @@ def _winograd_kernel_gradient(
 
   256 channels of 8x8 pixels take 14 ms, and 38 ms as a convolution.
   """
-  both, none = (padding, padding), (0, 0)
 
   def chunk_products(x: jax.Array, grad: jax.Array) -> jax.Array:
-    return winograd.products(
-      _to_tiles(x, both, both, winograd.OVERLAP),
-      _to_tiles(grad, none, none, 0),
-    )
+    tiles = _to_tiles(x, _all(padding), winograd.OVERLAP)
+    return winograd.products(tiles, _to_tiles(grad, _all(0), 0))
 
   chunk = _winograd_images(grad.shape[1:3], kernel)
-  return winograd.kernel_gradient(
-    _sum_over_chunks(chunk_products, chunk, x, grad)
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise_on_cpu(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: int
-) -> jax.Array:
-  """`_sum_of_shifts`, with gradients of our own."""
-  both = (padding, padding)
-  return _sum_of_shifts(x, kernel, both, both, strides)
-
-
-def _depthwise_forward(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _depthwise_on_cpu(x, kernel, strides, padding), (x, kernel)
-
-
-def _depthwise_backward(
-  strides: int,
-  padding: int,
-  saved: tuple[jax.Array, jax.Array],
-  grad: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  x, kernel = saved
-  return (
-    _image_gradient(
-      _sum_of_shifts, grad, kernel, strides, padding, x.shape[1:3]
-    ),
-    _depthwise_kernel_gradient(x, grad, kernel, strides, padding),
-  )
-
-
-_depthwise_on_cpu.defvjp(_depthwise_forward, _depthwise_backward)
+  total = _sum_over_chunks(chunk_products, chunk, x, grad)
+  return winograd.kernel_gradient(total)
 
 
 def _sum_of_shifts(
-  x: jax.Array,
-  kernel: jax.Array,
-  rows: _Padding,
-  columns: _Padding,
-  strides: int = 1,
+  x: jax.Array, kernel: jax.Array, edges: _Edges, strides: int = 1
 ) -> jax.Array:
   """A depthwise convolution: shifted images, each times its channel's weight.
 
@@ -347,14 +269,12 @@ def _sum_of_shifts(
   where XLA's convolution took 55, for 32 images of 9x9x192.
   """
   # As XLA does within a convolution, sum bfloat16 products in float32.
-  padded = _pad(x, rows, columns).astype(_wide(x.dtype))
+  padded = _pad(x, edges).astype(_wide(x.dtype))
+  shifts = _shifts(padded, kernel.shape[:2], strides)
+  weights = kernel.reshape(-1, kernel.shape[-1])
   total = sum(
     shifted * weight.reshape(1, 1, 1, -1)
-    for shifted, weight in zip(
-      _shifts(padded, kernel.shape[:2], strides),
-      kernel.reshape(-1, kernel.shape[-1]),
-      strict=True,
-    )
+    for shifted, weight in zip(shifts, weights, strict=True)
   )
   return jnp.asarray(total, x.dtype)
 
@@ -367,43 +287,21 @@ def _depthwise_kernel_gradient(
   144 channels of 17x17 pixels take 6 ms; differentiated by JAX, the products
   are written to memory and summed from there in 49 ms.
   """
-  both = (padding, padding)
-  shape = kernel.shape[:2]
 
   def chunk_products(x: jax.Array, grad: jax.Array) -> tuple[jax.Array, ...]:
     wide = _wide(x.dtype)
-    padded, grad = _pad(x, both, both).astype(wide), grad.astype(wide)
+    padded, grad = _pad(x, _all(padding)).astype(wide), grad.astype(wide)
     # Written out, so that XLA makes one loop of it.
     return tuple(
       functools.reduce(
         jnp.add, (shifted[i] * grad[i] for i in range(len(grad)))
       )
-      for shifted in _shifts(padded, shape, strides)
+      for shifted in _shifts(padded, kernel.shape[:2], strides)
     )
 
   products = _sum_over_chunks(chunk_products, _DEPTHWISE_IMAGES, x, grad)
   total = jnp.stack([product.sum((0, 1)) for product in products])
   return total.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _grouped_on_cpu(
-  x: jax.Array, kernel: jax.Array, strides: int, padding: int, groups: int
-) -> jax.Array:
-  """One ordinary convolution for each group.
-
-  Batched matrix products of shifted images were 1.3 to 3 times slower.
-  """
-  return jnp.concatenate(
-    [
-      _dense_on_cpu(part, part_kernel, strides, padding)
-      for part, part_kernel in zip(
-        jnp.split(x, groups, axis=-1),
-        jnp.split(kernel, groups, axis=-1),
-        strict=True,
-      )
-    ],
-    axis=-1,
-  )
 
 
 def _image_gradient(
@@ -414,28 +312,20 @@ def _image_gradient(
   padding: int,
   size: tuple[int, ...],
 ) -> jax.Array:
-  """The gradient of a convolution with respect to its images.
+  """The gradient of a convolution in images of that size, from its outputs'.
 
   Pixel h of an image meets weight i of the kernel in the output's pixel
   (h + padding - i) / strides, where that is a whole number. So the pixels with
   the same rest of h / strides meet the same weights: each such phase is an
   ordinary convolution of the outputs' gradients with every `strides`-th
-  weight, mirrored, and the phases are interleaved.
-
-  Args:
-    convolve: at stride 1.
-    grad: float[B, H', W', F], of the outputs.
-    kernel: what `convolve` takes for F channels in and C out.
-    strides: of the convolution that is differentiated.
-    padding: of it.
-    size: H and W.
-
-  Returns:
-    float[B, H, W, C].
+  weight, mirrored, and the phases are interleaved. The kernel is one that
+  `convolve` takes for the outputs' features in and the images' channels out.
   """
   whole = [-(-n // strides) for n in size]  # Pixels of a phase.
 
-  def first_weight_and_padding(axis: int, phase: int) -> tuple[int, _Padding]:
+  def first_weight_and_padding(
+    axis: int, phase: int
+  ) -> tuple[int, tuple[int, int]]:
     """Of a phase: the first weight that it meets, and what pads `grad`."""
     first = (phase + padding) % strides
     met = range(first, kernel.shape[axis], strides)
@@ -447,7 +337,7 @@ def _image_gradient(
     first_row, rows = first_weight_and_padding(0, row)
     first_column, columns = first_weight_and_padding(1, column)
     weights = kernel[first_row::strides, first_column::strides]
-    return convolve(grad, weights[::-1, ::-1], rows, columns)
+    return convolve(grad, weights[::-1, ::-1], (rows, columns))
 
   if strides > min(kernel.shape[:2]):  # Some pixels meet no weight at all.
     wider = [(0, max(0, strides - k)) for k in kernel.shape[:2]]
@@ -460,6 +350,49 @@ def _image_gradient(
     len(grad), whole[0] * strides, whole[1] * strides, -1
   )
   return interleaved[:, : size[0], : size[1]]
+
+
+def _with_gradients(
+  convolve: _ConvFn,
+  kernel_gradient: Callable[..., jax.Array],
+  transpose: Callable[[jax.Array], jax.Array],
+) -> Callable[[jax.Array, jax.Array, int, int], jax.Array]:
+  """`(x, kernel, strides, padding) -> y` of a convolution, differentiable."""
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+  def conv(
+    x: jax.Array, kernel: jax.Array, strides: int, padding: int
+  ) -> jax.Array:
+    return convolve(x, kernel, _all(padding), strides)
+
+  def forward(
+    x: jax.Array, kernel: jax.Array, strides: int, padding: int
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv(x, kernel, strides, padding), (x, kernel)
+
+  def backward(
+    strides: int,
+    padding: int,
+    saved: tuple[jax.Array, jax.Array],
+    grad: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    mirrored, size = transpose(kernel), x.shape[1:3]
+    return (
+      _image_gradient(convolve, grad, mirrored, strides, padding, size),
+      kernel_gradient(x, grad, kernel, strides, padding),
+    )
+
+  conv.defvjp(forward, backward)
+  return conv
+
+
+_dense = _with_gradients(
+  _convolve_fast, _dense_kernel_gradient, lambda kernel: kernel.swapaxes(2, 3)
+)
+_depthwise = _with_gradients(
+  _sum_of_shifts, _depthwise_kernel_gradient, lambda kernel: kernel
+)
 
 
 def _map_over_chunks(
@@ -521,10 +454,15 @@ def _shifts(
     yield padded[:, i : i + height : strides, j : j + width : strides]
 
 
-def _pad(x: jax.Array, rows: _Padding, columns: _Padding) -> jax.Array:
+def _all(padding: int) -> _Edges:
+  return (padding, padding), (padding, padding)
+
+
+def _pad(x: jax.Array, edges: _Edges) -> jax.Array:
   """Zeros around images, or, where a padding is negative, less of them."""
-  edges = ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0))
-  return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+  rows, columns = edges
+  config = ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0))
+  return jax.lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _wide(dtype: jax.typing.DTypeLike) -> jnp.dtype:

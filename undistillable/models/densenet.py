@@ -4,9 +4,6 @@ Huang et al. (2017), arXiv:1608.06993, with a bare 3x3 stem of stride 1 and, as
 in the released code, no ReLU in the transitions.
 """
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,59 +12,45 @@ from undistillable.models import layers
 
 
 def _bottleneck(
-  conv: layers.ConvFn,
-  norm: layers.NormFn,
-  x: jax.Array,
-  growth: int,
-  name: str,
+  kit: layers.Kit, x: jax.Array, growth: int, name: str
 ) -> jax.Array:
   """Appends `growth` features to x."""
   name = f'{name}.bottle_neck'
-  y = nn.relu(norm(name=f'{name}.0')(x))
-  y = conv(4 * growth, 1, name=f'{name}.2')(y)
-  y = nn.relu(norm(name=f'{name}.3')(y))
-  y = conv(growth, 3, 1, 1, name=f'{name}.5')(y)
+  y = nn.relu(kit.norm(name=f'{name}.0')(x))
+  y = kit.conv(4 * growth, 1, name=f'{name}.2')(y)
+  y = nn.relu(kit.norm(name=f'{name}.3')(y))
+  y = kit.conv(growth, 3, 1, 1, name=f'{name}.5')(y)
   return jnp.concatenate([x, y], axis=-1)
 
 
-def _transition(
-  conv: layers.ConvFn, norm: layers.NormFn, x: jax.Array, name: str
-) -> jax.Array:
+def _transition(kit: layers.Kit, x: jax.Array, name: str) -> jax.Array:
   """Halves the features and the pixels a side."""
   name = f'{name}.down_sample'
-  y = norm(name=f'{name}.0')(x)
-  y = conv(x.shape[-1] // 2, 1, name=f'{name}.1')(y)
+  y = kit.norm(name=f'{name}.0')(x)
+  y = kit.conv(x.shape[-1] // 2, 1, name=f'{name}.1')(y)
   return nn.avg_pool(y, (2, 2), (2, 2))
 
 
-class DenseNet(nn.Module):
+class DenseNet(layers.Network):
   """Four dense blocks with three transitions between them."""
 
-  num_classes: int
-  axis_name: str | None = None
-  dtype: Any = jnp.float32
   block_sizes: tuple[int, ...] = (6, 12, 24, 16)
   growth: int = 32
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
-    layers.check_images(images)
-    conv = functools.partial(layers.Conv, dtype=self.dtype)
-    norm = functools.partial(
-      layers.BatchNorm, train, self.axis_name, self.dtype
-    )
-    x = conv(2 * self.growth, 3, 1, 1, name='conv1')(images)
+    kit = self.kit(images, train)
+    x = kit.conv(2 * self.growth, 3, 1, 1, name='conv1')(images)
     last = len(self.block_sizes) - 1
     for block, num_layers in enumerate(self.block_sizes):
       # The last block is named otherwise in the released code.
       kind = 'dense_block_layer_' if block < last else 'dense_block'
       for i in range(num_layers):
         name = f'features.{kind}{block}.bottle_neck_layer_{i}'
-        x = _bottleneck(conv, norm, x, self.growth, name)
+        x = _bottleneck(kit, x, self.growth, name)
       if block < last:
-        x = _transition(conv, norm, x, f'features.transition_layer_{block}')
-    x = nn.relu(norm(name='features.bn')(x))
-    x = layers.global_mean(x)
-    self.sow('intermediates', 'features', x)
+        x = _transition(kit, x, f'features.transition_layer_{block}')
+    x = nn.relu(kit.norm(name='features.bn')(x))
+    x = self.sown(layers.global_mean(x))
     return layers.Dense(self.num_classes, name='linear')(x)

@@ -5,6 +5,7 @@ no classifier and therefore not in the registry of this package.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -45,19 +46,13 @@ class Generator(nn.Module):
         f'got {height}x{width}'
       )
     conv = functools.partial(
-      layers.Conv,
-      kernel_size=3,
-      padding=1,
-      use_bias=True,
-      dtype=self.dtype,
+      layers.Conv, kernel_size=3, padding=1, use_bias=True, dtype=self.dtype
     )
     norm = functools.partial(
       layers.BatchNorm, train, self.axis_name, self.dtype
     )
     small = (height // 4, width // 4, self.width)
-    x = layers.Dense(small[0] * small[1] * small[2], self.dtype, name='fc')(
-      noise
-    )
+    x = layers.Dense(math.prod(small), self.dtype, name='fc')(noise)
     x = norm(name='bn0')(x.reshape(-1, *small))
     x = conv(self.width, name='conv1')(_enlarge(x))
     x = nn.leaky_relu(norm(name='bn1', epsilon=self.epsilon)(x), 0.2)

@@ -8,7 +8,7 @@ one can be handed back (see `undistillable.interop`).
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,12 +33,8 @@ def dirac(
 ) -> jax.Array:
   """Kernels whose first features are the channels that they are given.
 
-  Features beyond the number of channels are as PyTorch initialises them.
-
-  Args:
-    key: a JAX random key.
-    shape: (k, l, C, F), k and l odd.
-    dtype: of the kernel.
+  Features beyond the number of channels are as PyTorch initialises them. The
+  shape is (k, l, C, F), k and l odd.
 
   Source: torch.nn.init.dirac_, of the first C features alone, as in Jordan
   (2024), arXiv:2404.00498, section 3.
@@ -53,15 +49,7 @@ def dirac(
 def _torch_bias(fan_in: int) -> Initializer:
   """Uniform in +-1/sqrt(fan_in), PyTorch's default for biases."""
   bound = 1 / math.sqrt(fan_in)
-
-  def init(
-    key: jax.Array,
-    shape: tuple[int, ...],
-    dtype: jax.typing.DTypeLike = jnp.float32,
-  ) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
+  return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
 class Conv(nn.Module):
@@ -170,8 +158,7 @@ class BatchNorm(nn.Module):
   statistics become `0.9 * running + 0.1 * new` (with `momentum` 0.1), where the
   new variance is the unbiased one, n / (n - 1) times as large. Flax's own
   BatchNorm keeps the biased one, and so evaluates differently from the released
-  networks.
-  Statistics are float32 whatever `dtype` is.
+  networks. Statistics are float32 whatever `dtype` is.
   """
 
   train: bool
@@ -216,13 +203,13 @@ class BatchNorm(nn.Module):
   def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
     """Mean, biased variance float32[C] and the number of values pooled."""
 
+    axis = self.axis_name
+
     def pool(values: jax.Array) -> jax.Array:
       mean = jnp.mean(values, axis=tuple(range(x.ndim - 1)))
-      return (
-        mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
-      )
+      return mean if axis is None else jax.lax.pmean(mean, axis)
 
-    devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+    devices = 1 if axis is None else jax.lax.axis_size(axis)
     count = devices * x.size // x.shape[-1]
     if count < 2:
       raise ValueError(
@@ -238,18 +225,44 @@ class BatchNorm(nn.Module):
     return mean, var, count
 
 
-# Layers of which a network has fixed what is the same throughout.
-ConvFn = Callable[..., Conv]
-NormFn = Callable[..., BatchNorm]
+class Kit(NamedTuple):
+  """Layers of which a network has fixed what is the same throughout."""
+
+  conv: Callable[..., Conv]
+  norm: Callable[..., BatchNorm]
 
 
-def check_images(images: jax.Array) -> None:
-  """Raises unless images is float[B, H, W, C] of at least 8x8 pixels."""
-  if images.ndim != 4 or min(images.shape[1:3]) < 8:
-    raise ValueError(
-      'images must be float[B, H, W, C] with H and W at least 8; got shape '
-      f'{images.shape}'
+class Network(nn.Module):
+  """What all networks of this package have.
+
+  Attributes:
+    num_classes: K.
+    axis_name: the pmapped axis over which BatchNorm pools its batch; None: this
+      device alone.
+    dtype: of the computation; parameters, statistics and logits are float32.
+  """
+
+  num_classes: int
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  def kit(self, images: jax.Array, train: bool, **of_conv: Any) -> Kit:
+    """Its layers, for images float[B, H, W, C] of at least 8x8 pixels."""
+    if images.ndim != 4 or min(images.shape[1:3]) < 8:
+      raise ValueError(
+        'images must be float[B, H, W, C] with H and W at least 8; got shape '
+        f'{images.shape}'
+      )
+    return Kit(
+      functools.partial(Conv, dtype=self.dtype, **of_conv),
+      functools.partial(BatchNorm, train, self.axis_name, self.dtype),
     )
+
+  def sown(self, features: jax.Array) -> jax.Array:
+    """What the last layer reads, float32, which `method.features_fn` finds."""
+    features = features.astype(jnp.float32)
+    self.sow('intermediates', 'features', features)
+    return features
 
 
 def max_pool(x: jax.Array) -> jax.Array:

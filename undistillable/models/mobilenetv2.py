@@ -6,12 +6,8 @@ with a padding of one pixel, every convolution has a bias, the first block
 expands by 1 and keeps that convolution, and the classifier is a convolution.
 """
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from undistillable.models import layers
 
@@ -28,8 +24,7 @@ _STAGES = (
 
 
 def _bottleneck(
-  conv: layers.ConvFn,
-  norm: layers.NormFn,
+  kit: layers.Kit,
   x: jax.Array,
   features: int,
   expand: int,
@@ -39,42 +34,33 @@ def _bottleneck(
   """Expand, filter each channel alone, project; added to x where it fits."""
   width, channels = expand * x.shape[-1], x.shape[-1]
   name = f'{name}.residual'
-  y = conv(width, 1, name=f'{name}.0')(x)
-  y = nn.relu6(norm(name=f'{name}.1')(y))
-  y = conv(width, 3, strides, 1, groups=width, name=f'{name}.3')(y)
-  y = nn.relu6(norm(name=f'{name}.4')(y))
-  y = norm(name=f'{name}.7')(conv(features, 1, name=f'{name}.6')(y))
+  y = kit.conv(width, 1, name=f'{name}.0')(x)
+  y = nn.relu6(kit.norm(name=f'{name}.1')(y))
+  y = kit.conv(width, 3, strides, 1, groups=width, name=f'{name}.3')(y)
+  y = nn.relu6(kit.norm(name=f'{name}.4')(y))
+  y = kit.norm(name=f'{name}.7')(kit.conv(features, 1, name=f'{name}.6')(y))
   return x + y if strides == 1 and channels == features else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(layers.Network):
   """Seven stages of inverted bottlenecks; 8x fewer pixels a side in all."""
 
-  num_classes: int
-  axis_name: str | None = None
-  dtype: Any = jnp.float32
   num_blocks: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
-    layers.check_images(images)
-    conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
-    norm = functools.partial(
-      layers.BatchNorm, train, self.axis_name, self.dtype
-    )
-    x = conv(32, 1, padding=1, name='pre.0')(images)
-    x = nn.relu6(norm(name='pre.1')(x))
+    kit = self.kit(images, train, use_bias=True)
+    x = kit.conv(32, 1, padding=1, name='pre.0')(images)
+    x = nn.relu6(kit.norm(name='pre.1')(x))
     for stage, num_blocks in enumerate(self.num_blocks, 1):
       expand, features, strides = _STAGES[stage - 1]
       for i in range(num_blocks):
         # A stage of one block is no sequence in PyTorch, so it has no index.
         name = f'stage{stage}.{i}' if num_blocks > 1 else f'stage{stage}'
-        x = _bottleneck(
-          conv, norm, x, features, expand, strides if i == 0 else 1, name
-        )
-    x = nn.relu6(norm(name='conv1.1')(conv(1280, 1, name='conv1.0')(x)))
-    x = layers.global_mean(x)
-    self.sow('intermediates', 'features', x)
+        x = _bottleneck(kit, x, features, expand, strides, name)
+        strides = 1
+    x = nn.relu6(kit.norm(name='conv1.1')(kit.conv(1280, 1, name='conv1.0')(x)))
+    x = self.sown(layers.global_mean(x))
     head = layers.Conv(self.num_classes, 1, use_bias=True, name='conv2')
     return head(x[:, None, None, :])[:, 0, 0, :]

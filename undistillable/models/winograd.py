@@ -62,12 +62,7 @@ def transform_kernel(kernel: jax.Array) -> jax.Array:
 def convolve(x: jax.Array, transformed: jax.Array) -> jax.Array:
   """A convolution with a kernel that `transform_kernel` has transformed.
 
-  Args:
-    x: float[B, 4 h + 2, 4 w + 2, C].
-    transformed: float[36, C, F].
-
-  Returns:
-    float[B, 4 h, 4 w, F].
+  float[B, 4 h + 2, 4 w + 2, C] and float[36, C, F] -> float[B, 4 h, 4 w, F].
   """
   batch, rows, columns, _ = x.shape
   size = rows // TILE, columns // TILE
@@ -83,12 +78,8 @@ def convolve(x: jax.Array, transformed: jax.Array) -> jax.Array:
 def products(x: jax.Array, grad: jax.Array) -> jax.Array:
   """What `kernel_gradient` takes; of a batch it is the sum over the images.
 
-  Args:
-    x: float[B, 4 h + 2, 4 w + 2, C].
-    grad: float[B, 4 h, 4 w, F], of the outputs.
-
-  Returns:
-    float[36, C, F].
+  Of x and the gradients of its outputs, float[B, 4 h + 2, 4 w + 2, C] and
+  float[B, 4 h, 4 w, F] -> float[36, C, F].
   """
   # To write the tiles transposed instead would save JAX 0.12 up to a third of
   # the time, but take JAX 0.10 many times as long.
