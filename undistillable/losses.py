@@ -1,8 +1,12 @@
 """The loss functions of knowledge distillation, as functions of logits.
 
-Every function takes logits `float[..., K]` and integer labels `int[...]` and
-returns one number an example, `float32[...]`; average them yourself. All
-arithmetic is float32 and in log space, whatever the type of the input: the
+Every loss takes logits `float[..., K]` and labels `int[...]`, in 0..K-1, and
+returns one number an example, `float32[...]`, in nats; average them yourself.
+It raises ValueError where shapes do not fit, labels are not integers, or a
+number is outside of the range that is given for it; and AssertionError where
+one is an array that would make the loss other than `[...]`.
+
+All arithmetic is float32 and in log space, whatever the type of the input: the
 divergence of two softmaxes written with their probabilities has NaN gradients
 as soon as one probability underflows.
 
@@ -62,13 +66,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Args:
     logits: float[..., K].
-    labels: int[...], in 0..K-1.
-
-  Returns:
-    float32[...], in nats.
-
-  Raises:
-    ValueError: the shapes do not fit, or labels are not integers.
+    labels: int[...].
 
   Example:
     >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0])
@@ -88,16 +86,9 @@ def label_smoothing(
 
   Args:
     logits: float[..., K].
-    labels: int[...], in 0..K-1.
+    labels: int[...].
     epsilon: the share that is spread over all K classes, in 0..1; 0 is cross
       entropy.
-
-  Returns:
-    float32[...], in nats.
-
-  Raises:
-    ValueError: the shapes do not fit, or epsilon is outside 0..1.
-    AssertionError: epsilon is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.zeros((1, 4))
@@ -109,9 +100,7 @@ def label_smoothing(
   check_share('epsilon', epsilon)
   uniform = -jnp.mean(log_scores(logits), axis=-1)
   loss = (1 - epsilon) * cross_entropy(logits, labels) + epsilon * uniform
-  # A weight that is an array of another shape would be broadcast in silence.
-  chex.assert_shape(loss, jnp.shape(labels))
-  return loss
+  return _one_each(loss, labels)
 
 
 def log_scores(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -138,19 +127,12 @@ def kl_divergence(
     q_logits: float[..., K].
     temperature: tau > 0.
 
-  Returns:
-    float32[...], in nats.
-
-  Raises:
-    ValueError: the shapes differ, or tau is not positive.
-
   Example:
     >>> logits = jnp.array([[1.0, 2.0]])
     >>> float(kl_divergence(logits, logits, temperature=4.0)[0])
     0.0
   """
-  _check_same_shape(p_logits, q_logits)
-  check_positive('temperature', temperature)
+  _check_pair(p_logits, q_logits, temperature)
   log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
@@ -169,12 +151,6 @@ def jensen_shannon(
     q_logits: float[..., K].
     temperature: tau > 0.
 
-  Returns:
-    float32[...], in nats.
-
-  Raises:
-    ValueError: the shapes differ, or tau is not positive.
-
   Example:
     >>> p, q = jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1e4]])
     >>> float(jensen_shannon(p, q)[0])
@@ -182,8 +158,7 @@ def jensen_shannon(
 
   Source: Lin (1991), doi:10.1109/18.61115.
   """
-  _check_same_shape(p_logits, q_logits)
-  check_positive('temperature', temperature)
+  _check_pair(p_logits, q_logits, temperature)
   log_p, log_q = (log_scores(z, temperature) for z in (p_logits, q_logits))
   log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
   p_terms = jnp.exp(log_p) * (log_p - log_m)
@@ -207,16 +182,9 @@ def distillation(
   Args:
     student_logits: float[..., K].
     teacher_logits: float[..., K].
-    labels: int[...], in 0..K-1.
+    labels: int[...].
     temperature: tau > 0, of both softmaxes in the divergence.
     alpha: weight of the teacher, in 0..1; 0 is cross entropy alone.
-
-  Returns:
-    float32[...].
-
-  Raises:
-    ValueError: shapes do not fit, tau <= 0, or alpha outside 0..1.
-    AssertionError: tau or alpha is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.array([[0.0, 0.0]])
@@ -234,9 +202,7 @@ def distillation(
   loss = alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(
     student_logits, labels
   )
-  # A weight that is an array of another shape would be broadcast in silence.
-  chex.assert_shape(loss, jnp.shape(labels))
-  return loss
+  return _one_each(loss, labels)
 
 
 def decoupled_distillation(
@@ -259,17 +225,10 @@ def decoupled_distillation(
   Args:
     student_logits: float[..., K].
     teacher_logits: float[..., K].
-    labels: int[...], in 0..K-1.
+    labels: int[...].
     temperature: tau > 0, of all softmaxes.
     alpha: weight of the label, >= 0.
     beta: weight of the other classes, >= 0.
-
-  Returns:
-    float32[...].
-
-  Raises:
-    ValueError: shapes do not fit, tau <= 0, or a weight < 0.
-    AssertionError: tau or a weight is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.array([[0.0, 2.0, 1.0]])
@@ -280,10 +239,9 @@ def decoupled_distillation(
 
   Source: Zhao et al. (2022), arXiv:2203.08679.
   """
-  check_positive('temperature', temperature)
   check_not_negative('alpha', alpha)
   check_not_negative('beta', beta)
-  _check_same_shape(student_logits, teacher_logits)
+  _check_pair(student_logits, teacher_logits, temperature)
   _check_labels(student_logits, labels)
   num_classes = jnp.shape(student_logits)[-1]
   others = ~jax.nn.one_hot(labels, num_classes, dtype=bool)
@@ -305,9 +263,7 @@ def decoupled_distillation(
   of_label += jnp.exp(unsure_t) * (unsure_t - unsure_s)
   of_others = jnp.sum(jnp.exp(others_t) * (others_t - others_s), axis=-1)
   loss = temperature**2 * (alpha * of_label + beta * of_others)
-  # A weight that is an array of another shape would be broadcast in silence.
-  chex.assert_shape(loss, jnp.shape(labels))
-  return loss
+  return _one_each(loss, labels)
 
 
 def self_undermining(
@@ -322,22 +278,15 @@ def self_undermining(
 
   Equation: `CE(teacher, y) - omega tau^2 KL(teacher || adversary)`. The
   divergence is taken in the direction of the released code, so it is bounded
-  for each example by `-log min_k q_k` of the adversary. No gradient reaches
-  the adversary.
+  for each example by `-log min_k q_k` of the adversary. Negative values are
+  normal. No gradient reaches the adversary.
 
   Args:
     teacher_logits: float[..., K], of the network in training.
     adversary_logits: float[..., K], of the frozen, normally trained one.
-    labels: int[...], in 0..K-1.
+    labels: int[...].
     temperature: tau_A > 0.
     omega: weight of the divergence, >= 0; 0 is cross entropy alone.
-
-  Returns:
-    float32[...]; negative values are normal.
-
-  Raises:
-    ValueError: shapes do not fit, tau <= 0, or omega < 0.
-    AssertionError: tau or omega is an array that makes it other than [...].
 
   Example:
     >>> z = jnp.array([[0.0, 0.0]])
@@ -355,7 +304,11 @@ def self_undermining(
   loss = (
     cross_entropy(teacher_logits, labels) - omega * temperature**2 * divergence
   )
-  # A weight that is an array of another shape would be broadcast in silence.
+  return _one_each(loss, labels)
+
+
+def _one_each(loss: jax.Array, labels: jax.Array) -> jax.Array:
+  """The loss; a weight of another shape would be broadcast in silence."""
   chex.assert_shape(loss, jnp.shape(labels))
   return loss
 
@@ -384,8 +337,11 @@ def _check_labels(logits: jax.Array, labels: jax.Array) -> None:
       )
 
 
-def _check_same_shape(p_logits: jax.Array, q_logits: jax.Array) -> None:
+def _check_pair(
+  p_logits: jax.Array, q_logits: jax.Array, temperature: float
+) -> None:
   """A broadcast between the two is a mistake in the caller's network."""
+  check_positive('temperature', temperature)
   if jnp.shape(p_logits) != jnp.shape(q_logits) or jnp.ndim(p_logits) < 1:
     raise ValueError(
       f'logits of shapes {jnp.shape(p_logits)} and {jnp.shape(q_logits)}; '

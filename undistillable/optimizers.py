@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import optax
 
+from undistillable import losses
+
 SCHEDULES = ('constant', 'cosine', 'linear', 'step')
-# What the parameters of a group are called: a regular expression that is found
-# somewhere in 'module/name', as in 'norm.*/bias'; the factor of their learning
-# rate, and that of their weight decay.
+# A regular expression that is found somewhere in the 'module/name' of its
+# parameters, as 'norm.*/bias'; the factors of their learning rate and decay.
 Group = tuple[str, float, float]
 
 
@@ -59,11 +60,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def of_recipe(
   recipe: Mapping[str, Any], steps_per_epoch: int
 ) -> optax.GradientTransformation:
-  """The optimizer that a recipe describes, with its schedule.
-
-  Args:
-    recipe: see `config.base`.
-    steps_per_epoch: updates in an epoch.
+  """The optimizer that a recipe of `config.base` describes, with its schedule.
 
   Raises:
     ValueError: an unknown name or an impossible value.
@@ -101,9 +98,9 @@ def get_schedule(
   Args:
     name: 'constant'; 'step', times gamma at each milestone; 'cosine' or
       'linear', from the learning rate down to 0 at the end.
-    learning_rate: the highest one.
+    learning_rate: the highest one, > 0.
     epochs: length of the training.
-    steps_per_epoch: steps in an epoch.
+    steps_per_epoch: updates in an epoch.
     milestones: for 'step', in epochs.
     gamma: for 'step', the factor.
     warmup_epochs: epochs of linear rise from 0 that come first; milestones
@@ -119,26 +116,21 @@ def get_schedule(
     raise ValueError(
       f'unknown schedule {name!r}; known: {", ".join(SCHEDULES)}'
     )
-  if not learning_rate > 0:
-    raise ValueError(f'learning_rate={learning_rate}; expected a number > 0')
-  if epochs < 1:
-    raise ValueError(f'epochs={epochs}; expected at least 1')
+  losses.check_positive('learning_rate', learning_rate)
+  losses.check_whole('epochs', epochs, least=1)
   if not 0 <= warmup_epochs < epochs:
     raise ValueError(
       f'warmup_epochs={warmup_epochs}; expected 0..{epochs - 1}, fewer than '
       f'the {epochs} epochs of the training'
     )
   warmup = warmup_epochs * steps_per_epoch
+  steps = epochs * steps_per_epoch - warmup
   if name == 'constant':
     schedule = optax.constant_schedule(learning_rate)
   elif name == 'cosine':
-    schedule = optax.cosine_decay_schedule(
-      learning_rate, epochs * steps_per_epoch - warmup
-    )
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
   elif name == 'linear':
-    schedule = optax.linear_schedule(
-      learning_rate, 0.0, epochs * steps_per_epoch - warmup
-    )
+    schedule = optax.linear_schedule(learning_rate, 0.0, steps)
   else:
     # optax counts from the end of the warm-up.
     boundaries = {m * steps_per_epoch - warmup: gamma for m in milestones}
@@ -157,30 +149,23 @@ def get_optimizer(
   weight_decay: float,
   groups: Sequence[Group] = (),
 ) -> optax.GradientTransformation:
-  """An optimizer of the registry.
+  """An optimizer of `OPTIMIZERS`.
 
   Args:
-    name: a key of OPTIMIZERS.
+    name: its key.
     learning_rate: a number or a schedule.
     momentum: of SGD; beta_1 of Adam. In 0..1, without 1.
     weight_decay: L2 coefficient, >= 0.
     groups: parameters that learn at another rate, or decay otherwise; what
       several of them name belongs to the first.
 
-  Returns:
-    An optax transformation.
-
   Raises:
     ValueError: an unknown name or an impossible value.
 
   Example:
+    >>> fast = ('bias', 64.0, 1 / 64)
     >>> optimizer = get_optimizer(
-    ...   'sgd',
-    ...   0.1,
-    ...   momentum=0.0,
-    ...   weight_decay=0.0,
-    ...   groups=(('bias', 64.0, 1 / 64),),
-    ... )
+    ...   'sgd', 0.1, momentum=0.0, weight_decay=0.0, groups=(fast,))
     >>> params = {'fc': {'bias': jnp.zeros(()), 'kernel': jnp.zeros(())}}
     >>> grads = jax.tree.map(jnp.ones_like, params)
     >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -193,8 +178,7 @@ def get_optimizer(
     )
   if not 0 <= momentum < 1:
     raise ValueError(f'momentum={momentum}; expected 0 <= momentum < 1')
-  if not weight_decay >= 0:
-    raise ValueError(f'weight_decay={weight_decay}; expected a number >= 0')
+  losses.check_not_negative('weight_decay', weight_decay)
   patterns = _patterns(groups)
 
   def of_group(rate: float, decay: float) -> optax.GradientTransformation:

@@ -42,11 +42,7 @@ class Query(NamedTuple):
 
 
 def trained_beside(query: Query, name: str) -> Network:
-  """What was trained beside the network that is served; see `method.beside`.
-
-  Args:
-    query: what a client asks.
-    name: as it was given to `method.beside`.
+  """What `method.beside` has trained under a name, beside what is served.
 
   Returns:
     The module that is served, with the variables of the other; these need not
@@ -73,16 +69,11 @@ def scores(query: Query) -> jax.Array:
 
 
 def log_scores(q: jax.Array, query: Query) -> jax.Array:
-  """The logarithms of scores that a defense serves in place of `scores`.
+  """log q of what a defense serves in place of `scores`: float[B, K] -> same.
 
-  Args:
-    q: float[B, K], >= 0.
-    query: what a client asks.
-
-  Returns:
-    float32[B, K]; `losses.WITHHELD` where q is 0. Where a score is left as it
-    is, so is its logarithm: also that of one too small for float32, of which a
-    thief who softens the answers would notice the loss.
+  `losses.WITHHELD` where q is 0. Where a score is left as it is, so is its
+  logarithm: also that of one too small for float32, of which a thief who
+  softens the answers would notice the loss.
   """
   unchanged = q == scores(query)
   log_y = losses.log_scores(query.logits)
