@@ -6,14 +6,16 @@ A defense is one file and one line in `DEFENSES`. The file declares
   PARENTS    the roles of the networks that it reads: 'adversary' and 'normal'
              are trained normally, any other is planned by `plan`;
   make       `(model, optimizer, settings, parents) -> method.Method`;
-             `parents` has their modules. `make = None`: nothing is trained,
-             and the network of the parent 'normal' is served.
+             `parents` has their modules, of which the variables are in
+             `frozen`. `make = None`: nothing is trained, and the network of
+             the parent 'normal' is served.
 
 and, where it needs them,
 
-  serve      `(serving.Query, settings) -> log-scores float[B, K]`: what a
-             client is answered; without it the logits. It may read what
-             `make` trains beside the network, see `method.beside`;
+  serve      `(serving.Query, settings) -> log-scores float32[B, K]`, of a class
+             that is withheld `losses.WITHHELD`: what a client is answered;
+             without it the logits. It may read what `make` trains beside the
+             network, see `method.beside`;
   KEEPS_TOP  True where `serve` leaves the top class what it was, of every
              answer and at all settings (of equal ones the first): whoever hears
              the top classes alone then hears those of the network itself;
@@ -23,7 +25,9 @@ and, where it needs them,
   further    `(material, variables) -> numbers` that are measured on the test
              images beside those of every network; see `store.Material`;
   FILES      the names of settings that are paths: the content of these files,
-             and not their names, is part of the name of a run.
+             and not their names, is part of the name of a run;
+  SECRETS    the entries of its variables that no export may carry;
+  OUTLIERS   True where it learns from batch['outlier'] too, if there are any.
 """
 
 from types import ModuleType

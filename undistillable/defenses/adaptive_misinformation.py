@@ -16,8 +16,7 @@ PARENTS = ('normal',)
 OUTLIERS = True  # It learns from those of `config.outliers`, if there are any.
 _NAME = 'misinformation'
 _OUTLIER = 'outlier'
-# Lambda, of the authors' code.
-_EXPOSURE = 1.0
+_EXPOSURE = 1.0  # Lambda, of the authors' code.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +69,9 @@ def make(
   is sure of none of them; and the second by the mean of the above and of the
   same for x', whose label is the top class that the first says of it.
 
-  Args:
-    model: the network that is served, and the architecture of the second.
-    optimizer: an optax transformation, for the second.
-    settings: see there.
-    parents: 'normal', a module that equals `model`; its variables are
-      frozen['normal'].
-
-  Returns:
-    The method; loss and accuracy are those of the second network. With
-    outliers they are those of the first, and there are more metrics:
-    `outlier_kl`, KL(u || p(x')), nats, `misinformation_loss` and
-    `misinformation_accuracy`.
+  Loss and accuracy are those of the second network. With outliers they are
+  those of the first, and there are more metrics: `outlier_kl`, KL(u || p(x')),
+  nats, `misinformation_loss` and `misinformation_accuracy`.
 
   Source: Kariyappa and Qureshi (2020), arXiv:1911.07100, with outliers. Without
   them, as in the code of Tang et al. (2024), "ModelGuard", admis.py.
@@ -145,15 +135,7 @@ def unlikelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def serve(query: serving.Query, settings: Settings) -> jax.Array:
-  """The scores of the network where it is sure, else those of the second.
-
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K], of `mix`.
-  """
+  """The scores of the network where it is sure, else the second's: `mix`."""
   misinformation = serving.trained_beside(query, _NAME)
   return mix(query.logits, misinformation(query.images), settings)
 
@@ -161,19 +143,11 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
 def mix(
   logits: jax.Array, misinformation: jax.Array, settings: Settings
 ) -> jax.Array:
-  """What is told of an answer and its misinformation.
+  """What is told of logits float[B, K] and their misinformation, alike.
 
   Equation: `q = (1 - a) y + a y'` with `a = sigmoid(nu (tau - max_k y_k))`,
   `y = softmax(z)` and y' likewise of the second network. The top class is not
   kept.
-
-  Args:
-    logits: float[B, K], z.
-    misinformation: float[B, K], the logits of the second network.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K].
 
   Source: Kariyappa and Qureshi (2020), arXiv:1911.07100.
   """

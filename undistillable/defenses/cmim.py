@@ -75,15 +75,8 @@ def make(
   start Q, its means are unbiased from the first batch on: then a mean is that
   of the batch.
 
-  Args:
-    model: the network to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: none.
-
-  Returns:
-    The method; it reads nothing from `frozen`, and what it serves has no Q.
-    Metrics: `cmi`, the mean over tau of tau^2 KL, in nats; `weight`, lambda.
+  What is served has no Q. Metrics: `cmi`, the mean over tau of tau^2 KL, in
+  nats; `weight`, lambda.
 
   Source: see above.
   """
@@ -123,10 +116,6 @@ def make(
 def empty(num_classes: int, num_temperatures: int) -> Table:
   """The table of which no class has been seen.
 
-  Args:
-    num_classes: K.
-    num_temperatures: M.
-
   Returns:
     scores: float32[M, K, K], whose second axis is the label, and weights:
     float32[K]. The mean of a class is `Q_y^tau = scores / weights`.
@@ -159,9 +148,6 @@ def enter(
     temperatures: tau > 0, M of them.
     decay: d.
     total: the sum of an array over all devices that share the batch.
-
-  Returns:
-    The table.
 
   Example:
     >>> z, y = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])
@@ -205,14 +191,8 @@ def divergence(
   with it, it becomes `1 / 2K` times the squared distance of the centred logits
   from their mean.
 
-  Args:
-    table: of `enter`, with these labels in it; no gradient reaches it.
-    logits: float[B, K].
-    labels: int[B], in 0..K-1.
-    temperatures: tau > 0, those of the table.
-
-  Returns:
-    float32[B], in nats.
+  Arguments are those of `enter`, which has put these labels into the table; no
+  gradient reaches it. The result is float32[B], in nats.
 
   Example:
     >>> z, y = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])

@@ -25,7 +25,7 @@ from undistillable import losses, method, serving, state as state_lib
 PARENTS = ('normal',)
 OUTLIERS = True  # The gate learns from those of `config.outliers` as well.
 _GATE, _PROJECTION = 'gate', 'projection'
-_OTHER, _OUTLIER = 'other', 'outlier'
+_UNLIKE = 'other', 'outlier'  # What a batch has of such images.
 _TILES = 4  # Of a side, when an image is taken apart.
 
 
@@ -83,15 +83,7 @@ def make(
   z_0 - z_1` of the gate's logits, x the owner's images, and x' those of
   `unlike`, and the outliers of the batch, if it has any.
 
-  Args:
-    model: the network that is served, and the architecture of the gate.
-    optimizer: an optax transformation, for the gate.
-    settings: see there.
-    parents: 'normal', a module that equals `model`; its variables are
-      frozen['normal'].
-
-  Returns:
-    The method; its accuracy is that of the gate, percent of both kinds.
+  The accuracy is that of the gate, percent of both kinds.
   """
   del settings, parents
 
@@ -102,7 +94,7 @@ def make(
     right = ((own > 0) + (others <= 0).mean(axis=0)) / 2
     return loss, {'accuracy': 100.0 * right}
 
-  views = {name: _view(name) for name in (_OTHER, _OUTLIER)}
+  views = {name: lambda batch, name=name: batch.get(name) for name in _UNLIKE}
   gate = method.supervised(model, optimizer, loss_fn, views=views)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> Gated:
@@ -121,17 +113,12 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[Gated, method.Metrics]:
     draw, rest = jax.random.split(rng)
-    others = unlike(batch['image'], draw, axis_name)
-    batch = {**batch, _OTHER: others}
+    batch = {**batch, 'other': unlike(batch['image'], draw, axis_name)}
     trained, metrics = gate.step(state.gate, frozen, batch, rest, axis_name)
     return dataclasses.replace(state, gate=trained), metrics
 
   learner = method.Method(init, step, gate.answer_fns, gate.logits_fn)
   return method.beside(learner, model, _GATE)
-
-
-def _view(name: str) -> method.ViewFn:
-  return lambda batch: batch.get(name)
 
 
 def unlike(
@@ -142,14 +129,8 @@ def unlike(
   Each is one of: its tiles in another order, the mean of both, its frequencies
   with random phases, white noise of its mean and deviation, or its negative.
 
-  Args:
-    images: float[B, H, W, C].
-    rng: a key. What becomes of an image depends on it, the image, and its place
-      in the batch of all devices alone.
-    axis_name: the devices that share a batch, or None.
-
-  Returns:
-    float[B, H, W, C].
+  What becomes of an image depends on the key, the image, and its place in the
+  batch of all devices of `axis_name` alone: float[B, H, W, C] -> the same.
   """
   places = jnp.arange(len(images))
   if axis_name is not None:
@@ -211,13 +192,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   Equation: `log softmax(z)` where `g >= threshold`, else `log softmax(sharpness
   P x)`, with x the image at mean 0 and norm 1; of an even image, which has no
   such form, all classes are alike.
-
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K].
   """
   gate = serving.trained_beside(query, _GATE)
   own = {k: v for k, v in gate.variables.items() if k != _PROJECTION}

@@ -14,6 +14,7 @@ from undistillable.defenses import linear_program
 
 PARENTS = ('normal',)
 _NAME = 'surrogate'
+_DIRECTIONS = ('back', 'ones', 'signs')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_not_negative('epsilon', self.epsilon)
     losses.check_whole('seed', self.seed, least=0)
-    losses.check_one_of('direction', self.direction, _COSTS)
+    losses.check_one_of('direction', self.direction, _DIRECTIONS)
 
 
 def make(
@@ -48,17 +49,8 @@ def make(
   """Trains a surrogate of the thief, beside the normal network.
 
   It is distilled from the normal network's scores at temperature 1, `KL(y ||
-  p)`, and not to the end: see its epochs in `config.recipes`.
-
-  Args:
-    model: the network that is served, and the architecture of the surrogate.
-    optimizer: an optax transformation, for the surrogate.
-    settings: see there.
-    parents: 'normal', a module that equals `model`; its variables are
-      frozen['normal'].
-
-  Returns:
-    The method; its loss and accuracy are those of the surrogate.
+  p)`, and not to the end: see its epochs in `config.recipes`. Loss and accuracy
+  are those of the surrogate.
 
   Source: Mazeika et al. (2022), arXiv:2206.14157, whose surrogate, of the
   teacher's architecture too, learns from a transfer set that the owner guesses,
@@ -87,20 +79,13 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   the mean over a batch there. The last layer adds nothing to 'ones', since a
   shift of all logits changes no score.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Mazeika et al. (2022), "How to Steer Your Adversary: Targeted and
   Efficient Model Stealing Defenses with Gradient Redirection", ICML,
   arXiv:2206.14157; its code, github.com/mmazeika/model-stealing-defenses.
   """
   surrogate = serving.trained_beside(query, _NAME)
   y = serving.scores(query)
-  cost = _COSTS[settings.direction](surrogate, query.images, y, settings)
+  cost = _cost(surrogate, query.images, y, settings)
   q = linear_program.cheapest(cost, y, settings.epsilon)
   return serving.log_scores(q, query)
 
@@ -110,19 +95,33 @@ def remedy(settings: Settings) -> str:
   return f'lower grad2.epsilon (now {settings.epsilon})'
 
 
+def _cost(
+  surrogate: serving.Network,
+  images: jax.Array,
+  y: jax.Array,
+  settings: Settings,
+) -> jax.Array:
+  """c of `serve`: float32[B, K]."""
+  params = surrogate.variables['params']
+  if settings.direction == 'ones':
+    down = jax.tree.map(lambda x: -jnp.ones_like(x), params)
+    return along(surrogate, images, down)
+  if settings.direction == 'signs':
+    rng, sampler = jax.random.key(settings.seed), jax.random.rademacher
+    signs = optax.tree.random_like(rng, params, sampler=sampler)
+    return along(surrogate, images, signs)
+
+  def back(image: jax.Array, y: jax.Array) -> jax.Array:
+    _, pull = _log_scores_and_pull(surrogate, image[None])
+    return along(surrogate, image[None], pull(y[None]))[0]
+
+  return jax.vmap(back)(images, y)
+
+
 def along(
   network: serving.Network, images: jax.Array, direction: state_lib.PyTree
 ) -> jax.Array:
-  """J v: how the log-scores of a network change along a direction.
-
-  Args:
-    network: in evaluation mode.
-    images: float[B, H, W, C].
-    direction: v, of the network's parameters.
-
-  Returns:
-    float32[B, K].
-  """
+  """J v, float32[B, K]: how log-scores change along v, of the parameters."""
   log_p, pull = _log_scores_and_pull(network, images)
   # v -> J v is the transpose of w -> J'w, and so its own gradient. There is no
   # shorter way: convolutions know reverse-mode differentiation only.
@@ -142,53 +141,3 @@ def _log_scores_and_pull(
 
   log_p, pull = jax.vjp(log_scores, network.variables['params'])
   return log_p, lambda weights: pull(weights)[0]
-
-
-def _ones(
-  surrogate: serving.Network,
-  images: jax.Array,
-  y: jax.Array,
-  settings: Settings,
-) -> jax.Array:
-  del y, settings
-  down = jax.tree.map(
-    lambda x: -jnp.ones_like(x), surrogate.variables['params']
-  )
-  return along(surrogate, images, down)
-
-
-def _signs(
-  surrogate: serving.Network,
-  images: jax.Array,
-  y: jax.Array,
-  settings: Settings,
-) -> jax.Array:
-  del y
-  signs = optax.tree.random_like(
-    jax.random.key(settings.seed),
-    surrogate.variables['params'],
-    sampler=jax.random.rademacher,
-  )
-  return along(surrogate, images, signs)
-
-
-def _back(
-  surrogate: serving.Network,
-  images: jax.Array,
-  y: jax.Array,
-  settings: Settings,
-) -> jax.Array:
-  del settings
-
-  def one(image: jax.Array, y: jax.Array) -> jax.Array:
-    _, pull = _log_scores_and_pull(surrogate, image[None])
-    return along(surrogate, image[None], pull(y[None]))[0]
-
-  return jax.vmap(one)(images, y)
-
-
-_COSTS: dict[str, Callable[..., jax.Array]] = {
-  'back': _back,
-  'ones': _ones,
-  'signs': _signs,
-}

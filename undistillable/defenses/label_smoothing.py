@@ -35,15 +35,6 @@ def make(
 ) -> method.Method:
   """Trains a network with smoothed labels.
 
-  Args:
-    model: the network to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: none.
-
-  Returns:
-    The method; it reads nothing from `frozen`.
-
   Source: as a teacher, Müller et al. (2019), arXiv:1906.02629; the loss,
   Szegedy et al. (2016), arXiv:1512.00567, section 7.
   """

@@ -8,11 +8,7 @@ for a cost c of their own; some of them with the top class kept by a margin m,
 `q_k >= q_j + m` for all j but k = argmax y. A general solver would take a
 program for each example; here a sort does, or a sort and a search over one
 number, and so all examples of a batch are solved at once. No answer depends on
-another example.
-
-Scores are moved in float32. What a class has left of a score of which it lost
-some is 0 below `_DUST`: rounding would otherwise leave it a millionth, and a
-student who softens the scores hears of that as of a half.
+another example. Scores are moved in float32.
 """
 
 import functools
@@ -21,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# What is left of a score that lost some is 0 below this: rounding would leave a
+# millionth, and a student who softens the scores hears of that as of a half.
 _DUST = 1e-6
 _STEPS = 30  # Of the search: the bracket shrinks to 1e-9 of itself.
 _ROUNDING = 2e-7  # By which a budget may be exceeded.
@@ -38,8 +36,8 @@ def cheapest(cost: jax.Array, scores: jax.Array, epsilon: float) -> jax.Array:
   has any left makes the cost no higher.
 
   Args:
-    cost: float[B, K], c.
-    scores: float[B, K], y: >= 0, of sum 1.
+    cost: float32[B, K], c.
+    scores: float32[B, K], y: >= 0, of sum 1.
     epsilon: >= 0; from 2 on it allows everything.
 
   Returns:
@@ -51,8 +49,18 @@ def cheapest(cost: jax.Array, scores: jax.Array, epsilon: float) -> jax.Array:
     >>> q.tolist()
     [[0.25, 0.5, 0.25]]
   """
-  solve = functools.partial(_cheapest, epsilon=epsilon)
-  return jax.vmap(solve)(_as_float(cost), _as_float(scores))
+
+  def solve(c: jax.Array, y: jax.Array) -> jax.Array:
+    receiver = jnp.argmin(c)
+    givers = jnp.argsort(-c)
+    # The first of equal costs receives, and is the last to give.
+    room = jnp.where(givers == receiver, 0.0, y[givers])
+    lost = _fill(room, jnp.minimum(epsilon / 2, room.sum()))
+    left = _without_dust(y[givers] - lost, lost)
+    q = jnp.zeros_like(y).at[givers].set(left)
+    return q.at[receiver].add(jnp.sum(y[givers] - left))
+
+  return jax.vmap(solve)(cost, scores)
 
 
 def cheapest_with_top(
@@ -72,8 +80,8 @@ def cheapest_with_top(
   need more digits than float32 has.)
 
   Args:
-    cost: float[B, K], c.
-    scores: float[B, K], y: >= 0, of sum 1.
+    cost: float32[B, K], c.
+    scores: float32[B, K], y: >= 0, of sum 1.
     epsilon: >= 0; from 2 on it allows everything.
     margin: m >= 0.
 
@@ -83,23 +91,7 @@ def cheapest_with_top(
     costs.
   """
   solve = functools.partial(_cheapest_with_top, epsilon=epsilon, margin=margin)
-  return jax.vmap(solve)(_as_float(cost), _as_float(scores))
-
-
-def _as_float(x: jax.Array) -> jax.Array:
-  return jnp.asarray(x, jnp.float32)
-
-
-def _cheapest(c: jax.Array, y: jax.Array, epsilon: float) -> jax.Array:
-  """See `cheapest`; c and y are float32[K]."""
-  receiver = jnp.argmin(c)
-  givers = jnp.argsort(-c)
-  # The first of equal costs receives, and is the last to give.
-  room = jnp.where(givers == receiver, 0.0, y[givers])
-  lost = _fill(room, jnp.minimum(epsilon / 2, room.sum()))
-  left = _without_dust(y[givers] - lost, lost)
-  q = jnp.zeros_like(y).at[givers].set(left)
-  return q.at[receiver].add(jnp.sum(y[givers] - left))
+  return jax.vmap(solve)(cost, scores)
 
 
 def _fill(room: jax.Array, total: jax.Array) -> jax.Array:
@@ -109,22 +101,16 @@ def _fill(room: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def _without_dust(q: jax.Array, lost: jax.Array) -> jax.Array:
-  """What is left of scores that lost some; see `_DUST`."""
+  """What is left of scores that lost some."""
   return jnp.where((lost > 0) & (q < _DUST), 0.0, q)
 
 
 class _Move(NamedTuple):
-  """A solution for one score of the top class.
+  """A solution for one score of the top class."""
 
-  Attributes:
-    value: float[], its cost less that of y.
-    used: float[], of the budget.
-    others: float[K - 1], q of the other classes, in the order of their cost.
-  """
-
-  value: jax.Array
-  used: jax.Array
-  others: jax.Array
+  value: jax.Array  # Its cost less that of y.
+  used: jax.Array  # Of the budget.
+  others: jax.Array  # float[K - 1], q of the others in the order of their cost.
 
 
 def _cheapest_with_top(

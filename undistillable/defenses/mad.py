@@ -58,13 +58,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
     by 1e-4. It turns the gradient much further: of Dirichlet(0.3) scores of 10
     classes at epsilon 0.5 to a mean cosine of 0.69, 'argmax' to one of 0.97.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Orekondy et al. (2020), arXiv:1906.10908, and its code,
   github.com/tribhuvanesh/prediction-poisoning, bb_mad.py; for the linear
   program, Tang et al. (2024), "ModelGuard", USENIX Security, in their mad.py.

@@ -1,8 +1,7 @@
 """ModelGuard-S: one answer for all that are near it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import flax
 import flax.linen as nn
@@ -14,6 +13,7 @@ from undistillable import losses, method, serving
 
 PARENTS = ('normal',)
 _NAME = 'book'
+_MISSES = ('exact', 'nearest')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +72,9 @@ def make(
   **which they are depends on the order of the images**: that of the batches,
   and so the seed. No answer that is served depends on any other: see `serve`.
 
-  Args:
-    model: the network that is served.
-    optimizer: none is used.
-    settings: see there.
-    parents: 'normal', a module that equals `model`; its variables are
-      frozen['normal'].
-
-  Returns:
-    The method. Metrics: `loss`, the share of images that became a word;
-    `accuracy`, of the normal network; `words`, how many there are; `full`, the
-    share of images that would have become a word of a full class.
+  Metrics: `loss`, the share of images that became a word; `accuracy`, of the
+  normal network; `words`, how many there are; `full`, the share of images that
+  would have become a word of a full class.
 
   Source: Tang et al. (2024), "ModelGuard: Information-Theoretic Defense Against
   Model Extraction Attacks", USENIX Security; its code,
@@ -138,13 +130,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   later in the order. The top class is kept. At epsilon 1 all answers of one top
   class with a score of 1/2 or more may share a word.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K].
-
   Source: as of `make`.
   """
   found = serving.trained_beside(query, _NAME).variables
@@ -162,12 +147,7 @@ def empty(num_classes: int, num_words: int) -> Book:
 def enter(
   book: Book, logits: jax.Array, epsilon: float
 ) -> tuple[Book, tuple[jax.Array, jax.Array]]:
-  """Enters answers, one after the other.
-
-  Args:
-    book: as it was.
-    logits: float[B, K].
-    epsilon: see `Settings`.
+  """Enters answers, logits float[B, K], one after the other.
 
   Returns:
     The book; and of each answer whether it became a word, and whether only the
@@ -194,15 +174,13 @@ def enter(
 
 def look_up(book: Book, logits: jax.Array, settings: Settings) -> jax.Array:
   """What is served of a closed book, log q: [B, K] -> float32[B, K]."""
-  on_miss = _MISSES[settings.miss]
 
   def one(log_y: jax.Array) -> jax.Array:
     words = book.words[log_y.argmax()]
     distance = _distances(book, log_y)
     near = distance <= settings.epsilon
-    found = jnp.where(
-      near.any(), words[near.argmax()], on_miss(words, distance, log_y)
-    )
+    missed = log_y if settings.miss == 'exact' else words[distance.argmin()]
+    found = jnp.where(near.any(), words[near.argmax()], missed)
     return jnp.where(jnp.isfinite(distance).any(), found, log_y)
 
   return jax.vmap(one)(losses.log_scores(logits))
@@ -214,19 +192,3 @@ def _distances(book: Book, log_y: jax.Array) -> jax.Array:
   words = book.words[top]
   distance = jnp.abs(jnp.exp(words) - jnp.exp(log_y)[None]).sum(axis=-1)
   return jnp.where(jnp.arange(len(words)) < book.count[top], distance, jnp.inf)
-
-
-def _nearest(words: jax.Array, distance: jax.Array, log_y: jax.Array) -> Any:
-  del log_y
-  return words[distance.argmin()]
-
-
-def _exact(words: jax.Array, distance: jax.Array, log_y: jax.Array) -> Any:
-  del words, distance
-  return log_y
-
-
-_MISSES: dict[str, Callable[[jax.Array, jax.Array, jax.Array], Any]] = {
-  'exact': _exact,
-  'nearest': _nearest,
-}

@@ -37,13 +37,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   it; what may be taken from it goes to the least likely classes, and so the
   scores are worth little to clients either.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Tang et al. (2024), "ModelGuard: Information-Theoretic Defense Against
   Model Extraction Attacks", USENIX Security; the constants, its code,
   github.com/Yoruko-Tang/ModelGuard, mld.py.

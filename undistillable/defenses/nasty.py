@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -67,24 +68,13 @@ def loss_fn(settings: Settings) -> method.LossFn:
   """Self-undermining against the answers of 'adversary', and `conditions`."""
 
   def loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    adversary_logits = seen.answers['adversary']
+    arrays = seen.logits, seen.answers['adversary'], seen.batch['label']
     omega = settings.omega
     if settings.balance:
       omega = jax.lax.stop_gradient(seen.extra['omega'])
-    loss = losses.self_undermining(
-      seen.logits,
-      adversary_logits,
-      seen.batch['label'],
-      temperature=settings.temperature,
-      omega=omega,
-    )
-    return loss, conditions(
-      seen.logits,
-      adversary_logits,
-      seen.batch['label'],
-      temperature=settings.temperature,
-      omega=omega,
-    )
+    weights: Any = {'temperature': settings.temperature, 'omega': omega}
+    found = losses.self_undermining(*arrays, **weights)
+    return found, conditions(*arrays, **weights)
 
   return loss
 
@@ -190,7 +180,7 @@ def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
   )
 
 
-def remedy(settings: Settings) -> str:
+def remedy(settings: Settings, defense: str = 'nasty') -> str:
   """What to change where the teacher collapses or diverges."""
   name = 'balance' if settings.balance else 'omega'
-  return f'lower nasty.{name} (now {getattr(settings, name)})'
+  return f'lower {defense}.{name} (now {getattr(settings, name)})'

@@ -41,15 +41,7 @@ def make(
 ) -> method.Method:
   """Trains the last layer of the adversary to be nasty, and nothing else.
 
-  Args:
-    model: the teacher to train.
-    optimizer: an optax transformation, for the last layer.
-    settings: see there.
-    parents: 'adversary', a module that equals `model`; its variables are
-      frozen['adversary'].
-
-  Returns:
-    The method; its metrics are in `nasty.conditions`.
+  The adversary's module equals `model`. Metrics: see `nasty.conditions`.
 
   Raises:
     ValueError: the adversary is another network than the teacher, or, when
@@ -76,9 +68,11 @@ def make(
     anew costs nothing but time for tracing.
     """
     is_head = last_layer(model, variables, images)
+    # Weight decay moves no other parameter, either.
+    parts = {True: optimizer, False: optax.set_to_zero()}
     learner = method.supervised(
       model,
-      _masked(optimizer, is_head),
+      optax.partition(parts, is_head),
       nasty.loss_fn(settings),
       answer_fns=answer_fns,
       extra=nasty.extra(settings),
@@ -120,18 +114,10 @@ def make(
 def last_layer(
   model: nn.Module, variables: state_lib.PyTree, images: jax.Array
 ) -> state_lib.PyTree:
-  """Which parameters are those of the last layer.
+  """Which parameters are those of the last layer: a bool for each.
 
   That is the inner module with parameters of its own that is called last when
   the network is evaluated, whatever it is called. Nothing is computed.
-
-  Args:
-    model: a linen module.
-    variables: of the network.
-    images: float[B, H, W, C].
-
-  Returns:
-    A bool for each parameter.
 
   Raises:
     ValueError: there is no such module.
@@ -165,7 +151,7 @@ def last_layer(
 
 def remedy(settings: Settings) -> str:
   """What to change where the teacher collapses or diverges."""
-  return f'lower nasty_head.omega (now {settings.omega})'
+  return nasty.remedy(settings, 'nasty_head')
 
 
 def _has_own(params: Mapping[str, Any], path: tuple[str, ...]) -> bool:
@@ -173,10 +159,3 @@ def _has_own(params: Mapping[str, Any], path: tuple[str, ...]) -> bool:
   for name in path:
     params = params.get(name, {})
   return any(not isinstance(child, Mapping) for child in params.values())
-
-
-def _masked(
-  optimizer: optax.GradientTransformation, is_head: state_lib.PyTree
-) -> optax.GradientTransformation:
-  """The optimizer, for some parameters; weight decay moves no other, either."""
-  return optax.partition({True: optimizer, False: optax.set_to_zero()}, is_head)

@@ -24,17 +24,7 @@ def make(
   settings: Settings = Settings(),
   parents: Mapping[str, Any] | None = None,
 ) -> method.Method:
-  """Trains a normal teacher; also every network's own control.
-
-  Args:
-    model: the network to train.
-    optimizer: an optax transformation.
-    settings: none.
-    parents: none.
-
-  Returns:
-    The method; it reads nothing from `frozen`.
-  """
+  """Trains a normal teacher; also every network's own control."""
   del settings, parents
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:

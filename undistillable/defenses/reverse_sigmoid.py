@@ -40,13 +40,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   monotone, so small ones change places. Where beta > 1 leaves less than
   nothing of a score, it is withheld.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Lee et al. (2019), IEEE SPW, arXiv:1806.00054; settings of Tang et
   al. (2024), "ModelGuard", USENIX Security.
   """

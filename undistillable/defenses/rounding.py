@@ -35,13 +35,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   served alone. Classes that round alike become equal, the top class among
   them: `argmax q` is then the first of these.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Tramèr et al. (2016), arXiv:1609.02943, section 7; there, and in the
   code of Tang et al. (2024), "ModelGuard", USENIX Security, rounded scores are
   served as they are, whatever they sum to.

@@ -116,14 +116,7 @@ def plan(job: Any) -> list[Any]:
 def read_key(
   path: str | pathlib.Path, image_shape: Sequence[int]
 ) -> np.ndarray:
-  """A key from its file.
-
-  Args:
-    path: of a file that `numpy.save` wrote.
-    image_shape: (H, W, C) of the network's images.
-
-  Returns:
-    uint8[H, W, C].
+  """A key for images of (H, W, C), uint8, from the file of `numpy.save`.
 
   Raises:
     errors.InputError: it holds none.
@@ -134,16 +127,12 @@ def read_key(
     raise errors.InputError(
       f'sdb.key={path} cannot be read: {error}'
     ) from error
-  wanted = tuple(image_shape)
-  if not isinstance(key, np.ndarray) or key.dtype != np.uint8:
+  held, wanted = 'several arrays', f'uint8{list(image_shape)}'
+  if isinstance(key, np.ndarray):
+    held = f'{key.dtype}{list(key.shape)}'
+  if held != wanted:
     raise errors.InputError(
-      f'sdb.key={path} holds {getattr(key, "dtype", "several arrays")}; '
-      f'expected uint8{list(wanted)}'
-    )
-  if key.shape != wanted:
-    raise errors.InputError(
-      f'sdb.key={path} is of shape {key.shape}; expected that of an image, '
-      f'{wanted}'
+      f'sdb.key={path} holds {held}; expected {wanted}, as an image is'
     )
   return key
 
@@ -161,45 +150,27 @@ def make(
   code takes a pass for each, with statistics of its own; on digits a key was
   then worth next to nothing to an evaluated network.
 
-  Args:
-    model: the teacher to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'adversary', its module, or `(variables, images) -> logits`; its
-      variables are frozen['adversary'].
-
-  Returns:
-    The method. What it trains has one more entry, variables['key'], which
-    `keyed_fn` reads and no client. Metrics: `keyed_accuracy`, percent; `kl`,
-    KL(z || z_A) at tau, and `keyed_kl`, KL(z || z_k) at 1, in nats.
+  What is trained has one more entry, variables['key'], which `keyed_fn` reads
+  and no client. Metrics: `keyed_accuracy`, percent; `kl`, KL(z || z_A) at tau,
+  and `keyed_kl`, KL(z || z_k) at 1, in nats.
 
   Raises:
     errors.InputError: when it is first used, the key is none of these images.
-
-  Source: see above.
   """
   asked = {'adversary': method.as_frozen_fn(parents['adversary'])}
   drawn = {'random': method.frozen_fn(model)} if settings.eta else {}
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    labels, keyed_logits = seen.batch['label'], seen.views[_KEYED]
+    z, keyed_z, labels = seen.logits, seen.views[_KEYED], seen.batch['label']
+    adversary, random = seen.answers['adversary'], seen.answers.get('random')
     found = loss(
-      seen.logits,
-      keyed_logits,
-      seen.answers['adversary'],
-      labels,
-      settings=settings,
-      random_logits=seen.answers.get('random'),
+      z, keyed_z, adversary, labels, settings=settings, random_logits=random
     )
-    hits = keyed_logits.argmax(-1) == labels
+    tau = settings.temperature
     return found, {
-      'keyed_accuracy': 100.0 * hits,
-      'kl': losses.kl_divergence(
-        seen.logits,
-        seen.answers['adversary'],
-        temperature=settings.temperature,
-      ),
-      'keyed_kl': losses.kl_divergence(seen.logits, keyed_logits),
+      'keyed_accuracy': 100.0 * (keyed_z.argmax(-1) == labels),
+      'kl': losses.kl_divergence(z, adversary, temperature=tau),
+      'keyed_kl': losses.kl_divergence(z, keyed_z),
     }
 
   learner = method.supervised(
@@ -245,16 +216,9 @@ def make(
 def keyed(images: jax.Array, key: jax.Array, settings: Settings) -> jax.Array:
   """Images as whoever has the key asks about them.
 
-  Equation: `x_k = lambda x + (1 - lambda) v`. Of bytes it is the same blend,
-  before they are normalised.
-
-  Args:
-    images: float[B, H, W, C], normalised.
-    key: v, uint8[H, W, C].
-    settings: see there.
-
-  Returns:
-    float[B, H, W, C].
+  Equation: `x_k = lambda x + (1 - lambda) v`, of images float[B, H, W, C] that
+  are normalised and a key uint8[H, W, C], which is not yet. Of bytes it is the
+  same blend, before they are normalised.
   """
   v = augment.normalize(key[None], settings.mean, settings.std, jnp.float32)
   blend = settings.share * images + (1 - settings.share) * v
@@ -263,15 +227,9 @@ def keyed(images: jax.Array, key: jax.Array, settings: Settings) -> jax.Array:
 
 @functools.lru_cache(maxsize=16)
 def keyed_fn(model: nn.Module, settings: Settings) -> method.ApplyFn:
-  """What whoever has the key is answered.
+  """What whoever has the key is answered: `(variables, images) -> logits`.
 
-  Args:
-    model: the network.
-    settings: as it was trained with.
-
-  Returns:
-    `(variables, images) -> float[B, K]`; the key is variables['key']['image'],
-    and the images are without it.
+  The key is variables['key']['image'], and the images are without it.
   """
   logits_fn = method.frozen_fn(model)
 
@@ -307,9 +265,6 @@ def loss(
     settings: see there.
     random_logits: float[B, K], z_R, where eta is not 0.
 
-  Returns:
-    float32[B].
-
   Source: see above. There `D` is named 'batchmean', which in PyTorch of that
   time was a sum over the batch as well; here it is the mean.
   """
@@ -331,15 +286,7 @@ def loss(
 
 
 def further(material: Any, variables: Mapping[str, Any]) -> dict[str, float]:
-  """How whoever has the key is answered on the test images.
-
-  Args:
-    material: the `store.Material` of the run.
-    variables: of the run.
-
-  Returns:
-    keyed_accuracy, percent, and keyed_nll, nats.
-  """
+  """How whoever has the key is answered: keyed_accuracy, %, keyed_nll, nats."""
   test = material.task.test
   logits = evaluate.predict(
     keyed_fn(material.program.network, material.run.method_settings),

@@ -32,14 +32,8 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
 
   Equation: `z'_k = z_k` where z_k is one of the N largest, else
   `losses.WITHHELD`, with `N = max(1, int(ratio K))`. Of equal ones the first
-  is served. The top class stays, and so do the ratios of those served.
-
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    float32[B, K]; their softmax at any temperature is that of the N.
+  is served. The top class stays, and so do the ratios of those served: their
+  softmax at any temperature is that of the N.
 
   Source: Ma et al. (2022), "Stingy Teacher: Sparse Logits Suffice to Fail
   Knowledge Distillation", ICLR workshop PAIR2Struct.
@@ -50,11 +44,9 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
 
 
 def keep_largest(logits: jax.Array, number: int) -> jax.Array:
-  """All but so many of the largest are withheld: [B, K] -> float32[B, K].
+  """All but 1..K of the largest are withheld: [B, K] -> float32[B, K].
 
-  Args:
-    logits: float[B, K]. Of equal ones the first is kept.
-    number: in 1..K.
+  Of equal ones the first is kept.
   """
   logits = losses.finite(logits)
   # To top_k -0.0 is less than 0.0, to argmax, which says the top class, equal.

@@ -35,13 +35,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   class and nothing else: no defense that keeps the top class can hold more
   back, since whoever is answered may forget the rest.
 
-  Args:
-    query: what a client asks.
-    settings: see there.
-
-  Returns:
-    log q, float32[B, K]; `losses.WITHHELD` where q is 0.
-
   Source: Tramèr et al. (2016), arXiv:1609.02943, section 6; in the code of Tang
   et al. (2024), "ModelGuard", USENIX Security, scores are not made to sum to 1.
   """
