@@ -255,7 +255,7 @@ def test_the_name_of_a_run_is_of_the_key_and_not_of_its_file(tmp_path):
   [
     (None, 'cannot be read'),
     (np.zeros((8, 8), np.uint8), 'holds uint8[8, 8]; expected uint8[8, 8, 1]'),
-    (np.zeros((8, 8, 1)), 'holds float64; expected uint8[8, 8, 1]'),
+    (np.zeros((8, 8, 1)), 'holds float64[8, 8, 1]; expected uint8[8, 8, 1]'),
     (np.array(['key'], object), 'cannot be read'),
   ],
 )

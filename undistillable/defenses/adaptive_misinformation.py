@@ -16,7 +16,6 @@ PARENTS = ('normal',)
 OUTLIERS = True  # It learns from those of `config.outliers`, if there are any.
 _NAME = 'misinformation'
 _OUTLIER = 'outlier'
-_EXPOSURE = 1.0  # Lambda, of the authors' code.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ def make(
     loss = losses.cross_entropy(seen.logits, seen.batch['label'])
     z = seen.views[_OUTLIER]
     kl = losses.kl_divergence(jnp.zeros_like(z), z)
-    return loss + _EXPOSURE * kl, {'outlier_kl': kl}
+    return loss + kl, {'outlier_kl': kl}  # The authors' lambda is 1.
 
   def wrong(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
     loss = unlikelihood(seen.logits, seen.batch['label'])
@@ -114,13 +113,9 @@ def make(
       return alone.step(state, frozen, batch, rng, axis_name)
     said = logits_fn(state.network.variables, batch[_OUTLIER]).argmax(-1)
     network, metrics = first.step(state.network, frozen, batch, rng, axis_name)
-    other, found = second.step(
-      state.other,
-      frozen,
-      {**batch, 'outlier_label': said},
-      jax.random.fold_in(rng, 1),
-      axis_name,
-    )
+    batch = {**batch, 'outlier_label': said}
+    rng = jax.random.fold_in(rng, 1)
+    other, found = second.step(state.other, frozen, batch, rng, axis_name)
     metrics |= {f'{_NAME}_{name}': found[name] for name in ('loss', 'accuracy')}
     return Both(network, other), metrics
 

@@ -108,9 +108,8 @@ def make(
     loss += change - jax.lax.stop_gradient(change)
     return loss, {'cmi': cmi, 'weight': jnp.full_like(cmi, weight)}
 
-  return method.supervised(
-    model, optimizer, loss_fn, extra=method.Extra(init, optax.sgd(1.0))
-  )
+  extra = method.Extra(init, optax.sgd(1.0))
+  return method.supervised(model, optimizer, loss_fn, extra=extra)
 
 
 def empty(num_classes: int, num_temperatures: int) -> Table:
@@ -148,14 +147,6 @@ def enter(
     temperatures: tau > 0, M of them.
     decay: d.
     total: the sum of an array over all devices that share the batch.
-
-  Example:
-    >>> z, y = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])
-    >>> table = enter(empty(2, 1), z, y, temperatures=(1.0,), decay=0.5)
-    >>> [float(x) for x in table['weights']]
-    [0.5, 0.0]
-    >>> [round(float(x), 4) for x in table['scores'][0, 0]]
-    [0.25, 0.25]
   """
   num_classes = logits.shape[-1]
 

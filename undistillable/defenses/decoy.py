@@ -63,10 +63,6 @@ class Gated:
   projection: jax.Array
 
   @property
-  def step(self) -> jax.Array:
-    return self.gate.step
-
-  @property
   def variables(self) -> dict[str, state_lib.PyTree]:
     return {**self.gate.variables, _PROJECTION: {'kernel': self.projection}}
 

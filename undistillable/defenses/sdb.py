@@ -184,14 +184,13 @@ def make(
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
     shape = batch['image'].shape[1:]
     key_rng, random_rng = jax.random.split(jax.random.fold_in(rng, 2))
-    key = (
-      jax.random.randint(key_rng, shape, 0, 256).astype(jnp.uint8)
-      if settings.key is None
-      else jnp.asarray(read_key(settings.key, shape))
-    )
-    random = (
-      learner.init(random_rng, batch, frozen).variables if settings.eta else ()
-    )
+    if settings.key is None:
+      key = jax.random.randint(key_rng, shape, 0, 256).astype(jnp.uint8)
+    else:
+      key = jnp.asarray(read_key(settings.key, shape))
+    random: state_lib.PyTree = ()
+    if settings.eta:
+      random = learner.init(random_rng, batch, frozen).variables
     return State(learner.init(rng, batch, frozen), key, random)
 
   def step(
@@ -201,13 +200,9 @@ def make(
     rng: jax.Array,
     axis_name: str | None = None,
   ) -> tuple[State, method.Metrics]:
-    network, metrics = learner.step(
-      state.network,
-      {**frozen, 'random': state.random},
-      {**batch, 'key': state.key},
-      rng,
-      axis_name,
-    )
+    given = {**batch, 'key': state.key}
+    known = {**frozen, 'random': state.random}
+    network, metrics = learner.step(state.network, known, given, rng, axis_name)
     return dataclasses.replace(state, network=network), metrics
 
   return method.Method(init, step, asked, learner.logits_fn)
@@ -274,12 +269,12 @@ def loss(
   found = 2 * losses.cross_entropy(logits, labels)
   found += losses.cross_entropy(keyed_logits, labels)
   found -= settings.weight * (far - near)
-  found += _distance(_scores(adversary_logits, tau), _scores(keyed_logits, tau))
+  both = adversary_logits, keyed_logits
+  found += _distance(*(jnp.exp(losses.log_scores(z, tau)) for z in both))
   if random_logits is None:
     return found
   adversary, keyed_, random = (
-    jax.nn.relu(losses.finite(z))
-    for z in (adversary_logits, keyed_logits, random_logits)
+    jax.nn.relu(losses.finite(z)) for z in (*both, random_logits)
   )
   away, towards = _distance(adversary, keyed_), _distance(random, keyed_)
   return found - settings.eta * (0.01 * away - towards)
@@ -302,10 +297,6 @@ def further(material: Any, variables: Mapping[str, Any]) -> dict[str, float]:
 def remedy(settings: Settings) -> str:
   """What to change where the teacher collapses or diverges."""
   return f'lower sdb.weight (now {settings.weight})'
-
-
-def _scores(logits: jax.Array, temperature: float) -> jax.Array:
-  return jnp.exp(losses.log_scores(logits, temperature))
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
