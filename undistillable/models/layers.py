@@ -81,11 +81,7 @@ class Conv(nn.Module):
       padding=self.padding,
       groups=self.groups,
     )
-    if self.use_bias:
-      init = self.bias_init or _torch_bias(k * k * channels)
-      bias = self.param('bias', init, (self.features,), jnp.float32)
-      x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-    return x
+    return _biased(self, x, k * k * channels) if self.use_bias else x
 
 
 class Whitening(nn.Module):
@@ -143,11 +139,14 @@ class Dense(nn.Module):
     shape = (fan_in, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     x = x.astype(self.dtype) @ kernel.astype(self.dtype)
-    if self.use_bias:
-      init = self.bias_init or _torch_bias(fan_in)
-      bias = self.param('bias', init, (self.features,), jnp.float32)
-      x = x + bias.astype(self.dtype).reshape(1, -1)
-    return x
+    return _biased(self, x, fan_in) if self.use_bias else x
+
+
+def _biased(layer: Conv | Dense, x: jax.Array, fan_in: int) -> jax.Array:
+  """What a layer has computed, and its bias."""
+  init = layer.bias_init or _torch_bias(fan_in)
+  bias = layer.param('bias', init, (layer.features,), jnp.float32)
+  return x + bias.astype(layer.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class BatchNorm(nn.Module):
