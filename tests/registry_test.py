@@ -176,6 +176,8 @@ def test_method(kind, name, tmp_path):
   method = module.make(
     student, optax.sgd(0.01), _settings(kind, name), _parents(kind, name)
   )
+  # Without it, labels of no class of a network would go unnoticed.
+  assert method.logits_fn or kind == 'attack'
   frozen = dict.fromkeys(module.PARENTS, _variables(9))
   batch = _batch()
   answers = {

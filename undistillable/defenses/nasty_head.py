@@ -57,7 +57,8 @@ def make(
       'architecture than the teacher; leave adversary.model empty, or set it '
       'to that of the teacher'
     )
-  answer_fns = {'adversary': method.frozen_fn(model)}
+  logits_fn = method.frozen_fn(model)
+  answer_fns = {'adversary': logits_fn}
 
   def supervised(
     variables: state_lib.PyTree, images: jax.Array
@@ -108,7 +109,7 @@ def make(
     learner, _ = supervised(state.variables, batch['image'])
     return learner.step(state, frozen, batch, rng, axis_name)
 
-  return method.Method(init, step, answer_fns)
+  return method.Method(init, step, answer_fns, logits_fn)
 
 
 def last_layer(
