@@ -138,15 +138,10 @@ def enter(
 
   Equation: of each class in the batch `scores <- d scores + (1 - d) m`, with m
   the mean over its examples of `softmax(z / tau)`, and `weights <- d weights +
-  1 - d`. A class that is not in the batch keeps what it has.
+  1 - d`, d the decay. A class that is not in the batch keeps what it has.
 
-  Args:
-    table: of `empty`, and then of `enter`.
-    logits: float[B, K].
-    labels: int[B], in 0..K-1.
-    temperatures: tau > 0, M of them.
-    decay: d.
-    total: the sum of an array over all devices that share the batch.
+  Logits are float[B, K], of labels int[B], at M temperatures; `total` sums an
+  array over all devices that share the batch.
   """
   num_classes = logits.shape[-1]
 

@@ -52,15 +52,10 @@ class Settings:
 
 @flax.struct.dataclass
 class Gated:
-  """What is trained beside the network that is served.
-
-  Attributes:
-    gate: state of the gate.
-    projection: float32[H * W * C, K], the map; drawn, not trained.
-  """
+  """What is trained beside the network that is served."""
 
   gate: state_lib.TrainState
-  projection: jax.Array
+  projection: jax.Array  # float32[H * W * C, K], the map; drawn, not trained.
 
   @property
   def variables(self) -> dict[str, state_lib.PyTree]:

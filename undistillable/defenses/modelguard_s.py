@@ -43,15 +43,10 @@ class Settings:
 
 @flax.struct.dataclass
 class Book:
-  """The answers so far, by top class and in the order in which they came.
+  """The answers so far, by top class and in the order in which they came."""
 
-  Attributes:
-    words: float32[K, M, K], logarithms of scores.
-    count: int32[K], how many there are of each class.
-  """
-
-  words: jax.Array
-  count: jax.Array
+  words: jax.Array  # float32[K, M, K], logarithms of scores.
+  count: jax.Array  # int32[K], how many there are of each class.
 
   @property
   def variables(self) -> dict[str, jax.Array]:

@@ -109,12 +109,7 @@ def conditions(
   traces of both parts are `hold` and `push`: where hold is larger, as with an
   adversary that is unsure, cross entropy keeps the teacher beside it.
 
-  Args:
-    logits: float[B, K], of the teacher.
-    adversary_logits: float[B, K].
-    labels: int[B].
-    temperature: tau_A.
-    omega: weight of the divergence.
+  Arguments are those of `losses.self_undermining`.
 
   Returns:
     float32[B] each. Of the teacher: `kl`, KL(teacher || adversary) at tau, in

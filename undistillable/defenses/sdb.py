@@ -79,17 +79,11 @@ class Settings:
 
 @flax.struct.dataclass
 class State:
-  """A network in training, and what was chosen before its first step.
-
-  Attributes:
-    network: its state.
-    key: uint8[H, W, C].
-    random: variables of the network that is not trained; () where eta is 0.
-  """
+  """A network in training, and what was chosen before its first step."""
 
   network: state_lib.TrainState
-  key: jax.Array
-  random: state_lib.PyTree
+  key: jax.Array  # uint8[H, W, C]
+  random: state_lib.PyTree  # Variables that stay; () where eta is 0.
 
   @property
   def step(self) -> jax.Array:
@@ -252,13 +246,8 @@ def loss(
   D(relu z_R, relu z_k)]`. The divergence from the answers with the key leads
   those without it to them, and not the other way: its gradient stops at z_k.
 
-  Args:
-    logits: float[B, K], z, without the key.
-    keyed_logits: float[B, K], z_k, with it.
-    adversary_logits: float[B, K], z_A.
-    labels: int[B].
-    settings: see there.
-    random_logits: float[B, K], z_R, where eta is not 0.
+  Logits are float[B, K]: z without the key, z_k with it, z_A the adversary's
+  and, where eta is not 0, z_R those of a network that is not trained.
 
   Source: see above. There `D` is named 'batchmean', which in PyTorch of that
   time was a sum over the batch as well; here it is the mean.
