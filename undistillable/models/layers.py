@@ -201,7 +201,6 @@ class BatchNorm(nn.Module):
 
   def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
     """Mean, biased variance float32[C] and the number of values pooled."""
-
     axis = self.axis_name
 
     def pool(values: jax.Array) -> jax.Array:

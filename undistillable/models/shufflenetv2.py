@@ -13,29 +13,25 @@ import jax.numpy as jnp
 from undistillable.models import layers
 
 
+def _separable(
+  kit: layers.Kit, x: jax.Array, features: int, strides: int, names: list[str]
+) -> jax.Array:
+  """Depthwise 3x3 without ReLU, 1x1."""
+  width = x.shape[-1]
+  x = kit.conv(width, 3, strides, 1, groups=width, name=names[0])(x)
+  x = kit.norm(name=names[1])(x)
+  x = kit.conv(features, 1, name=names[2])(x)
+  return nn.relu(kit.norm(name=names[3])(x))
+
+
 def _residual(
   kit: layers.Kit, x: jax.Array, features: int, strides: int, name: str
 ) -> jax.Array:
-  """1x1, depthwise 3x3 without ReLU, 1x1."""
-  width = x.shape[-1]
-  y = nn.relu(
-    kit.norm(name=f'{name}.1')(kit.conv(width, 1, name=f'{name}.0')(x))
-  )
-  y = kit.conv(width, 3, strides, 1, groups=width, name=f'{name}.3')(y)
-  y = kit.norm(name=f'{name}.4')(y)
-  y = kit.conv(features, 1, name=f'{name}.5')(y)
-  return nn.relu(kit.norm(name=f'{name}.6')(y))
-
-
-def _shortcut(
-  kit: layers.Kit, x: jax.Array, features: int, name: str
-) -> jax.Array:
-  """Depthwise 3x3 of stride 2 without ReLU, 1x1."""
-  width = x.shape[-1]
-  y = kit.conv(width, 3, 2, 1, groups=width, name=f'{name}.0')(x)
-  y = kit.norm(name=f'{name}.1')(y)
-  y = kit.conv(features, 1, name=f'{name}.2')(y)
-  return nn.relu(kit.norm(name=f'{name}.3')(y))
+  """1x1, and `_separable`."""
+  x = kit.conv(x.shape[-1], 1, name=f'{name}.residual.0')(x)
+  x = nn.relu(kit.norm(name=f'{name}.residual.1')(x))
+  names = [f'{name}.residual.{i}' for i in range(3, 7)]
+  return _separable(kit, x, features, strides, names)
 
 
 def _shuffle(x: jax.Array) -> jax.Array:
@@ -49,16 +45,16 @@ def _down_unit(
 ) -> jax.Array:
   """Both branches take all channels, at half the resolution."""
   half = features // 2
-  residual = _residual(kit, x, half, 2, f'{name}.residual')
-  shortcut = _shortcut(kit, x, half, f'{name}.shortcut')
+  residual = _residual(kit, x, half, 2, name)
+  names = [f'{name}.shortcut.{i}' for i in range(4)]
+  shortcut = _separable(kit, x, half, 2, names)
   return _shuffle(jnp.concatenate([shortcut, residual], axis=-1))
 
 
 def _unit(kit: layers.Kit, x: jax.Array, name: str) -> jax.Array:
   """The second half of the channels passes through the residual branch."""
   shortcut, x = jnp.split(x, 2, axis=-1)
-  half = x.shape[-1]
-  residual = _residual(kit, x, half, 1, f'{name}.residual')
+  residual = _residual(kit, x, x.shape[-1], 1, name)
   return _shuffle(jnp.concatenate([shortcut, residual], axis=-1))
 
 
