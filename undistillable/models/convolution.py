@@ -38,7 +38,6 @@ _BranchFn = Callable[[jax.Array, jax.Array], jax.Array]
 _Tree = TypeVar('_Tree')  # Of arrays.
 # Rows of zeros before and after, and columns; less than 0 to cut off.
 _Edges = tuple[tuple[int, int], tuple[int, int]]
-_ConvFn = Callable[..., jax.Array]  # (x, kernel, edges, strides = 1) -> y
 
 
 def conv(
@@ -179,9 +178,8 @@ def _suits_winograd(
   if export.is_symbolic_dim(batch):  # Of which no chunks can be cut.
     return False
   side = winograd.KERNEL
-  if (*kernel.shape[:2], strides) != (side, side, 1):
-    return False
-  if kernel.dtype != jnp.float32:
+  fits = (*kernel.shape[:2], strides) == (side, side, 1)
+  if not fits or kernel.dtype != jnp.float32:
     return False
   channels, features = kernel.shape[2:]
   tiles = batch * _tiles(size)
@@ -237,9 +235,8 @@ def _dense_kernel_gradient(
     return found.transpose(1, 2, 0, 3).astype(_wide(x.dtype))
 
   largest = max(x[0].size, grad[0].size) * x.dtype.itemsize
-  total = _sum_over_chunks(
-    chunk_gradient, max(1, round(_CHUNK_BYTES / largest)), x, grad
-  )
+  chunk = max(1, round(_CHUNK_BYTES / largest))
+  total = _sum_over_chunks(chunk_gradient, chunk, x, grad)
   return total.astype(kernel.dtype)
 
 
@@ -305,7 +302,7 @@ def _depthwise_kernel_gradient(
 
 
 def _image_gradient(
-  convolve: _ConvFn,
+  convolve: Callable[..., jax.Array],
   grad: jax.Array,
   kernel: jax.Array,
   strides: int,
@@ -353,11 +350,15 @@ def _image_gradient(
 
 
 def _with_gradients(
-  convolve: _ConvFn,
+  convolve: Callable[..., jax.Array],
   kernel_gradient: Callable[..., jax.Array],
   transpose: Callable[[jax.Array], jax.Array],
 ) -> Callable[[jax.Array, jax.Array, int, int], jax.Array]:
-  """`(x, kernel, strides, padding) -> y` of a convolution, differentiable."""
+  """`(x, kernel, strides, padding) -> y`, differentiable.
+
+  Of `(x, kernel, edges, strides = 1) -> y`; `(x, grad, kernel, strides,
+  padding) -> gradient of the kernel`; and what swaps channels and features.
+  """
 
   @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
   def conv(
@@ -434,12 +435,9 @@ def _chunks(
   number = len(batches[0])
   count = -(-number // chunk)
   chunk = -(-number // count)
-  count = number // chunk
-  whole = [a[: count * chunk] for a in batches]
-  return (
-    [a.reshape(count, chunk, *a.shape[1:]) for a in whole],
-    [a[count * chunk :] for a in batches],
-  )
+  end = number // chunk * chunk
+  whole = [a[:end].reshape(-1, chunk, *a.shape[1:]) for a in batches]
+  return whole, [a[end:] for a in batches]
 
 
 def _shifts(
