@@ -7,7 +7,7 @@ from typing import Any
 import scipy.stats
 
 from undistillable.report import entries, stats, sweeps
-from undistillable.report.words import plus_minus
+from undistillable.report.stats import plus_minus
 
 Results = Mapping[str, Any]  # The content of a results.json.
 # Whether a claim holds, if that can be said, and the numbers.

@@ -8,7 +8,7 @@ than one standard error of the mean over seeds, seed by seed.
 from experiments import comparisons, varied
 from undistillable.models import __main__ as sizes
 from undistillable.report import entries, stats, summary, sweeps
-from undistillable.report.words import plus_minus
+from undistillable.report.stats import plus_minus
 
 Results = comparisons.Results
 Found = comparisons.Found

@@ -4,7 +4,13 @@ import functools
 
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable.report import draw, entries, summary as summary_lib, words
+from undistillable.report import (
+  draw,
+  entries,
+  stats,
+  summary as summary_lib,
+  table,
+)
 from undistillable.report.summary import Row, Summary
 
 # (what stands left of a line, its bar); a heading of several has none.
@@ -19,17 +25,25 @@ def figure(summary: Summary) -> draw.Figure:
 
   However many defences and attacks there are, a panel has one bar for each of
   its networks, grouped by attack.
-
-  Args:
-    summary: what `summary.summarize` returns.
   """
+  rows = summary['rows']
+  told = [
+    f'{row["role"]} {row["model"]} {table.trained(row)}: '
+    f'{stats.plus_minus(row["accuracy"])} percent'
+    for row in rows
+  ]
+  caption = (
+    f'{draw.COLORS_TOLD} In brackets the difference in points to the normal '
+    'teacher or to the student alone. A circle is one seed, the line one '
+    'standard deviation.'
+  )
   return draw.Figure(
     heading='Accuracy of every network',
     name='accuracy',
-    draw=functools.partial(panels, summary) if summary['rows'] else None,
+    draw=functools.partial(panels, summary) if rows else None,
     title=f'{summary["headline"]}: test accuracy by how a network was trained',
-    alt=words.accuracy_alt(summary),
-    caption=words.ACCURACY if summary['rows'] else words.NO_ACCURACY,
+    alt=f'Bar chart of test accuracy. {"; ".join(told)}.',
+    caption=caption if rows else draw.NO_ACCURACY,
   )
 
 
@@ -74,13 +88,10 @@ def _panel(
   height = 0.75 + _LINE_INCHES * len(lines)
   panel = draw.panel(height)
   panel.set_layout_engine('none')  # Bars of all panels begin at one place.
+  left = (0.1 + _CHAR_INCHES * chars) / draw.WIDTH
+  right = 1 - (0.15 + _CHAR_INCHES * chars) / draw.WIDTH
   axes = panel.add_axes(
-    (
-      (0.1 + _CHAR_INCHES * chars) / draw.WIDTH,
-      0.45 / height,
-      1 - (0.15 + _CHAR_INCHES * chars) / draw.WIDTH,
-      _LINE_INCHES * len(lines) / height,
-    )
+    (left, 0.45 / height, right, _LINE_INCHES * len(lines) / height)
   )
   panel.text(0.01, 1 - 0.05 / height, name, va='top', size=10, weight='bold')
   for y, (_, row) in enumerate(lines):
@@ -111,7 +122,7 @@ def _draw_bar(axes: mpl_axes.Axes, y: int, row: Row) -> None:
     draw.seeds(axes, by_seed, [y] * len(by_seed))
   text = f'{mean:.1f}'
   if difference is not None:
-    change = words.plus_minus(difference | {'std': None}, '+')
+    change = stats.plus_minus(difference | {'std': None}, '+')
     text += f'  ({change})'.replace('-', '−')
   axes.annotate(
     text,

@@ -64,11 +64,13 @@ def write(
     *more,
     *_how(board, groups, results, command),
   ]
+  eyebrow = (
+    'Arena',
+    f'{len(board.entries)} networks',
+    f'{len(board.rules["fresh_seeds"])} fresh seeds',
+  )
   write_lib.pages(
-    conclude(board, groups, paid),
-    parts,
-    folder,
-    _eyebrow(board, results),
+    conclude(board, groups, paid), parts, folder, eyebrow, results
   )
 
 
@@ -83,27 +85,10 @@ def text(
     found = _verdict_table(board, group, paid)
     lines += [
       board_lib.GROUPS[group.name],
-      *_aligned([found.head, *found.rows]),
+      *document.aligned([found.head, *found.rows]),
       '',
     ]
   return '\n'.join([*lines, conclude(board, groups, paid).sentence])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  shown = [[cell.replace('\n', ' ') for cell in row] for row in rows]
-  widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-  return ['  '.join(map(str.ljust, row, widths)).rstrip() for row in shown]
-
-
-def _eyebrow(board: Board, results: Mapping[str, Any]) -> str:
-  rules = board.rules
-  parts = [
-    'Arena',
-    f'{len(board.entries)} networks',
-    f'{len(rules["fresh_seeds"])} fresh seeds',
-    str((results.get('environment') or {}).get('date') or ''),
-  ]
-  return ' · '.join(filter(None, parts))
 
 
 def _group_blocks(

@@ -6,10 +6,10 @@ from typing import Any
 
 from undistillable.report import (
   conclusion,
+  conduct,
   document,
   summary as summary_lib,
   table,
-  words,
 )
 
 
@@ -118,7 +118,7 @@ def _audit(run: str, results: Mapping[str, Any] | None) -> str:
     f'**{document.escape(judged["headline"])}.** '
     f'{document.escape(judged["sentence"])}',
     table.markdown(shown),
-    document.escape(words.READING),
+    document.escape(table.READING),
   ]
   seeds = owner['accuracy']['num_seeds']
   if seeds > 1:
@@ -144,7 +144,7 @@ def _seed(run: str, results: Mapping[str, Any] | None) -> int:
 def _limits(config: Mapping[str, Any]) -> list[str]:
   """What the network, the defense and the files do not do."""
   limits = [
-    words.LIMITS,
+    conduct.LIMITS,
     'The defense is against who may ask, not against who has the files: keep '
     'them, and hand out answers.',
   ]

@@ -4,11 +4,25 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from undistillable.report import document, entries as entries_lib, words
+from undistillable.report import document, entries as entries_lib
 from undistillable.report.stats import Entry
 
+LIMITS = (
+  'A protection is known to hold only against the attacks, students and data '
+  'named here. A thief with another attack, more queries or other images may '
+  'do better. Differences within one standard error are called level.'
+)
+_MEASURED = (
+  'Means over the last epoch, of training images as they were augmented; what '
+  'each is stands with the method, as in conditions() of nasty. Where hold '
+  'exceeds push, cross entropy holds a teacher beside its adversary.'
+)
+_SOURCE = document.Link(
+  'Ma et al. (2021). Undistillable: making a nasty teacher that cannot teach '
+  'students. ICLR 2021, arXiv:2105.07381.',
+  'https://arxiv.org/abs/2105.07381',
+)
 _MAX_VALUES = 4
-_ENTRY_HEAD = ('Run', 'Method', 'Seed', 'Accuracy %', 'NLL', 'Epochs', 'Time')
 
 
 def blocks(results: Mapping[str, Any], command: str) -> list[document.Block]:
@@ -19,32 +33,46 @@ def blocks(results: Mapping[str, Any], command: str) -> list[document.Block]:
     command: what was typed to run the study, or ''.
   """
   entries = results.get('runs', [])
-  environment = results.get('environment') or {}
-  parts: list[document.Block] = [document.Heading('How it was done')]
-  if command:
-    parts += [document.Heading('Command', 3), document.Code(command)]
-  alike = common(entries)
-  if alike:
-    parts.append(document.Heading('Settings', 3))
-    parts.append(document.Table(('Setting', 'Value'), alike, words.COMMON))
+  found = results.get('environment') or {}
+  parts = [document.Heading('How it was done'), *shared(command, entries)]
   head, rows = differing(entries)
   if rows:
-    parts.append(document.Table(head, rows, words.DIFFERING))
-  if environment:
-    rows = [(str(key), str(value)) for key, value in environment.items()]
-    parts.append(document.Heading('Environment', 3))
-    parts.append(document.Table(('Item', 'Value'), rows, words.ENVIRONMENT))
+    caption = 'What differs between the kinds of network.'
+    parts.append(document.Table(head, rows, caption))
+  if found:
+    parts += environment(found, 'Versions and hardware.')
   if entries:
     parts += [document.Heading('Runs', 3), _table(entries)]
   head, rows = measured(entries)
   if rows:
     aligned = tuple(range(1, len(head)))
-    parts.append(document.Heading('Protected teachers in training', 3))
-    parts.append(
-      document.Table(head, rows, words.MEASURED, aligned, kind='entries')
-    )
-  parts += [document.Heading('Limits'), document.Text(words.LIMITS)]
-  return [*parts, document.Link(words.SOURCE, words.SOURCE_URL)]
+    parts += [
+      document.Heading('Protected teachers in training', 3),
+      document.Table(head, rows, _MEASURED, aligned, kind='entries'),
+    ]
+  return [*parts, document.Heading('Limits'), document.Text(LIMITS), _SOURCE]
+
+
+def shared(command: str, entries: Sequence[Entry]) -> list[document.Block]:
+  """What was typed, and the settings that all networks have alike."""
+  parts: list[document.Block] = []
+  if command:
+    parts += [document.Heading('Command', 3), document.Code(command)]
+  alike = common(entries)
+  if alike:
+    head, caption = ('Setting', 'Value'), 'The same in every run.'
+    parts.append(document.Heading('Settings', 3))
+    parts.append(document.Table(head, alike, caption))
+  return parts
+
+
+def environment(found: Mapping[str, Any], caption: str) -> list[document.Block]:
+  """Where it ran."""
+  rows = [(str(key), str(value)) for key, value in found.items()]
+  return [
+    document.Heading('Environment', 3),
+    document.Table(('Item', 'Value'), rows, caption),
+  ]
 
 
 def common(entries: Sequence[Entry]) -> list[tuple[str, str]]:
@@ -62,9 +90,7 @@ def differing(
   """(head, rows): the other settings, a column for each kind of network."""
   shared = {key for key, _ in common(entries)}
   models = entries_lib.models_of(entries)
-  kinds = collections.defaultdict(list)
-  for entry in sorted(entries, key=_order):
-    kinds[_kind(entry)].append(entry)
+  kinds = entries_lib.grouped(sorted(entries, key=_order), _kind)
   columns = {kind: _values(found, models) for kind, found in kinds.items()}
   keys = sorted({key for values in columns.values() for key in values})
   rows = [
@@ -80,21 +106,16 @@ def measured(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
   """(head, rows): what the methods of teachers measured in the last epoch."""
   found = {
-    entry['id']: {
-      key: value
-      for key, value in entry.get('training', {}).items()
-      if key not in ('loss', 'accuracy')
-    }
+    entry['id']: entry.get('training', {})
     for entry in sorted(entries, key=lambda e: e['id'])
     if entry['role'] == 'teacher'
   }
-  found = {name: metrics for name, metrics in found.items() if metrics}
-  keys = list(
-    dict.fromkeys(key for metrics in found.values() for key in metrics)
-  )
+  every = dict.fromkeys(key for metrics in found.values() for key in metrics)
+  keys = [key for key in every if key not in ('loss', 'accuracy')]
   rows = [
     (name, *(_number(metrics.get(key), '.3g') for key in keys))
     for name, metrics in found.items()
+    if any(key in metrics for key in keys)
   ]
   return ('Run', *(key.replace('_', ' ') for key in keys)), rows
 
@@ -125,10 +146,12 @@ def _table(entries: Sequence[Entry]) -> document.Table:
     )
   ]
   total = duration(sum(entry.get('seconds') or 0.0 for entry in entries))
-  caption = words.ENTRIES.format(number=len(rows), total=total)
-  return document.Table(
-    _ENTRY_HEAD, rows, caption, (2, 3, 4, 5, 6), kind='entries'
+  head = ('Run', 'Method', 'Seed', 'Accuracy %', 'NLL', 'Epochs', 'Time')
+  caption = (
+    f'All {len(rows)} runs, {total} in all. Accuracy and NLL (negative log '
+    'likelihood, nats) on every test image.'
   )
+  return document.Table(head, rows, caption, (2, 3, 4, 5, 6), kind='entries')
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable.report import draw, entries as entries_lib, words
+from undistillable.report import draw, entries as entries_lib
 from undistillable.report.stats import Entry
 from undistillable.report.summary import Row, Summary
 
@@ -35,22 +35,26 @@ def read(
 
 
 def figure(summary: Summary, metrics: Metrics) -> draw.Figure:
-  """Accuracy and loss by epoch: mean over seeds, band of one deviation.
-
-  Args:
-    summary: what `summary.summarize` returns.
-    metrics: {id: one dict an epoch, as in metrics.jsonl}.
-  """
+  """Accuracy and loss by epoch: mean over seeds, band of one deviation."""
   curves = collect(summary, metrics)
-  held_out = curves and accuracy_key(curves) == 'val_accuracy'
+  held_out = curves and _accuracy_key(curves) == 'val_accuracy'
+  names = dict.fromkeys(curve['panel'] for curve in curves)
+  caption = (
+    'Lines are means over seeds, bands one standard deviation. Each method '
+    'minimises a loss of its own, so compare the shapes of losses, not their '
+    'heights.'
+  )
   return draw.Figure(
     heading='How the networks learned',
     name='curves',
     draw=functools.partial(panels, curves) if curves else None,
     title='How fast each network learned: accuracy on '
     f'{"held-out" if held_out else "training"} images, and loss',
-    alt=words.curves_alt(dict.fromkeys(curve['panel'] for curve in curves)),
-    caption=words.CURVES if curves else words.NO_CURVES,
+    alt='Line charts of accuracy and training loss by epoch for '
+    f'{", ".join(names)}.',
+    caption=caption
+    if curves
+    else 'No metrics by epoch were found beside the runs.',
   )
 
 
@@ -64,14 +68,13 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
     `(epochs int[E], values float[N, E])` over N seeds, with NaN where one
     lacks an epoch.
   """
-  many = len({row['method'] for row in summary['rows'] if row['teacher']}) > 1
   curves = []
   for row in summary['rows']:
     found = [metrics[name] for name in row['ids'] if metrics.get(name)]
     if not found:
       continue
     curve = {
-      'name': words.curve_name(row),
+      'name': _name(row),
       'color': row['color'],
       'dashed': row['kind'] == 'control'
       and row['method'] != entries_lib.CONTROL,
@@ -80,14 +83,14 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
         for key in ('train_loss', 'train_accuracy', 'val_accuracy')
       },
     }
-    panels = _panels_of(row, summary['rows'], many)
+    panels = _panels_of(row, summary['rows'])
     curves += [{'panel': panel, **curve} for panel in panels]
   return curves
 
 
 def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
   """The teachers, the legend, one for each student and attack."""
-  key = accuracy_key(curves)
+  key = _accuracy_key(curves)
   names = dict.fromkeys(curve['panel'] for curve in curves)
   limits = _limits([curve['series'][key] for curve in curves])
   shown = []
@@ -95,30 +98,34 @@ def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
     chosen = [curve for curve in curves if curve['panel'] == name]
     shown.append(_panel(name, chosen, key, limits))
   looks = {curve['name']: _look(curve) for curve in curves}
-  return [shown[0], draw.legend(list(looks.items())), *shown[1:]]
+  return [shown[0], draw.legend(looks.items()), *shown[1:]]
 
 
-def accuracy_key(curves: Sequence[Curve]) -> str:
+def _accuracy_key(curves: Sequence[Curve]) -> str:
   """Held-out accuracy if every curve has it, otherwise training accuracy."""
   if all(curve['series']['val_accuracy'][0].size for curve in curves):
     return 'val_accuracy'
   return 'train_accuracy'
 
 
-def _panels_of(row: Row, rows: Sequence[Row], many: bool) -> list[str]:
+def _name(row: Row) -> str:
+  """Of a line in the legend."""
+  name = row['name'] if row['role'] == 'teacher' else row['teacher']
+  if name:
+    return f'{name}, or distilled from it'
+  alone = row['method'] == entries_lib.CONTROL
+  return 'student alone' if alone else f'student by {row["method"]} alone'
+
+
+def _panels_of(row: Row, rows: Sequence[Row]) -> list[str]:
   """Where a row is shown; who learned from no teacher is in several panels."""
   if row['role'] == 'teacher':
     return ['Teachers']
-  panel = f'Student {row["name"]}'
-  if not many:
-    return [panel]
-  mine = [row] if row['teacher'] else rows
-  attacks = dict.fromkeys(
-    other['method']
-    for other in mine
-    if other['teacher'] and other['name'] == row['name']
-  )
-  return [f'{panel} by {attack}' for attack in attacks] or [panel]
+  robbers = [other for other in rows if other['teacher']]
+  many = len({other['method'] for other in robbers}) > 1
+  mine = [row] if row['teacher'] else robbers
+  attacks = [one['method'] for one in mine if one['name'] == row['name']]
+  return draw.by_attack(row['name'], attacks, many)
 
 
 def _stack(
@@ -187,9 +194,7 @@ def _draw(
   mean, std = _mean_and_std(values)
   marker = 'o' if epochs.size <= 3 else None
   ax.plot(epochs, mean, marker=marker, markersize=4, **look)
-  ax.fill_between(
-    epochs, mean - std, mean + std, color=look['color'], alpha=0.2, linewidth=0
-  )
+  draw.band(ax, epochs, mean, std, look['color'])
 
 
 def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -94,6 +94,21 @@ def markdown_table(
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
+def aligned(
+  rows: Iterable[Sequence[str]], numeric: Collection[int] = ()
+) -> list[str]:
+  """The lines of a table for a terminal."""
+  shown = [[cell.replace('\n', ' ') for cell in row] for row in rows]
+  widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+  return [
+    '  '.join(
+      cell.rjust(width) if i in numeric else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in shown
+  ]
+
+
 def escape(text: str) -> str:
   """Markdown that shows the text as it is: names may hold bars or tags."""
   for mark in _MARKS:
@@ -112,18 +127,13 @@ def page(
 ) -> str:
   """A whole report as one HTML page that needs nothing else, no network.
 
-  Args:
-    title: heading of the page.
-    headline: the conclusion in a few words.
-    sentence: the conclusion in a sentence.
-    parts: below it.
-    eyebrow: a line above the title.
-    tone: 'good', 'bad' or 'open', the colour of the headline.
+  `eyebrow` is a line above the title, `tone` 'good', 'bad' or 'open', the
+  colour of the headline.
   """
   sections: list[list[str]] = []
   for part in parts:
     if isinstance(part, Heading) and part.level == 2 or not sections:
-      sections.append([])
+      sections.append(['<section>'])
     sections[-1].append(_html(part))
   return string.Template(resource('report.html')).substitute(
     css=resource('report.css'),
@@ -132,9 +142,7 @@ def page(
     headline=_quote(headline),
     sentence=_quote(sentence),
     tone=_quote(tone),
-    body='\n'.join(
-      '\n'.join(['<section>', *section, '</section>']) for section in sections
-    ),
+    body='\n'.join('\n'.join([*one, '</section>']) for one in sections),
   )
 
 

@@ -11,10 +11,11 @@ import pathlib
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 import PIL.Image
 from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
@@ -34,6 +35,14 @@ COLORS: dict[str, str] = dict(
     r'--([\w-]+): (#[0-9a-f]{6});',
     document.resource('report.css').split('}')[0],
   )
+)
+
+NO_LOGITS = 'The study kept no responses of its teachers (no responses.npz).'
+NO_ACCURACY = 'No run has finished: there is no accuracy to show.'
+COLORS_TOLD = (
+  'Grey: students on their own. Blue: the normal teacher and students who '
+  'learned from it. Orange and other colours: protected teachers and the '
+  'students of each.'
 )
 
 STYLE: dict[Any, Any] = {
@@ -111,14 +120,45 @@ def heading(figure: mpl_figure.Figure, text: str, color: str = 'ink') -> None:
 
 
 def legend(
-  entries: Sequence[tuple[str, dict[str, Any]]], columns: int = 1
+  entries: Iterable[tuple[str, dict[str, Any]]], columns: int = 1
 ) -> mpl_figure.Figure:
   """A panel of [(name, how its line is drawn)]."""
-  rows = -(-len(entries) // columns)
-  figure = panel(0.15 + 0.22 * rows)
   handles = [lines.Line2D([], [], label=label, **k) for label, k in entries]
+  figure = panel(0.15 + 0.22 * -(-len(handles) // columns))
   figure.legend(handles=handles, loc='upper left', ncols=columns)
   return figure
+
+
+def band(
+  axes: mpl_axes.Axes,
+  x: Sequence[float] | np.ndarray,
+  mean: np.ndarray,
+  spread: np.ndarray,
+  color: str,
+) -> None:
+  """What a line may be off by, around it."""
+  axes.fill_between(
+    x, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0
+  )
+
+
+def no_ticks(axes: mpl_axes.Axes) -> None:
+  """Of a picture, whose axes are no numbers."""
+  axes.set_xticks([])
+  axes.set_yticks([])
+
+
+def clipped(name: str) -> str:
+  """The name of a class, where there is room for 12 letters."""
+  return name if len(name) <= 12 else f'{name[:11]}…'
+
+
+def by_attack(student: str, attacks: Iterable[str], many: bool) -> list[str]:
+  """The panels in which a student stands: one an attack, if there are many."""
+  panel = f'Student {student}'
+  if not many:
+    return [panel]
+  return [f'{panel} by {name}' for name in dict.fromkeys(attacks)] or [panel]
 
 
 def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:

@@ -14,10 +14,10 @@ import threadpoolctl
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 from sklearn import manifold, metrics, neighbors
 
-from undistillable.report import draw, words
+from undistillable.report import draw
 
 # (key, heading, colour): features and logits of both teachers.
-PANELS = (
+_PANELS = (
   ('normal_features', 'Normal: features', 'normal'),
   ('nasty_features', 'Nasty: features', 'defense-0'),
   ('normal_logits', 'Normal: logits', 'normal'),
@@ -36,7 +36,6 @@ CLASS_COLORS = (
   '#8f8c1c',
   '#1299a8',
 )
-_MAX_NAME_CHARS = 12
 
 _MAX_PERPLEXITY = 30.0
 _NUM_NEIGHBORS = 5
@@ -188,44 +187,54 @@ def figure(
 
   Args:
     arrays: mapping with `label` int[M], `class_names` str[K] and the points
-      of `project`, float[M, 2], by the keys of `PANELS`.
+      of `project`, float[M, 2], by the keys of `_PANELS`.
     numbers: {key: what `separation` returns}; written below the panel.
 
   Raises:
     ValueError: for points that are not float[M, 2] or a label without name.
   """
   _check(arrays)
-  told = {
-    (key, head): words.separation(numbers[key])
-    for key, head, _ in PANELS
-    if key in numbers
-  }
+  told = {key: _told(found) for key, found in numbers.items()}
   num_images, num_classes = len(arrays['label']), len(arrays['class_names'])
+  alt = [
+    f'Four t-SNE maps of {num_images} test images of {num_classes} classes, '
+    'coloured by class.'
+  ]
+  alt += [f'{head}: {told[key]}.' for key, head, _ in _PANELS if key in told]
+  shared = ''
+  if num_classes > len(CLASS_COLORS):
+    shared = (
+      f'{num_classes} classes share {len(CLASS_COLORS)} colours, so one colour '
+      'is several classes. '
+    )
   return draw.Figure(
     heading='Where the test images lie',
     name='embedding',
-    draw=functools.partial(
-      panels, arrays, {key: text for (key, _), text in told.items()}
-    ),
+    draw=functools.partial(_panels, arrays, told),
     title='Where each teacher puts the test images, coloured by class',
-    alt=words.embedding_alt(
-      num_images, num_classes, {head: text for (_, head), text in told.items()}
-    ),
-    caption=words.embedding(num_classes, len(CLASS_COLORS)),
+    alt=' '.join(alt),
+    caption='Each point is a test image, placed by t-SNE: close images get '
+    'similar answers, while the axes and the distances between clusters mean '
+    f'nothing. {shared}Silhouette: how far classes lie apart in the vectors '
+    'themselves, from −1 to 1. Neighbours: how often most of the 5 nearest '
+    'images are of the own class.',
   )
 
 
-def panels(
+def _told(numbers: Mapping[str, float]) -> str:
+  """What `separation` returns."""
+  rounded = round(numbers['silhouette'], 2) + 0.0  # No −0.00.
+  silhouette = f'{rounded:.2f}'.replace('-', '−')
+  neighbors = f'{numbers["neighbor_accuracy"]:.1f}%'
+  return f'silhouette {silhouette}, neighbours of one class {neighbors}'
+
+
+def _panels(
   arrays: Mapping[str, Any], told: Mapping[str, str]
 ) -> list[mpl_figure.Figure]:
-  """The four maps, and the legend.
-
-  Args:
-    arrays: see `figure`.
-    told: what stands below them, by the keys of `PANELS`.
-  """
+  """The four maps, each with what is told of it, and the legend."""
   shown = []
-  for key, head, color in PANELS:
+  for key, head, color in _PANELS:
     panel = draw.panel(draw.WIDTH)
     axes = panel.subplots()
     _draw(axes, np.asarray(arrays[key]), np.asarray(arrays['label']))
@@ -235,13 +244,9 @@ def panels(
   names = [str(name) for name in arrays['class_names']]
   if len(names) > len(CLASS_COLORS):
     return shown  # The caption says that classes share colours.
-  looks: list[tuple[str, dict[str, Any]]] = [
-    (
-      name
-      if len(name) <= _MAX_NAME_CHARS
-      else f'{name[: _MAX_NAME_CHARS - 1]}…',
-      {'color': color, 'linestyle': 'none', 'marker': 'o', 'markersize': 6},
-    )
+  look = {'linestyle': 'none', 'marker': 'o', 'markersize': 6}
+  looks = [
+    (draw.clipped(name), {**look, 'color': color})
     for name, color in zip(names, CLASS_COLORS, strict=False)
   ]
   return [*shown, draw.legend(looks, columns=3)]
@@ -250,7 +255,7 @@ def panels(
 def _check(arrays: Mapping[str, Any]) -> None:
   """An error that says which array is wrong."""
   label, names = np.asarray(arrays['label']), arrays['class_names']
-  for key, _, _ in PANELS:
+  for key, _, _ in _PANELS:
     shape = np.shape(arrays[key])
     if shape != (len(label), 2):
       raise ValueError(
@@ -277,6 +282,5 @@ def _draw(axes: mpl_axes.Axes, points: np.ndarray, label: np.ndarray) -> None:
     alpha=0.85,
     rasterized=True,  # Thousands of shapes make a page slow.
   )
-  axes.set_xticks([])
-  axes.set_yticks([])
+  draw.no_ticks(axes)
   axes.spines[:].set_visible(True)

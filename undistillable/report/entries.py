@@ -10,9 +10,10 @@ import collections
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from undistillable.report import stats
 from undistillable.report.stats import Entry
 
 CONTROL = 'scratch'
@@ -57,28 +58,47 @@ def kind_of(entry: Entry, by_id: ById) -> str:
   return 'normal' if owner['method'] == NORMAL else 'protected'
 
 
-def pairs(
-  entries: Iterable[Entry], key: str, by_id: ById
-) -> Iterator[tuple[Entry, Entry]]:
-  """Each entry beside its 'control', 'normal' or 'null', where that is known.
+def numbers(
+  group: Sequence[Entry], by_id: ById
+) -> dict[str, stats.Stat | None]:
+  """What is known of some networks that differ in their seeds.
 
-  The usual comparison: a student with itself trained alone, a protected
-  teacher or its student with the normal teacher or the same attack on that; or
-  an attack with the same attack on nobody.
+  Returns:
+    `accuracy`, in percent; `difference` of a protected teacher to the normal
+    one, of a student to the same student alone; `effect`, of a student to the
+    same attack on the normal teacher; `excess`, of an attack to the same
+    attack on nobody. Seed by seed, as `stats.stat` makes them; None where
+    nothing is to be compared with.
   """
+
+  def to(key: str) -> stats.Stat | None:
+    return stats.difference(
+      [(entry, by_id[entry[key]]) for entry in group if entry.get(key) in by_id]
+    )
+
+  student = group[0]['role'] == 'student'
+  return {
+    'accuracy': stats.accuracy(group),
+    'difference': to('control' if student else 'normal'),
+    'effect': to('normal') if student else None,
+    'excess': to('null'),
+  }
+
+
+def grouped(
+  entries: Iterable[Entry], key_fn: Callable[[Entry], Hashable]
+) -> dict[Any, list[Entry]]:
+  """{key: its entries}, in the order in which they come."""
+  groups = collections.defaultdict(list)
   for entry in entries:
-    other = entry.get(key)
-    if other is not None and other in by_id:
-      yield entry, by_id[other]
+    groups[key_fn(entry)].append(entry)
+  return groups
 
 
 def settings(entry: Entry, models: Mapping[str, str]) -> dict[str, Any]:
   """{'recipe.epochs': 30, ...}: the config without the seed.
 
-  Args:
-    entry: of one network.
-    models: {id: its model}; parents are shown as these, as their ids differ
-      from seed to seed.
+  Parents are shown as their models, {id: model}: ids differ by seed.
   """
   config = dict(entry.get('config') or {})
   config['parents'] = {
@@ -97,16 +117,17 @@ def models_of(entries: Iterable[Entry]) -> dict[str, str]:
 
 def differing(entries: Sequence[Entry], models: Mapping[str, str]) -> list[str]:
   """The settings in which two entries with one seed differ."""
-  by_seed = collections.defaultdict(list)
-  for entry in entries:
-    by_seed[entry['seed']].append(settings(entry, models))
-  keys = {key for configs in by_seed.values() for c in configs for key in c}
+  configs_of = [
+    [settings(entry, models) for entry in group]
+    for group in grouped(entries, lambda entry: entry['seed']).values()
+  ]
+  keys = {key for configs in configs_of for c in configs for key in c}
   return sorted(
     key
     for key in keys
     if any(
       len({json.dumps(config.get(key), default=str) for config in configs}) > 1
-      for configs in by_seed.values()
+      for configs in configs_of
     )
   )
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 
 from undistillable.attacks import synthesis
-from undistillable.report import draw, words
+from undistillable.report import draw
 
 _COLORS = {'normal': 'normal', 'nasty': 'defense-0'}
 
@@ -25,36 +25,48 @@ def figure(arrays: Mapping[str, np.ndarray], numbers: Numbers) -> draw.Figure:
       of all classes at a time, and likewise 'nasty'.
     numbers: what is said of them, seed by seed.
   """
-  told = {
-    name: words.images_told(_mean(numbers.get(name, {}))) for name in _COLORS
-  }
-  counts = {name: len(arrays[name]) for name in _COLORS if name in arrays}
+  told = {name: _told(numbers.get(name, {})) for name in _COLORS}
+  alt = ['Two grids of images made up from the weights of teachers.']
+  alt += [
+    f'{name} teacher, {len(arrays[name])} images: {told[name]}.'
+    for name in _COLORS
+    if name in arrays
+  ]
   return draw.Figure(
     heading='Images made up from the weights',
     name='images',
-    draw=functools.partial(panels, arrays, told),
+    draw=functools.partial(_panels, arrays, told),
     title='Images from the weights of both teachers',
-    alt=words.images_alt(counts, told),
-    caption=words.IMAGES,
+    alt=' '.join(alt),
+    caption='Images that DeepInversion made from nothing but the weights of a '
+    'teacher, a column for each class that they were made for. The judge is a '
+    'network that was trained alone and knows neither teacher.',
   )
 
 
-def panels(
+def _told(by_seed: Mapping[str, Mapping[str, Any]]) -> str:
+  """How many of the images the teacher and the judge recognise."""
+  if not by_seed:
+    return 'none'
+  teacher, judge = (
+    statistics.fmean(found[key] for found in by_seed.values())
+    for key in ('teacher_accuracy', 'judge_accuracy')
+  )
+  return (
+    f'recognised by the teacher {teacher:.0f} %, by the judge {judge:.0f} %'
+  )
+
+
+def _panels(
   arrays: Mapping[str, np.ndarray], told: Mapping[str, str]
 ) -> list[mpl_figure.Figure]:
-  """One for each teacher.
-
-  Args:
-    arrays: see `figure`.
-    told: what stands below the images of each.
-  """
+  """One for each teacher, and below it what is told."""
   shown = []
   for name, color in _COLORS.items():
     panel = draw.panel(2.7)
     axes = panel.subplots()
     axes.set_title(f'{name} teacher', color=draw.COLORS[color])
-    axes.set_xticks([])
-    axes.set_yticks([])
+    draw.no_ticks(axes)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(told[name], loc='left', color=draw.COLORS['ink'])
     if name in arrays:
@@ -69,12 +81,3 @@ def panels(
       )
     shown.append(panel)
   return shown
-
-
-def _mean(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """What the teacher and the judge find in them, over the seeds."""
-  return {
-    key: statistics.fmean(found[key] for found in by_seed.values())
-    for key in ('teacher_accuracy', 'judge_accuracy')
-    if by_seed
-  }

@@ -4,15 +4,14 @@ The figure of Ma et al. (2021), arXiv:2105.07381, section 4.3: the logits of a
 normal teacher show one peak, those of a nasty one several.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
 from undistillable import losses
-from undistillable.report import draw, peaks, summary as summary_lib, words
+from undistillable.report import draw, peaks, summary as summary_lib
 from undistillable.report.summary import Row, Summary
 
 _MAX_IMAGES = 6
@@ -20,14 +19,11 @@ _MAX_IMAGES = 6
 _MAX_NAMED = 12
 _MAX_NAME_CHARS = 3
 
-# (the row of a teacher, its logits float[M, K]).
-_Answers = Sequence[tuple[Row, np.ndarray]]
-
 
 def figure(
   summary: Summary, responses: Mapping[str, np.ndarray] | None
 ) -> draw.Figure:
-  """The images, and the logits and probabilities of each teacher.
+  """A few images, and the logits and probabilities of each teacher.
 
   Args:
     summary: what `summary.summarize` returns.
@@ -44,30 +40,28 @@ def figure(
   ]
   if not answers or responses is None:
     return draw.Figure(
-      'What a thief sees', 'logits', None, '', '', words.NO_LOGITS
+      'What a thief sees', 'logits', None, '', '', draw.NO_LOGITS
     )
   picked = _pick(responses['label'])
   counts = {
     row['label']: float(np.mean(peaks.count(logits[picked])))
     for row, logits in answers
   }
-  title = words.logits_title(counts, len(picked))
+  told = [f'the {name} teacher {count:.1f}' for name, count in counts.items()]
+  title = f'Peaks in the answers to {len(picked)} test images: '
+  title += ', '.join(told)
   return draw.Figure(
     heading='What a thief sees',
     name='logits',
-    draw=functools.partial(panels, responses, answers),
+    draw=lambda: [_panel(responses, picked, *answer) for answer in answers],
     title=title,
-    alt=f'{title}. {words.LOGITS_ALT}',
-    caption=f'{title}: {words.LOGITS}',
+    alt=f'{title}. Bars of the logits and probabilities of each teacher over '
+    'the classes, for the same test images.',
+    caption=f'{title}: classes at least half as far above the mean logit as '
+    'the highest. The full-coloured bar is the true class. A client reads off '
+    'the highest bar alone; a student learns from all of them, so false peaks '
+    'mislead it.',
   )
-
-
-def panels(
-  responses: Mapping[str, np.ndarray], answers: _Answers
-) -> list[mpl_figure.Figure]:
-  """One for each teacher: its answers to a few images."""
-  picked = _pick(responses['label'])
-  return [_panel(responses, picked, *answer) for answer in answers]
 
 
 def _pick(labels: np.ndarray) -> np.ndarray:
@@ -109,11 +103,11 @@ def _draw_image(axes: mpl_axes.Axes, image: np.ndarray, name: str) -> None:
   if image.shape[-1] == 1:
     image = np.repeat(image, 3, axis=-1)
   axes.imshow(image, interpolation='nearest')
-  axes.set_xticks([])
-  axes.set_yticks([])
+  draw.no_ticks(axes)
   axes.spines['bottom'].set_visible(False)
-  name = name if len(name) <= 12 else f'{name[:11]}…'
-  axes.set_xlabel(name, loc='left', color=draw.COLORS['ink'], labelpad=2)
+  axes.set_xlabel(
+    draw.clipped(name), loc='left', color=draw.COLORS['ink'], labelpad=2
+  )
 
 
 def _draw_column(
@@ -159,6 +153,5 @@ def _name_classes(column: np.ndarray, names: list[str]) -> None:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-  """Probabilities at temperature 1: what a client of the model is shown."""
   powers = np.exp(logits - logits.max(axis=1, keepdims=True))
   return powers / powers.sum(axis=1, keepdims=True)

@@ -14,14 +14,12 @@ import numpy.typing as npt
 from matplotlib import figure as mpl_figure
 
 from undistillable import losses
-from undistillable.report import draw, words
+from undistillable.report import draw
 from undistillable.report.summary import NUM_COLORS
 
 # A peak is a class above this share of the way from the mean to the top.
 _SHARE = 0.5
 
-# {name of a teacher: what `statistics` returned for each seed}.
-ByName = Mapping[str, Sequence[Mapping[str, Any]]]
 BARS = ('1', '2', '3', '4', '5 or more')
 
 
@@ -118,7 +116,7 @@ def _mean_entropy(log_p: np.ndarray) -> float:
   return float(-np.sum(np.exp(log_p) * log_p, axis=1).mean())
 
 
-def figure(by_name: ByName) -> draw.Figure:
+def figure(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> draw.Figure:
   """Share of the test images by number of peaks, in bars side by side.
 
   Args:
@@ -130,18 +128,31 @@ def figure(by_name: ByName) -> draw.Figure:
     name: statistics_lib.fmean(one['mean_peaks'] for one in found)
     for name, found in by_name.items()
   }
-  percent = {name: shares(found) for name, found in by_name.items()}
+  percent = {name: _shares(found) for name, found in by_name.items()}
+  alt = ['Bars of the share of test images by number of peaks.']
+  for name, mean in means.items():
+    told = [
+      f'{bar}: {share:.1f}%'
+      for bar, share in zip(BARS, percent[name].mean(axis=0), strict=True)
+    ]
+    alt.append(f'{name} teacher, {mean:.1f} on average: {", ".join(told)}.')
+  caption = (
+    'A peak is a class at least half as far above the mean logit as the '
+    'highest. Bars are means over seeds, circles single seeds. A student '
+    'learns from all peaks, so false ones mislead it.'
+  )
   return draw.Figure(
     heading='How many peaks',
     name='peaks',
-    draw=functools.partial(panels, percent) if percent else None,
-    title=words.peaks_title(means),
-    alt=words.peaks_alt(means, percent, BARS),
-    caption=words.PEAKS if percent else words.NO_LOGITS,
+    draw=functools.partial(_panels, percent) if percent else None,
+    title='Peaks in the answer to an image: '
+    + ', '.join(f'{name} {mean:.1f}' for name, mean in means.items()),
+    alt=' '.join(alt),
+    caption=caption if percent else draw.NO_LOGITS,
   )
 
 
-def shares(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _shares(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
   """Percent of images with 1, 2, 3, 4, 5 or more peaks: float[seeds, 5]."""
   rows = np.zeros((len(found), len(BARS)))
   for row, one in zip(rows, found, strict=True):
@@ -153,7 +164,7 @@ def shares(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
   return rows
 
 
-def panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
+def _panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
   """The bars of {name of a teacher: float[seeds, 5]}, and the legend."""
   panel = draw.panel(2.6)
   axes = panel.subplots()

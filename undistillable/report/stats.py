@@ -2,13 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-# One trained network, as results.json has it; `id` is its key there.
-Entry = Mapping[str, Any]
-# What `stat` makes: plain JSON.
-Stat = dict[str, Any]
+Entry = Mapping[str, Any]  # One trained network, as results.json has it.
+Stat = dict[str, Any]  # What `stat` makes: plain JSON.
 
 # Differences that print as 0.0 points are called even, whatever their error.
 _PRINTED_ZERO = 0.05
@@ -19,41 +17,36 @@ def stat(
 ) -> Stat | None:
   """{seed: value} -> mean, standard deviation (ddof=1), number of seeds.
 
-  Args:
-    by_seed: the values.
-    sampling_error: the standard error of one of them, for being measured on so
-      many test images and not on all there could be; None where unknown.
+  `sampling_error` is the standard error of one value, for being measured on so
+  many test images and not on all there could be; None where unknown.
   """
   if not by_seed:
     return None
-  values = [by_seed[seed] for seed in sorted(by_seed)]
+  by_seed = dict(sorted(by_seed.items()))
+  values = list(by_seed.values())
   return {
     'mean': statistics.fmean(values),
     'std': statistics.stdev(values) if len(values) > 1 else None,
     'num_seeds': len(values),
     'sampling_error': sampling_error,
-    'by_seed': {str(seed): by_seed[seed] for seed in sorted(by_seed)},
+    'by_seed': {str(seed): value for seed, value in by_seed.items()},
   }
 
 
-def accuracy(entries: Iterable[Entry]) -> Stat | None:
+def accuracy(entries: Sequence[Entry]) -> Stat | None:
   """The test accuracy of networks, one a seed."""
-  entries = list(entries)
   return stat(
     {entry['seed']: float(entry['test_accuracy']) for entry in entries},
     mean_error([sampling_error(entry) for entry in entries]),
   )
 
 
-def difference(
-  pairs: Iterable[tuple[Entry, Entry]],
-) -> Stat | None:
+def difference(pairs: Sequence[tuple[Entry, Entry]]) -> Stat | None:
   """Of the first's test accuracy to the second's; one pair a seed.
 
   Its sampling error is that of two sets of test images. Both networks see the
   same one, so that it is rather less.
   """
-  pairs = list(pairs)
   return stat(
     {
       one['seed']: one['test_accuracy'] - two['test_accuracy']
@@ -67,11 +60,6 @@ def negative(found: Stat) -> Stat:
   """A loss for a gain: the same with every value turned round."""
   by_seed = {seed: -value for seed, value in found['by_seed'].items()}
   return found | {'mean': -found['mean'], 'by_seed': by_seed}
-
-
-def add_errors(one: float | None, other: float | None) -> float | None:
-  """The sampling error of a difference; None where one is unknown."""
-  return None if one is None or other is None else math.hypot(one, other)
 
 
 def verdict(difference: Stat | None) -> str | None:
@@ -103,6 +91,16 @@ def spread(found: Stat) -> float:
   return standard_error(found) if found['std'] is None else found['std']
 
 
+def plus_minus(found: Stat | None, sign: str = '') -> str:
+  """'71.6 ± 2.1', without the deviation for one seed."""
+  if found is None:
+    return '·'
+  text = f'{found["mean"]:{sign}.1f}'
+  # No '-0.0': a reader takes it for a loss.
+  text = text.replace('-0.0', '+0.0' if sign else '0.0')
+  return text if found['std'] is None else f'{text} ± {found["std"]:.1f}'
+
+
 def sampling_error(entry: Entry) -> float | None:
   """That of a network's test accuracy, in percentage points."""
   return proportion_error(entry['test_accuracy'], entry.get('test_examples'))
@@ -114,7 +112,12 @@ def proportion_error(percent: float, number: int | None) -> float | None:
   return number and 100 * math.sqrt(share * (1 - share) / number)
 
 
-def mean_error(errors: list[float | None]) -> float | None:
+def add_errors(one: float | None, other: float | None) -> float | None:
+  """The sampling error of a difference; None where one is unknown."""
+  return None if one is None or other is None else math.hypot(one, other)
+
+
+def mean_error(errors: Sequence[float | None]) -> float | None:
   """Of errors; None where one is unknown."""
   known = [error for error in errors if error is not None]
   return (

@@ -6,7 +6,7 @@ one too, so the paired difference is far less noisy than that of the means.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from undistillable.report import conclusion, entries as entries_lib, stats
@@ -33,8 +33,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     (what is missing), `headline`, `sentence` and `tone`. A row is one kind of
     network over all its seeds, teachers first:
       role: 'teacher' or 'student'.
-      kind: 'normal' or 'protected', by the teacher that it is or learned
-        from; 'control' for a student who learned from none.
+      kind: see `entries.kind_of`.
       dataset, model, method: as in the entries.
       name: of a teacher, as 'nasty cnn8 (omega 0.1)'; of a student, its model
         and the setting in which controls differ, if any.
@@ -44,23 +43,19 @@ def summarize(entries: Sequence[Entry]) -> Summary:
       color: 'control', 'normal' or 'defense-0', ...: a custom property of the
         page, the same for a teacher and who learned from it.
       ids: of the entries.
-      accuracy: see `stats.stat`, in percent.
-      best: the same of the best epoch on the test set, or None; nothing is
+      accuracy, difference, effect, excess: see `entries.numbers`.
+      best: accuracy of the best epoch on the test set, or None; nothing is
         judged by it.
-      difference: of a protected teacher to the normal one, of a student to
-        the same student alone; its `verdict` is 'gain', 'even' or 'loss'.
-      effect: of a student to the same attack on the normal teacher.
-      excess: of a student to the same attack on nobody: what was stolen.
-      failed: whether a protection took nothing away from this thief.
-    Where nothing is to be compared with, these are None.
+      verdict: of the difference: 'gain', 'even', 'loss' or None.
+      failed: whether a protection took nothing away from this thief, or None.
   """
   usable, notes = entries_lib.usable(entries)
-  found = _Table(usable, entries_lib.models_of(entries), notes)
+  rows = _Table(usable, entries_lib.models_of(entries), notes).rows
   summary: Summary = {
-    'rows': found.rows,
+    'rows': rows,
     'seeds': sorted({entry['seed'] for entry in _trained(usable) or usable}),
     'num_networks': len(usable),
-    'notes': notes + _missing(found.rows, usable),
+    'notes': notes + _missing(rows, usable),
   }
   return summary | conclusion.judge(summary)
 
@@ -99,77 +94,82 @@ class _Table:
     self._add_students([e for e in usable if e['role'] == 'student'])
 
   def _add_teachers(self, teachers: Sequence[Entry]) -> None:
-    kinds = _grouped(teachers, 'dataset', 'model', 'method')
     datasets = {entry['dataset'] for entry in teachers}
     networks = {entry['model'] for entry in teachers}
     num_protected = 0
+    kinds = _grouped(
+      teachers, lambda e: (e['dataset'], e['model'], e['method'])
+    )
     for (dataset, model, method), kind in kinds:
       for setting, group in self._by_setting(kind):
         word = 'normal' if method == entries_lib.NORMAL else method
         where = f' ({setting})' if setting else ''
         where += f' on {dataset}' if len(datasets) > 1 else ''
         name = f'{word} {model}{where}'
-        label = name if len(networks) > 1 else f'{word}{where}'
-        color = 'normal'
+        row = self._add(group, name, setting, name)
+        row['label'] = name if len(networks) > 1 else f'{word}{where}'
+        row['color'] = 'normal'
         if method != entries_lib.NORMAL:
-          color = f'defense-{num_protected % NUM_COLORS}'
+          row['color'] = f'defense-{num_protected % NUM_COLORS}'
           num_protected += 1
-        first = self._one_per_seed(group, name)
-        row = self._row(first, name, setting) | {'label': label, 'color': color}
-        self.rows.append(row)
         self._teacher_rows |= {entry['id']: row for entry in group}
 
   def _add_students(self, students: Sequence[Entry]) -> None:
-    for _, kind in _grouped(students, 'dataset', 'model'):
+    for (_, model), kind in _grouped(
+      students, lambda e: (e['dataset'], e['model'])
+    ):
       alone = [e for e in kind if e['method'] == entries_lib.CONTROL]
-      swept = entries_lib.differing(alone, self._models)
-      networks = collections.defaultdict(list)
-      for entry in kind:
-        control = self._by_id.get(entry['control'], entry)
-        found = entries_lib.setting_of(control, swept, self._models)
-        networks[found].append(entry)
-      for setting, network in sorted(networks.items(), key=_order):
-        model = network[0]['model']
+      for setting, network in self._by_setting(
+        kind, alone, lambda e: self._by_id.get(e['control'], e)
+      ):
         name = f'{model} ({setting})' if setting else model
         controls = [e for e in network if e['method'] == entries_lib.CONTROL]
         if controls:
-          first = self._one_per_seed(controls, f'{name} trained alone')
-          self.rows.append(self._row(first, name, ''))
+          self._add(controls, name, '', f'{name} trained alone')
         self._add_attacks(name, [e for e in network if e not in controls])
 
   def _add_attacks(self, name: str, attacks: Sequence[Entry]) -> None:
-    kinds = collections.defaultdict(list)
-    for entry in attacks:
+    def key(entry: Entry) -> tuple[bool, str, bool, str]:
       teacher = self._teacher_rows.get(entry['teacher'], {})
       protected = teacher.get('kind') == 'protected'
-      teacher_name = teacher.get('name') or ''
-      key = bool(teacher), entry['method'], protected, teacher_name
-      kinds[key].append(entry)
-    for key, kind in sorted(kinds.items(), key=_order):
-      _, method, _, teacher_name = key
+      return bool(teacher), entry['method'], protected, teacher.get('name', '')
+
+    for (_, method, _, teacher_name), kind in _grouped(attacks, key):
       for setting, group in self._by_setting(kind):
         what = f'{name} by {method} from {teacher_name or "nobody"}'
         what += f' ({setting})' if setting else ''
-        first = self._one_per_seed(group, what)
-        self.rows.append(self._row(first, name, setting))
+        self._add(group, name, setting, what)
 
-  def _one_per_seed(self, group: Sequence[Entry], what: str) -> list[Entry]:
-    """The first of each seed: networks that differ in nothing are no seeds."""
+  def _by_setting(
+    self,
+    kind: Sequence[Entry],
+    alike: Sequence[Entry] | None = None,
+    of: Callable[[Entry], Entry] = lambda entry: entry,
+  ) -> list[tuple[str, list[Entry]]]:
+    """Networks of one kind by what was swept; '' where nothing was.
+
+    Swept is what differs among `alike`, of which an entry may stand for others.
+    """
+    keys = entries_lib.differing(kind if alike is None else alike, self._models)
+    return _grouped(
+      kind, lambda e: entries_lib.setting_of(of(e), keys, self._models)
+    )
+
+  def _add(
+    self, group: Sequence[Entry], name: str, setting: str, what: str
+  ) -> Row:
+    """A row of networks that differ in their seeds, the first of each."""
     first: dict[int, Entry] = {}
     for entry in group:
+      # Networks that differ in nothing are no seeds.
       if first.setdefault(entry['seed'], entry) is not entry:
         self._notes.append(
           f'{what}: two runs with seed {entry["seed"]}; {entry["id"]} is left '
           'out.'
         )
-    return list(first.values())
-
-  def _row(self, group: Sequence[Entry], name: str, setting: str) -> Row:
-    """What is known of some networks that differ in their seeds."""
-    entry = group[0]
-    student = entry['role'] == 'student'
+    group, entry = list(first.values()), group[0]
+    numbers = entries_lib.numbers(group, self._by_id)
     owner = self._teacher_rows.get(entry['teacher'])
-    difference = self._difference(group, 'control' if student else 'normal')
     row = {
       'role': entry['role'],
       'kind': entries_lib.kind_of(entry, self._by_id),
@@ -182,26 +182,15 @@ class _Table:
       'setting': setting,
       'color': owner['color'] if owner else 'control',
       'ids': [entry['id'] for entry in group],
-      'accuracy': stats.accuracy(group),
+      'accuracy': numbers['accuracy'],
       'best': _best(group),
-      'difference': difference,
-      'verdict': stats.verdict(difference),
-      'effect': self._difference(group, 'normal') if student else None,
-      'excess': self._difference(group, 'null'),
+      'difference': numbers['difference'],
+      'verdict': stats.verdict(numbers['difference']),
+      'effect': numbers['effect'],
+      'excess': numbers['excess'],
     }
-    return row | {'failed': _failed(row)}
-
-  def _difference(self, group: Sequence[Entry], key: str) -> stats.Stat | None:
-    return stats.difference(entries_lib.pairs(group, key, self._by_id))
-
-  def _by_setting(self, kind: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
-    """Networks of one kind by what was swept; '' where nothing was."""
-    keys = entries_lib.differing(kind, self._models)
-    groups = collections.defaultdict(list)
-    for entry in kind:
-      found = entries_lib.setting_of(entry, keys, self._models)
-      groups[found].append(entry)
-    return sorted(groups.items(), key=_order)
+    self.rows.append(row | {'failed': _failed(row)})
+    return self.rows[-1]
 
 
 def _failed(row: Row) -> bool | None:
@@ -280,12 +269,9 @@ def _one_seed(usable: Sequence[Entry]) -> list[str]:
 
 
 def _grouped(
-  entries: Iterable[Entry], *keys: str
-) -> list[tuple[tuple[str, ...], list[Entry]]]:
-  groups = collections.defaultdict(list)
-  for entry in entries:
-    groups[tuple(entry[key] for key in keys)].append(entry)
-  return sorted(groups.items(), key=_order)
+  entries: Sequence[Entry], key_fn: Callable[[Entry], Hashable]
+) -> list[tuple[Any, list[Entry]]]:
+  return sorted(entries_lib.grouped(entries, key_fn).items(), key=_order)
 
 
 def _order(item: tuple[Any, Any]) -> list[Any]:

@@ -5,14 +5,13 @@ multiples: one panel a network, all on one scale of accuracy.
 """
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable.report import draw, stats, sweeps, words
+from undistillable.report import draw, entries, stats, sweeps
 from undistillable.report.summary import NUM_COLORS
 
 # {'panel', 'name', 'color', 'points': {x: Stat}}; a line that does not depend
@@ -48,9 +47,51 @@ def figure(
     name='sweep',
     draw=functools.partial(panels, lines, x_label, log_x) if lines else None,
     title=f'Test accuracy of each network by {x_label}',
-    alt=words.sweep_alt(lines, x_label),
-    caption=words.sweep(lines) if lines else words.NO_ACCURACY,
+    alt=_alt(lines, x_label),
+    caption=_caption(lines) if lines else draw.NO_ACCURACY,
   )
+
+
+def _caption(lines: Iterable[Line]) -> str:
+  accuracies = [a for line in lines for a in line['points'].values()]
+  text = (
+    f'{draw.COLORS_TOLD} A dashed line without points does not depend on the '
+    'setting; a gap is a run that is missing. '
+  )
+  if all(accuracy['num_seeds'] == 1 for accuracy in accuracies):
+    text += 'Every point is one seed'
+    if any(map(stats.spread, accuracies)):
+      text += ', bands one standard error for the number of test images'
+    return f'{text}.'
+  return (
+    f'{text}Large points are means over seeds, bands one standard deviation, '
+    'small points single seeds.'
+  )
+
+
+def _alt(lines: Sequence[Line], x_label: str) -> str:
+  """Where each line starts, ends and is lowest."""
+  parts = [f'Line charts of test accuracy by {x_label}.']
+  for panel in dict.fromkeys(line['panel'] for line in lines):
+    told = [_line_told(line) for line in lines if line['panel'] == panel]
+    parts.append(f'{panel}: {"; ".join(told)}.')
+  return ' '.join(parts)
+
+
+def _line_told(line: Line) -> str:
+  means = {x: found['mean'] for x, found in line['points'].items()}
+  if is_level(line):
+    return f'{line["name"]} {means[None]:.1f}%'
+  if not are_words(means):
+    xs = sorted(x for x in means if x is not None)
+    ends = {xs[0], min(xs, key=lambda x: means[x]), xs[-1]}
+    means = {x: means[x] for x in xs if x in ends}
+  told = [f'{mean:.1f}% at {_shown(x)}' for x, mean in means.items()]
+  return f'{line["name"]} {", ".join(told)}'
+
+
+def _shown(x: Any) -> str:
+  return x if isinstance(x, str) else f'{x:g}'
 
 
 def lines_of(cells: Sequence[sweeps.Cell]) -> list[Line]:
@@ -62,13 +103,12 @@ def lines_of(cells: Sequence[sweeps.Cell]) -> list[Line]:
   )
   lines: dict[tuple[str, str], Line] = {}
   for cell in cells:
-    student = cell['role'] == 'student'
+    student, color = cell['role'] == 'student', cell['kind']
     if not student and cell['model'] not in protected:
       continue  # An adversary of another kind, which nobody learns from.
-    color = cell['kind']
     if color == 'protected':
       color = f'defense-{defenses.index(cell["defense"]) % NUM_COLORS}'
-    name = words.line_name(cell)
+    name = _name(cell)
     for panel in _panels_of(cell, cells) if student else ['Teachers']:
       line = {'panel': panel, 'name': name, 'color': color, 'points': {}}
       points = lines.setdefault((panel, name), line)['points']
@@ -76,28 +116,33 @@ def lines_of(cells: Sequence[sweeps.Cell]) -> list[Line]:
   return list(lines.values())
 
 
+def _name(cell: sweeps.Cell) -> str:
+  """Of a line in the legend."""
+  if cell['kind'] == 'control':
+    alone = cell['attack'] == entries.CONTROL
+    return 'student alone' if alone else f'student by {cell["attack"]} alone'
+  name = 'normal' if cell['kind'] == 'normal' else cell['defense']
+  return f'{name} teacher, and its students'
+
+
 def _panels_of(cell: sweeps.Cell, cells: Sequence[sweeps.Cell]) -> list[str]:
   """Of a student: one for each attack, where there are several."""
   robbers = [c for c in cells if c['role'] == 'student' and c['defense']]
-  panel = f'Student {cell["model"]}'
-  if len({c['attack'] for c in robbers}) < 2:
-    return [panel]
+  many = len({c['attack'] for c in robbers}) > 1
   mine = [cell] if cell['defense'] else robbers
-  attacks = dict.fromkeys(
-    c['attack'] for c in mine if c['model'] == cell['model']
-  )
-  return [f'{panel} by {attack}' for attack in attacks] or [panel]
+  attacks = [c['attack'] for c in mine if c['model'] == cell['model']]
+  return draw.by_attack(cell['model'], attacks, many)
 
 
 def panels(
   lines: Sequence[Line], x_label: str, log_x: bool = False
 ) -> list[mpl_figure.Figure]:
   """The teachers if they are shown, one for each student, and the legend."""
-  xs = values(lines)
-  at = places(xs, log_x)
+  found = dict.fromkeys(x for line in lines for x in line['points'])
+  found.pop(None, None)
+  xs = list(found) if are_words(found) else sorted(found)
+  at, to_scale = _places(xs, log_x)
   limits = _limits(lines)
-  if not is_to_scale(xs, at):
-    x_label += ' (not to scale)'
   shown = []
   for name in dict.fromkeys(line['panel'] for line in lines):
     panel = draw.panel(2.4)
@@ -105,12 +150,14 @@ def panels(
     chosen = [line for line in lines if line['panel'] == name]
     _draw_panel(axes, chosen, xs, at)
     axes.set_title(name)
-    axes.set_xlabel(x_label, loc='left')
+    axes.set_xlabel(
+      x_label if to_scale else f'{x_label} (not to scale)', loc='left'
+    )
     axes.set_ylabel('Test accuracy (%)')
     axes.set_ylim(*limits)
     shown.append(panel)
   looks = {line['name']: _look(line) for line in lines}
-  return [*shown, draw.legend(list(looks.items()))]
+  return [*shown, draw.legend(looks.items())]
 
 
 def is_level(line: Line) -> bool:
@@ -118,34 +165,20 @@ def is_level(line: Line) -> bool:
   return list(line['points']) == [None]
 
 
-def values(lines: Iterable[Line]) -> list[Any]:
-  """Every x of the sweep: numbers in order, words as they come."""
-  found = dict.fromkeys(x for line in lines for x in line['points'])
-  found.pop(None, None)
-  return list(found) if are_words(found) else sorted(found)
-
-
 def are_words(xs: Iterable[Any]) -> bool:
   """Whether x is a choice, which has no order and no distances."""
   return any(isinstance(x, str) for x in xs)
 
 
-def places(xs: Sequence[Any], log_x: bool) -> list[float]:
-  """Where each x stands: to scale, or evenly where that reads better."""
-  if not (log_x or are_words(xs)) and len(xs) > 1:
-    steps = np.diff(xs)
-    if max(steps) <= _MAX_STEP_RATIO * min(steps):
-      return [float(x) for x in xs]
-  return [float(i) for i in range(len(xs))]
-
-
-def is_to_scale(xs: Sequence[Any], at: Sequence[float]) -> bool:
-  """Whether distances on the axis are those of the numbers."""
-  if are_words(xs) or len(xs) < 3:
-    return True
-  return math.isclose(
-    (at[1] - at[0]) * (xs[-1] - xs[0]), (at[-1] - at[0]) * (xs[1] - xs[0])
-  )
+def _places(xs: Sequence[Any], log_x: bool) -> tuple[list[float], bool]:
+  """Where each x stands, and whether to scale: evenly reads better at times."""
+  evenly = [float(i) for i in range(len(xs))]
+  if are_words(xs) or len(xs) < 2:
+    return evenly, True
+  steps = np.diff(xs)
+  if not log_x and max(steps) <= _MAX_STEP_RATIO * min(steps):
+    return [float(x) for x in xs], True
+  return evenly, np.allclose(steps, steps[0])
 
 
 def _limits(lines: Iterable[Line]) -> tuple[float, float]:
@@ -179,18 +212,24 @@ def _draw_panel(
   at: Sequence[float],
 ) -> None:
   """All lines of one panel, those of words as marks side by side."""
-  words_ = are_words(xs)
+  marks = are_words(xs)
   moved = [line for line in lines if not is_level(line)]
   for line in lines:
     look = _look(line)
     if is_level(line):
-      _draw_level(axes, line['points'][None], look)
+      found = line['points'][None]
+      mean, spread = found['mean'], stats.spread(found)
+      axes.axhline(mean, **look)
+      if spread > 0:
+        ends = mean - spread, mean + spread
+        axes.axhspan(*ends, color=look['color'], alpha=0.13, linewidth=0)
       continue
-    side = 0.14 * (moved.index(line) - (len(moved) - 1) / 2) if words_ else 0.0
-    if words_:
+    side = 0.0
+    if marks:
+      side = 0.14 * (moved.index(line) - (len(moved) - 1) / 2)
       look['linestyle'] = 'none'
     _draw(axes, line['points'], xs, [place + side for place in at], look)
-  labels = [x if words_ else f'{x:g}' for x in xs]
+  labels = [_shown(x) for x in xs]
   slanted = sum(map(len, labels)) > _MAX_CHARS
   axes.set_xticks(
     at,
@@ -200,20 +239,9 @@ def _draw_panel(
     rotation_mode='anchor',
   )
   if at:
-    margin = 0.5 if words_ else 0.06 * (at[-1] - at[0]) or 0.5
+    margin = 0.5 if marks else 0.06 * (at[-1] - at[0]) or 0.5
     axes.set_xlim(at[0] - margin, at[-1] + margin)
   axes.grid(axis='y')
-
-
-def _draw_level(
-  axes: mpl_axes.Axes, accuracy: stats.Stat, look: Mapping[str, Any]
-) -> None:
-  """A line across the whole panel."""
-  mean, spread = accuracy['mean'], stats.spread(accuracy)
-  axes.axhline(mean, **look)
-  if spread > 0:
-    ends = mean - spread, mean + spread
-    axes.axhspan(*ends, color=look['color'], alpha=0.13, linewidth=0)
 
 
 def _draw(
@@ -225,17 +253,14 @@ def _draw(
 ) -> None:
   """One line, with a gap where there is no run."""
   color, joined = look['color'], look['linestyle'] != 'none'
-  there = np.array([x in points for x in xs])
-  mean = np.array([points[x]['mean'] if x in points else np.nan for x in xs])
-  spread = np.array(
-    [stats.spread(points[x]) if x in points else np.nan for x in xs]
-  )
+  found = [points.get(x) for x in xs]
+  mean = np.array([one['mean'] if one else np.nan for one in found])
+  spread = np.array([stats.spread(one) if one else np.nan for one in found])
   axes.plot(at, mean, **look)
   if joined and np.nanmax(spread) > 0:
-    axes.fill_between(
-      at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0
-    )
+    draw.band(axes, at, mean, spread, color)
   # The spread is a bar where no neighbour gives it a band.
+  there = np.isfinite(mean)
   beside = np.zeros_like(there)
   if joined:
     beside[1:] |= there[:-1]
@@ -247,8 +272,8 @@ def _draw(
     )
   seeds = [
     (place, accuracy)
-    for place, x in zip(at, xs, strict=True)
-    if x in points
-    for accuracy in points[x]['by_seed'].values()
+    for place, one in zip(at, found, strict=True)
+    if one
+    for accuracy in one['by_seed'].values()
   ]
   axes.plot(*zip(*seeds, strict=True), '.', color=color, alpha=0.45, ms=4)

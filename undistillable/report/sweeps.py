@@ -1,10 +1,9 @@
 """What becomes of teachers and students while one setting is varied."""
 
-import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from undistillable.report import entries as entries_lib, stats
+from undistillable.report import entries as entries_lib
 from undistillable.report.stats import Entry
 
 # (an entry, all of them by id) -> the value of what is varied; None where it
@@ -18,53 +17,41 @@ _KINDS = ('control', 'normal', 'protected')
 def collect(entries: Sequence[Entry], value_fn: ValueFn) -> list[Cell]:
   """Groups networks by what they learned from, and by the value.
 
-  Args:
-    entries: of a study, finished or not.
-    value_fn: the value of what is varied, for an entry.
-
   Returns:
-    One cell a group: {role, model, kind, defense, x, accuracy, difference,
-    effect}. `kind` is 'normal' or 'protected', by the teacher that it is or
-    learned from, whose method is `defense`; or 'control'. `difference` is that
-    to the student alone (of a protected teacher: to the normal one), `effect`
-    that to the same attack on the normal teacher; both seed by seed, as
-    `stats.stat` makes it, or None.
+    One cell a group: {role, model, kind, attack, defense, x}, and its
+    `entries.numbers`. `kind` is that of `entries.kind_of`, `attack` the method
+    of a student, `defense` that of the teacher that it is or learned from, and
+    `x` the value of what is varied.
   """
   finished, _ = entries_lib.usable(entries)
   by_id = {entry['id']: entry for entry in finished}
-  groups = collections.defaultdict(list)
-  for entry in finished:
-    owner = by_id.get(entry['teacher'])
-    if entry['role'] == 'teacher':
-      owner = entry
-    groups[
+
+  def key(entry: Entry) -> tuple[Any, ...]:
+    student = entry['role'] == 'student'
+    owner = by_id.get(entry['teacher']) if student else entry
+    return (
       entry['role'],
       entry['model'],
       entries_lib.kind_of(entry, by_id),
-      entry['method'] if entry['role'] == 'student' else None,
+      entry['method'] if student else None,
       owner['method'] if owner else None,
       value_fn(entry, by_id),
-    ].append(entry)
-
-  def compare(group: Sequence[Entry], key: str) -> stats.Stat | None:
-    return stats.difference(entries_lib.pairs(group, key, by_id))
-
-  cells = []
-  for key, group in sorted(groups.items(), key=_order):
-    student = key[0] == 'student'
-    found = dict(
-      zip(('role', 'model', 'kind', 'attack', 'defense', 'x'), key, strict=True)
     )
-    found['accuracy'] = stats.accuracy(group)
-    found['difference'] = compare(group, 'control' if student else 'normal')
-    found['effect'] = compare(group, 'normal') if student else None
-    cells.append(found)
-  return cells
+
+  names = ('role', 'model', 'kind', 'attack', 'defense', 'x')
+  return [
+    dict(zip(names, found, strict=True)) | entries_lib.numbers(group, by_id)
+    for found, group in sorted(
+      entries_lib.grouped(finished, key).items(),
+      key=lambda item: _order(*item[0]),
+    )
+  ]
 
 
-def _order(item: tuple[tuple[Any, ...], Any]) -> Any:
+def _order(
+  role: str, model: str, kind: str, attack: str, defense: str, x: Any
+) -> tuple[Any, ...]:
   """Teachers, then students; what learns alone first; rising values."""
-  role, model, kind, attack, defense, x = item[0]
   return (
     role != 'teacher',
     entries_lib.natural(model),

@@ -21,7 +21,6 @@ from undistillable.report import (
   responses,
   summary as summary_lib,
   table,
-  words,
 )
 
 
@@ -61,9 +60,7 @@ def write(
   if conclusion is None:
     conclusion = conclusion_lib.Conclusion(
       conclusion_lib.title(summary),
-      summary['headline'],
-      summary['sentence'],
-      summary['tone'],
+      *(summary[key] for key in ('headline', 'sentence', 'tone')),
     )
   parts = [
     *conclusion.details,
@@ -73,15 +70,21 @@ def write(
     *(block for shown in figures for block in draw.render(shown, folder)),
     *conduct.blocks(results, command),
   ]
-  eyebrow = words.eyebrow(summary, results.get('environment') or {})
-  pages(conclusion, parts, folder, eyebrow)
+  seeds = len(summary['seeds'])
+  eyebrow = (
+    'Distillation audit',
+    f'{summary["num_networks"]} trained networks',
+    f'{seeds} seed{"" if seeds == 1 else "s"}',
+  )
+  pages(conclusion, parts, folder, eyebrow, results)
 
 
 def pages(
   conclusion: conclusion_lib.Conclusion,
   parts: Sequence[document.Block],
   folder: pathlib.Path,
-  eyebrow: str,
+  eyebrow: Sequence[str],
+  results: Mapping[str, Any],
 ) -> None:
   """Writes report.md and report.html.
 
@@ -89,14 +92,21 @@ def pages(
     conclusion: what they say first.
     parts: below it.
     folder: where they go.
-    eyebrow: a line above the title of the page.
+    eyebrow: what stands above the title of the page, before the date.
+    results: with the date in their environment.
   """
+  date = (results.get('environment') or {}).get('date')
+  line = ' · '.join([*eyebrow, *([str(date)] if date else [])])
   said = conclusion.title, conclusion.headline, conclusion.sentence
-  text = document.markdown(*said, parts)
-  # A command may hold what its terminal's encoding could not say.
-  draw.replace(folder / 'report.md', text.encode('utf-8', 'replace'))
-  text = document.page(*said, parts, eyebrow=eyebrow, tone=conclusion.tone)
-  draw.replace(folder / 'report.html', text.encode('utf-8', 'replace'))
+  texts = {
+    'report.md': document.markdown(*said, parts),
+    'report.html': document.page(
+      *said, parts, eyebrow=line, tone=conclusion.tone
+    ),
+  }
+  for name, text in texts.items():
+    # A command may hold what its terminal's encoding could not say.
+    draw.replace(folder / name, text.encode('utf-8', 'replace'))
 
 
 def main_figures(
@@ -105,14 +115,7 @@ def main_figures(
   workdir: pathlib.Path,
   folder: pathlib.Path,
 ) -> list[draw.Figure]:
-  """Accuracy, what a thief sees, learning curves.
-
-  Args:
-    summary: of the entries; see `summary.summarize`.
-    entries: of the study.
-    workdir: with `runs/<id>/metrics.jsonl`.
-    folder: of the report, with `responses.npz`.
-  """
+  """Accuracy, what a thief sees, learning curves; see `write`."""
   return [
     accuracy.figure(summary),
     logits.figure(summary, responses.read(folder)),
