@@ -82,8 +82,8 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   yield f'## {where}: {record.name}'
   yield (
     f'Protocol {number}. {len(board.entries):,} networks, '
-    f'{environment["date"]}: teacher {words.listed(sorted(teachers))}, student '
-    f'{words.listed(board.students)}; chosen with seeds '
+    f'{environment["date"]}: teacher {document.listed(sorted(teachers))}, '
+    f'student {document.listed(board.students)}; chosen with seeds '
     f'{_numbers(rules["choose_seeds"])}, judged with '
     f'{_numbers(rules["fresh_seeds"])} on {board.num_images:,} test images; '
     f'margin {rules["margin"]:g} points. '

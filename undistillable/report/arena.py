@@ -1,6 +1,5 @@
 """The page of the arena: verdicts, what they rest on, what they cost."""
 
-import functools
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,25 @@ from undistillable.report import (
 from undistillable.report.board import Board, Group, Prices
 
 Conclude = Callable[[Board, Sequence[Group], Prices], conclusion_lib.Conclusion]
+
+_MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
+_PRICES = (
+  ('Accuracy %', 'accuracy', '.2f'),
+  ('Flipped %', 'flipped', '.2f'),
+  ('Brier', 'brier', '.3f'),
+  ('NLL', 'nll', '.3f'),
+  ('ECE %', 'ece', '.1f'),
+  ('NLL fitted', 'fitted_nll', '.3f'),
+  ('ECE % fitted', 'fitted_ece', '.1f'),
+  ('L1', 'l1', '.3f'),
+  ('AURC %', 'aurc', '.2f'),
+)
+_HAS = {
+  board_lib.OWN: 'labelled images',
+  board_lib.FOREIGN: 'foreign images',
+  board_lib.NOTHING: 'nothing',
+  board_lib.WEIGHTS: 'the weights',
+}
 
 
 def write(
@@ -44,23 +62,23 @@ def write(
   board, paid = Board(results), board_lib.prices(results)
   groups = board_lib.judge(board)
   # Shares are what is to be seen, wherever there is something to share.
-  told = (group for group in groups if _has_shares(group))
-  drawn = next(told, groups[0])
+  drawn = next((group for group in groups if group.has_shares), groups[0])
   parts: list[document.Block] = []
   for group in groups:
     parts += _group_blocks(board, group, paid)
     if group is drawn:
-      parts += draw.render(_plane(board, group, paid), folder)
+      parts += draw.render(plane.figure(group, paid), folder)
     if group is groups[0]:
       parts += [
         document.Heading('What to do next'),
         document.Text(words.next_step(board, group, paid)),
       ]
   parts += [
-    *_controls(board, groups),
+    *_controls(board, groups[0]),
     document.Heading('What the owner pays'),
     _price_table(paid),
-    *_asked(board),
+    document.Heading('What the attacks ask'),
+    _asked(board),
     *more,
     *_how(board, groups, results, command),
   ]
@@ -69,9 +87,8 @@ def write(
     f'{len(board.entries)} networks',
     f'{len(board.rules["fresh_seeds"])} fresh seeds',
   )
-  write_lib.pages(
-    conclude(board, groups, paid), parts, folder, eyebrow, results
-  )
+  conclusion = conclude(board, groups, paid)
+  write_lib.pages(conclusion, parts, folder, eyebrow, results)
 
 
 def text(
@@ -83,11 +100,7 @@ def text(
   lines: list[str] = []
   for group in groups:
     found = _verdict_table(board, group, paid)
-    lines += [
-      board_lib.GROUPS[group.name],
-      *document.aligned([found.head, *found.rows]),
-      '',
-    ]
+    lines += [group.title, *document.aligned([found.head, *found.rows]), '']
   return '\n'.join([*lines, conclude(board, groups, paid).sentence])
 
 
@@ -96,7 +109,7 @@ def _group_blocks(
 ) -> list[document.Block]:
   """The verdicts of a group, and a matrix for each student."""
   parts: list[document.Block] = [
-    document.Heading(board_lib.GROUPS[group.name]),
+    document.Heading(group.title),
     _verdict_table(board, group, paid),
   ]
   reasons: dict[str, list[str]] = {}
@@ -109,7 +122,7 @@ def _group_blocks(
         if why:
           reasons.setdefault(why, []).append(f'{name} against {defense}')
   for why, who in reasons.items():
-    shown = words.listed(dict.fromkeys(who))
+    shown = document.listed(dict.fromkeys(who))
     parts.append(document.Text(f'–: {shown}: {why}', 'note'))
   return parts
 
@@ -124,38 +137,30 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
     cells = [
       defense,
       words.told(found),
-      words.thief(found.attack, found.student),
+      words.thief(found.attack, str(found.student)),
       words.interval(found.gain, found.level),
       '–' if row.leaked is None else words.percent(row.leaked),
       words.interval(row.against_none),
       words.interval(row.score_value),
     ]
     if first:
-      change = paid.change.get(defense, {})
-      times = paid.times.get(defense, {})
+      change = paid.change.get(defense)
       cells += [
         words.price(change) if change else '–',
-        words.time(times.get('1')),
+        words.time(paid.times.get(defense, {}).get('1')),
       ]
     rows.append(tuple(cells))
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]
-  caption = words.VERDICTS + words.PRICED if first else words.OTHER_VERDICTS
-  return document.Table(
-    tuple(head),
-    rows,
-    caption.format(
-      margin=board.rules['margin'],
-      leak=board_lib.MIN_TO_LEAK,
-      control=board_lib.GUESS,
-    ),
-    tuple(range(3, len(head))),
-    kind='matrix',
-    marks=marks,
+  caption = (words.VERDICTS if first else words.OTHER_VERDICTS).format(
+    margin=board.rules['margin'],
+    leak=board_lib.MIN_TO_LEAK,
+    control=board_lib.GUESS,
   )
-
-
-_MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
+  numeric = tuple(range(3, len(head)))
+  return document.Table(
+    tuple(head), rows, caption, numeric, kind='matrix', marks=marks
+  )
 
 
 def _matrix(board: Board, group: Group, student: str) -> document.Table:
@@ -177,18 +182,19 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
       if name == contest.chosen:
         strong.append((i, j))
     if chooses:
-      cells.append(_chosen(board, defense, contest))
+      tried = [board.cell(defense, name, student) for name in contest.gains]
+      share = _stability(board, tried) if contest.chosen else ''
+      cells.append(words.thief(contest.chosen, share))
     rows.append(tuple(cells))
-  control = group.controls[student]
-  caption = words.MATRIX + (words.CHOICE if chooses else '')
+  caption = (words.MATRIX + (words.CHOICE if chooses else '')).format(
+    control=group.controls[student],
+    seeds=len(board.rules['fresh_seeds']),
+    images=board.num_images,
+  )
   return document.Table(
     tuple(head),
     rows,
-    caption.format(
-      control=control,
-      seeds=len(board.rules['fresh_seeds']),
-      images=board.num_images,
-    ),
+    caption,
     tuple(range(1, len(group.attacks) + 1)),
     kind='matrix',
     strong=strong,
@@ -196,28 +202,19 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
   )
 
 
-def _chosen(board: Board, defense: str, contest: verdict_lib.Contest) -> str:
-  """'kd', and how stable the choice is."""
-  if not contest.chosen:
-    return '–'
-  cells = [board.cell(defense, n, contest.student) for n in contest.gains]
-  share = _stability(board, cells)
-  name, *settings = words.in_two_lines(contest.chosen).split('\n')
-  return '\n'.join([name, ', '.join([f'{100 * share:.0f} %', *settings])])
+def _stability(board: Board, cells: Sequence[board_lib.Cell]) -> str:
+  """How often the same is chosen of these."""
+  return f'{100 * verdict_lib.stability(board.vals(cells)):.0f} %'
 
 
-def _stability(board: Board, cells: Sequence[board_lib.Cell]) -> float:
-  return verdict_lib.stability(board.vals(cells))
-
-
-def _controls(board: Board, groups: Sequence[Group]) -> list[document.Block]:
+def _controls(board: Board, group: Group) -> list[document.Block]:
   """All controls of all students."""
-  if groups[0].name != board_lib.OWN:
+  if group.name != board_lib.OWN:
     return []
   rows: list[tuple[str, ...]] = []
   strong = []
   missing: list[str] = []
-  for student, chosen in groups[0].controls.items():
+  for student, chosen in group.controls.items():
     cells = board.controls(student)
     tested, vals = board.tests(cells), board.vals(cells)
     names = [cell['attack'] for cell in cells]
@@ -226,65 +223,48 @@ def _controls(board: Board, groups: Sequence[Group]) -> list[document.Block]:
       shown = name
       if name == chosen:
         strong.append((len(rows), 1))
-        shown += f' ({100 * _stability(board, cells):.0f} %)'
+        shown += f' ({_stability(board, cells)})'
       means = (100 * hits.mean() for hits in (val, tested[name]))
       rows.append((student, shown, *(f'{mean:.2f}' for mean in means)))
-  choose = ', '.join(map(str, board.rules['choose_seeds']))
   parts: list[document.Block] = [
     document.Heading('Controls'),
     document.Table(
       ('Student', 'Alone', 'Held out %', 'Test %'),
       rows,
-      words.CONTROLS.format(choose=choose),
+      words.CONTROLS.format(choose=_numbers(board.rules['choose_seeds'])),
       (2, 3),
       kind='matrix',
       strong=strong,
     ),
   ]
   if missing:
-    told = f'Without a result, and so not chosen from: {words.listed(missing)}.'
+    told = (
+      f'Without a result, and so not chosen from: {document.listed(missing)}.'
+    )
     parts.append(document.Text(told, 'note'))
   return parts
-
-
-_COLUMNS: tuple[tuple[str, str, str], ...] = (
-  ('Accuracy %', 'accuracy', '.2f'),
-  ('Flipped %', 'flipped', '.2f'),
-  ('Brier', 'brier', '.3f'),
-  ('NLL', 'nll', '.3f'),
-  ('ECE %', 'ece', '.1f'),
-  ('NLL fitted', 'fitted_nll', '.3f'),
-  ('ECE % fitted', 'fitted_ece', '.1f'),
-  ('L1', 'l1', '.3f'),
-  ('AURC %', 'aurc', '.2f'),
-)
 
 
 def _price_table(paid: Prices) -> document.Table:
   rows = []
   for name, mean in paid.mean.items():
-    times = paid.times.get(name, {})
-    rows.append(
-      (
-        name,
-        *(
-          format(mean[key], spec) if key in mean else '–'
-          for _, key, spec in _COLUMNS
-        ),
-        *(words.time(times.get(batch)) for batch in ('1', '256')),
-      )
+    numbers = (
+      format(mean[key], spec) if key in mean else '–'
+      for _, key, spec in _PRICES
     )
-  head = 'Defense', *(column[0] for column in _COLUMNS), 'Time', 'of 256'
-  return document.Table(
-    head, rows, words.PRICES, tuple(range(1, len(head))), kind='matrix'
-  )
+    times = paid.times.get(name, {})
+    shown = (words.time(times.get(batch)) for batch in ('1', '256'))
+    rows.append((name, *numbers, *shown))
+  head = 'Defense', *(column[0] for column in _PRICES), 'Time', 'of 256'
+  numeric = tuple(range(1, len(head)))
+  return document.Table(head, rows, words.PRICES, numeric, kind='matrix')
 
 
-def _asked(board: Board) -> list[document.Block]:
+def _asked(board: Board) -> document.Table:
   """Who asks about how many images."""
   rows = []
-  for name in dict.fromkeys(c['attack'] for c in board.cells if c['defense']):
-    cells = [c for c in board.cells if c['defense'] and c['attack'] == name]
+  for name in board.attacks():
+    cells = board.of_attack(name)
     runs = [board.entries.get(i, {}) for c in cells for i in c['runs'].values()]
     counts = {run['queries'] for run in runs if run.get('queries') is not None}
     span = dict.fromkeys((min(counts), max(counts))) if counts else ()
@@ -299,18 +279,7 @@ def _asked(board: Board) -> list[document.Block]:
       )
     )
   head = ('Attack', 'Has', 'Hears', 'Queries', 'Asks')
-  return [
-    document.Heading('What the attacks ask'),
-    document.Table(head, rows, words.ASKED, (3,), kind='matrix'),
-  ]
-
-
-_HAS = {
-  board_lib.OWN: 'labelled images',
-  board_lib.FOREIGN: 'foreign images',
-  board_lib.NOTHING: 'nothing',
-  board_lib.WEIGHTS: 'the weights',
-}
+  return document.Table(head, rows, words.ASKED, (3,), kind='matrix')
 
 
 def _how(
@@ -322,15 +291,15 @@ def _how(
   """The rules, the command, and where it ran."""
   rules = board.rules
   effort = '; '.join(
-    f'{board_lib.GROUPS[group.name].lower()}: {_effort(board, group.attacks)}'
+    f'{group.title.lower()}: {_effort(board, group.attacks)}'
     for group in groups
   )
   controls = {c['attack'] for c in board.cells if c['defense'] is None}
   rows = [
     ('protocol', str(rules.get('protocol', 1))),  # The first have no number.
     ('margin', f'{rules["margin"]:g} points'),
-    ('chosen with seeds', ', '.join(map(str, rules['choose_seeds']))),
-    ('judged with seeds', ', '.join(map(str, rules['fresh_seeds']))),
+    ('chosen with seeds', _numbers(rules['choose_seeds'])),
+    ('judged with seeds', _numbers(rules['fresh_seeds'])),
     ('defenses', ', '.join(board.owners)),
     ('attacks, with their settings', effort),
     ('controls, with their settings', _effort(board, controls)),
@@ -338,39 +307,30 @@ def _how(
     ('level', '5 % each, one-sided'),
   ]
   entries = list(board.entries.values())
-  parts: list[document.Block] = [
+  secs = sum(entry.get('seconds') or 0.0 for entry in entries)
+  fixed = document.Table(
+    ('Rule', 'Value'),
+    rows,
+    'Another list, grid, margin or number of seeds makes another version.',
+  )
+  return [
     document.Heading('How it was done'),
     document.Heading('Fixed before the first test number', 3),
-    document.Table(
-      ('Rule', 'Value'),
-      rows,
-      'Another list, grid, margin or number of seeds makes another version.',
+    fixed,
+    *conduct.shared(command, entries),
+    *conduct.environment(
+      results.get('environment') or {}, 'Every run is in results.json.'
     ),
-  ]
-  if command:
-    parts += [document.Heading('Command', 3), document.Code(command)]
-  alike = conduct.common(entries)
-  if alike:
-    parts.append(document.Heading('Settings', 3))
-    parts.append(
-      document.Table(('Setting', 'Value'), alike, 'The same in every run.')
-    )
-  environment = results.get('environment') or {}
-  parts.append(document.Heading('Environment', 3))
-  parts.append(
-    document.Table(
-      ('Item', 'Value'),
-      [(str(k), str(v)) for k, v in environment.items()],
-      'Every run is in results.json.',
-    )
-  )
-  secs = sum(entry.get('seconds') or 0.0 for entry in entries)
-  parts.append(
     document.Text(
       f'{len(entries)} networks, {conduct.duration(secs)} of training.'
-    )
-  )
-  return [*parts, document.Heading('Limits'), document.Text(words.LIMITS)]
+    ),
+    document.Heading('Limits'),
+    document.Text(words.LIMITS),
+  ]
+
+
+def _numbers(values: Sequence[int]) -> str:
+  return ', '.join(map(str, values))
 
 
 def _effort(board: Board, names: Collection[str]) -> str:
@@ -394,53 +354,3 @@ def _trained(board: Board, run: str) -> set[str]:
   ]
   itself = {run} if 'epochs' in entry else set()
   return itself.union(*(_trained(board, one) for one in helpers))
-
-
-def _has_shares(group: Group) -> bool:
-  """Whether the unprotected network gives each deciding thief enough."""
-  rows = [row for row in group.rows.values() if row.verdict.gain]
-  return bool(rows) and all(row.whole is not None for row in rows)
-
-
-def _plane(board: Board, group: Group, paid: Prices) -> draw.Figure:
-  """Owner's price against what leaks."""
-  found = {
-    name: row
-    for name, row in group.rows.items()
-    if row.verdict.gain and name in paid.change
-  }
-  shares = _has_shares(group)
-  points = []
-  for name, row in found.items():
-    gain = row.verdict.gain
-    assert gain
-    whole = row.whole if shares and row.whole else 1.0
-    low, high = gain.low(row.verdict.level), gain.high()
-    points.append(
-      plane.Point(
-        name,
-        paid.change[name]['brier'],
-        gain.points / whole,
-        low / whole,
-        high / whole,
-        row.verdict.decision,
-      )
-    )
-  y = 'Leaked share' if shares else 'Gain of the thief (points)'
-  caption = words.PLANE.format(
-    y='Leaked share: 1 is no protection, 0 is all of it'
-    if shares
-    else 'The unprotected network gives too little to take shares of'
-  )
-  told = '; '.join(
-    f'{p.name} Brier {words.signed(p.x, ".3f")}, {y.lower()} {p.y:.2f}'
-    for p in points
-  )
-  return draw.Figure(
-    heading='Price and protection',
-    name='plane',
-    draw=functools.partial(plane.panels, points, y) if points else None,
-    title='What a defense costs its owner, and what leaks all the same',
-    alt=f'Scatter plot. {told}.',
-    caption=caption if points else 'There are too few seeds to draw this.',
-  )

@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from undistillable.report import (
-  board as board_lib,
   conclusion as conclusion_lib,
+  document,
   verdict as verdict_lib,
 )
-from undistillable.report.board import Board, Group, Prices, Row
+from undistillable.report.board import Board, Group, Prices
 
-_BREAK = '\n'
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
 VERDICTS = (
@@ -25,10 +24,8 @@ VERDICTS = (
   'gain as a share of that from '
   'the unprotected network, where that is above {leak:g} point. Against none: '
   'his accuracy less that of the thief chosen against the unprotected '
-  'network. Scores: less that of a thief who hears the top classes alone.'
-)
-PRICED = (
-  ' Price: change of the accuracy that the owner serves, in points, and of '
+  'network. Scores: less that of a thief who hears the top classes alone. '
+  'Price: change of the accuracy that the owner serves, in points, and of '
   'its Brier score, against the normal network. Time: of an answer to one '
   'image, as a multiple.'
 )
@@ -69,13 +66,6 @@ ASKED = (
   'Queries: images that one student asks about. Once: every image, without '
   'augmentation, its answer reused. Every view: each augmented one.'
 )
-PLANE = (
-  'Left is cheap for the owner (beyond 0.02 the axis is logarithmic), down is '
-  'safe. {y}. The line joins the defenses '
-  'than which no other is both cheaper and safer. Green: undistillable against '
-  'these attacks, red: distillable, grey: open. Upright lines are the bounds '
-  'of the gain.'
-)
 LIMITS = (
   'Undistillable always means: against the attacks, students and data listed '
   'here. A better attack can end it, none can be excluded. Each verdict has a '
@@ -90,50 +80,33 @@ def conclusion(
 ) -> conclusion_lib.Conclusion:
   """What the page says first, of the group that has most to go by."""
   first = groups[0]
-  where = next(iter(board.entries.values()))['dataset']
-  title = f'Which defense holds on {where}, and at what price?'
-  found = {
-    decision: [
-      name
-      for name, row in first.rows.items()
-      if name != board_lib.NONE and row.verdict.decision == decision
-    ]
+  number = len(first.defenses())
+  distillable, held, still_open = (
+    first.defenses(decision)
     for decision in ('distillable', 'undistillable', 'open')
-  }
-  number = sum(map(len, found.values()))
+  )
   sentence = (
-    f'Against {count(len(first.attacks), "attack")} by '
-    f'{board_lib.GROUPS[first.name].lower()}, of {count(number, "defense")} '
-    f'{len(found["distillable"]) or "none"} '
-    f'{"is" if len(found["distillable"]) < 2 else "are"} distillable, '
-    f'{len(found["undistillable"]) or "none"} undistillable against these '
-    f'attacks{_at_prices(found["undistillable"], paid)}, and '
-    f'{len(found["open"]) or "none"} open; '
-    f'{_plain_clause(first.rows[board_lib.NONE])}.'
+    f'{_against(first)}, of {count(number, "defense")} {_are(distillable)} '
+    f'distillable, {len(held) or "none"} undistillable against these attacks'
+    f'{_at_prices(held, paid)}, and {len(still_open) or "none"} open; '
+    f'{_plain_clause(first.none)}.'
   )
   for group in groups[1:]:
-    leaking = sum(
-      row.verdict.decision == 'distillable'
-      for name, row in group.rows.items()
-      if name != board_lib.NONE
-    )
-    title_ = board_lib.GROUPS[group.name]
-    sentence += f' {title_} gain from {leaking or "none"} of {number}.'
-  plain = first.rows[board_lib.NONE].verdict.decision
-  if plain == 'undistillable' and _robbed(groups, board_lib.NONE):
-    thieves = board_lib.GROUPS[first.name].lower()
-    headline, tone = f'Nothing to protect from {thieves}', 'open'
-  elif plain == 'undistillable':
+    leaking = len(group.defenses('distillable'))
+    sentence += f' {group.title} gain from {leaking or "none"} of {number}.'
+  if first.none.decision == 'undistillable':
     headline, tone = 'Here is nothing to protect', 'open'
-  elif found['distillable']:
-    leaks = 'leaks' if len(found['distillable']) == 1 else 'leak'
-    headline = f'{len(found["distillable"])} of {number} defenses {leaks}'
+    if _robbing(groups):
+      headline = f'Nothing to protect from {first.title.lower()}'
+  elif distillable:
+    leaks = 'leaks' if len(distillable) == 1 else 'leak'
+    headline = f'{len(distillable)} of {number} defenses {leaks}'
     tone = 'bad'
-  elif found['open'] or not number:
-    headline = f'{len(found["open"])} of {number} defenses are open'
-    tone = 'open'
+  elif still_open or not number:
+    headline, tone = f'{len(still_open)} of {number} defenses are open', 'open'
   else:
     headline, tone = 'No thief gains from any defense', 'good'
+  title = f'Which defense holds on {board.dataset}, and at what price?'
   return conclusion_lib.Conclusion(title, headline, sentence, tone)
 
 
@@ -142,75 +115,64 @@ def audit(
 ) -> conclusion_lib.Conclusion:
   """What the page of one network says first, of the same group."""
   first = groups[0]
-  plain = first.rows[board_lib.NONE].verdict
-  where = next(iter(board.entries.values()))['dataset']
+  found = first.none
   headline, tone = {
     'distillable': ('It can be distilled', 'bad'),
     'undistillable': ('Undistillable against these attacks', 'good'),
     'open': ('It is open', 'open'),
-  }[plain.decision]
-  state, *more = told(plain).split(_BREAK)
+  }[found.decision]
+  state, *more = told(found).splitlines()
   known = f' ({more[0]})' if more and state != 'undistillable' else ''
-  sentence = (
-    f'Against {count(len(first.attacks), "attack")} by '
-    f'{board_lib.GROUPS[first.name].lower()}, this network is {state}{known}'
-  )
-  gain = plain.gain
-  if gain:
-    thief_, *settings = in_two_lines(str(plain.attack)).split(_BREAK)
-    with_ = ', '.join([f' with {plain.student}', *settings])
-    low, high = points(gain.low(plain.level)), points(gain.high())
+  sentence = f'{_against(first)}, this network is {state}{known}'
+  if found.gain:
+    attack, *settings = in_two_lines(str(found.attack)).splitlines()
+    with_ = ', '.join([f' with {found.student}', *settings])
+    low, high = points(found.gain.low(found.level)), points(found.gain.high())
     sentence += (
-      f': {thief_}{with_} gains {points(gain.points)} points ({low} to {high}) '
-      'over the best that this thief could do alone'
+      f': {attack}{with_} gains {points(found.gain.points)} points ({low} to '
+      f'{high}) over the best that this thief could do alone'
     )
-  served = {n: r for n, r in first.rows.items() if n != board_lib.NONE}
+  served = first.defenses()
   if served:
-    held = [
-      name
-      for name, row in served.items()
-      if row.verdict.decision == 'undistillable'
-    ]
+    held = first.defenses('undistillable')
     sentence += (
-      f'; of {count(len(served), "defense")} {len(held) or "none"} '
-      f'{"is" if len(held) < 2 else "are"} undistillable against them'
-      f'{_at_prices(held, paid)}'
+      f'; of {count(len(served), "defense")} {_are(held)} undistillable '
+      f'against them{_at_prices(held, paid)}'
     )
   sentence += '.'
-  others = _robbed(groups[1:], board_lib.NONE)
-  for group in others:
-    sentence += f' {board_lib.GROUPS[group.name]} gain from it.'
-  if others and plain.decision != 'distillable':
-    thieves = listed(board_lib.GROUPS[group.name].lower() for group in others)
+  others = [group.title for group in _robbing(groups[1:])]
+  for title in others:
+    sentence += f' {title} gain from it.'
+  if others and found.decision != 'distillable':
+    thieves = document.listed(title.lower() for title in others)
     headline, tone = f'It can be distilled by {thieves}', 'bad'
-  return conclusion_lib.Conclusion(
-    f'Can this network be stolen by distillation? ({where})',
-    headline,
-    sentence,
-    tone,
-  )
+  title = f'Can this network be stolen by distillation? ({board.dataset})'
+  return conclusion_lib.Conclusion(title, headline, sentence, tone)
 
 
-def _robbed(groups: Iterable[Group], defense: str) -> list[Group]:
-  """Of these thieves, whoever gains from a defense."""
-  return [
-    group
-    for group in groups
-    if group.rows[defense].verdict.decision == 'distillable'
-  ]
+def _against(group: Group) -> str:
+  attacks = count(len(group.attacks), 'attack')
+  return f'Against {attacks} by {group.title.lower()}'
 
 
-def _plain_clause(row: Row) -> str:
+def _are(names: Sequence[str]) -> str:
+  return f'{len(names) or "none"} {"is" if len(names) < 2 else "are"}'
+
+
+def _robbing(groups: Iterable[Group]) -> list[Group]:
+  """Of these thieves, whoever gains from the unprotected network."""
+  return [group for group in groups if group.none.decision == 'distillable']
+
+
+def _plain_clause(plain: verdict_lib.Verdict) -> str:
   """What stands at the end: what there is to protect at all."""
-  gain = row.verdict.gain
-  if gain is None:
+  if plain.gain is None:
     return 'there are too few seeds to say anything of the unprotected network'
-  attack, *settings = in_two_lines(str(row.verdict.attack)).split('\n')
-  with_ = f' with {settings[0]}' if settings else ''
-  told = f'{points(gain.points)} points by {attack}{with_}'
-  if row.verdict.decision == 'distillable':
+  attack = in_two_lines(str(plain.attack)).replace('\n', ' with ')
+  told = f'{points(plain.gain.points)} points by {attack}'
+  if plain.decision == 'distillable':
     return f'from the unprotected network a thief gains {told}'
-  if row.verdict.decision == 'undistillable':
+  if plain.decision == 'undistillable':
     return (
       'but from the unprotected network, too, no thief gains as much as the '
       f'margin (the one who was chosen {told})'
@@ -220,82 +182,73 @@ def _plain_clause(row: Row) -> str:
 
 def _at_prices(names: Sequence[str], paid: Prices) -> str:
   """' (stingy at −0.3 points of accuracy and +0.021 Brier)', or nothing."""
-  if not names or len(names) > _MAX_LISTED:
-    return ''
-  told = []
-  for name in names:
-    change = paid.change.get(name, {})
-    if change:
-      told.append(
-        f'{name} at {points(change["accuracy"])} points of accuracy and '
-        f'{signed(change["brier"], ".3f")} Brier'
-      )
-  return f' ({"; ".join(told)})' if told else ''
+  told = [
+    f'{name} at {points(change["accuracy"])} points of accuracy and '
+    f'{signed(change["brier"], ".3f")} Brier'
+    for name in names
+    if (change := paid.change.get(name))
+  ]
+  return f' ({"; ".join(told)})' if told and len(names) <= _MAX_LISTED else ''
 
 
 def next_step(board: Board, group: Group, paid: Prices) -> str:
   """What to do."""
-  rules, told = board.rules, []
-  have = len(rules['fresh_seeds'])
-  rows = {n: row for n, row in group.rows.items() if row.verdict.gain}
-  waiting = {
-    name: row.verdict.seeds
-    for name, row in rows.items()
-    if row.verdict.decision == 'open' and not row.verdict.missing
-  }
-  lacking = [
-    name
+  have = len(board.rules['fresh_seeds'])
+  undecided = {
+    name: row.verdict
     for name, row in group.rows.items()
-    if row.verdict.decision == 'open' and row.verdict.missing
-  ]
+    if row.verdict.decision == 'open'
+  }
+  lacking = [name for name, found in undecided.items() if found.missing]
+  waiting = {
+    name: found.seeds
+    for name, found in undecided.items()
+    if found.gain and not found.missing
+  }
   by_seeds = {name: n for name, n in waiting.items() if n}
   hopeless = [name for name, n in waiting.items() if not n]
+  steps = []
   if have < verdict_lib.MIN_SEEDS:
-    told.append(
+    steps.append(
       f'Judge on at least {verdict_lib.MIN_SEEDS} fresh seeds; here are {have} '
       '(config.arena.fresh_seeds).'
     )
   elif by_seeds:
-    told.append(
+    steps.append(
       f'Judge on {max(by_seeds.values())} fresh seeds instead of {have} '
       '(config.arena.fresh_seeds), none of them among these, or it would be a '
       'second look: if the gains stay as they are, that settles '
-      f'{listed(by_seeds)}.'
+      f'{document.listed(by_seeds)}.'
     )
   if lacking:
-    told.append(
-      f'Against {listed(lacking)} an attack has no result, for which the note '
-      'below its row has the reason: it may be one that needs another setting.'
+    steps.append(
+      f'Against {document.listed(lacking)} an attack has no result, for which '
+      'the note below its row has the reason: it may be one that needs another '
+      'setting.'
     )
   if hopeless:
-    told.append(
-      f'No number of seeds settles {listed(hopeless)}: the gain lies too near '
-      'to 0 and to the margin for so few test images.'
+    steps.append(
+      f'No number of seeds settles {document.listed(hopeless)}: the gain lies '
+      'too near to 0 and to the margin for so few test images.'
     )
-  held = [
-    name
-    for name, row in rows.items()
-    if name != board_lib.NONE
-    and row.verdict.decision == 'undistillable'
-    and name in paid.change
-  ]
-  if held and rows[board_lib.NONE].verdict.decision == 'distillable':
+  plain = group.none.decision
+  held = [n for n in group.defenses('undistillable') if n in paid.change]
+  if held and plain == 'distillable':
     cheap = min(held, key=lambda name: paid.change[name]['brier'])
-    told.append(
+    steps.append(
       f'Of what holds, {cheap} costs least; before it is relied upon, it '
       'should meet an attack that was made for it.'
     )
   elif not waiting and not lacking and not held:
-    told.append(
+    steps.append(
       'Nobody gains here: let it meet more students, and attacks that were '
       'made for it, before it is relied upon.'
-      if group.rows[board_lib.NONE].verdict.decision == 'undistillable'
+      if plain == 'undistillable'
       else 'Nothing here withholds what a thief can learn: try others.'
     )
-  if not told:
-    told.append('Try a data set on which there is more to steal.')
-  limit = ceiling(board, group)
-  return ' '.join([limit, *told] if limit else told)
+  if not steps:
+    steps.append('Try a data set on which there is more to steal.')
+  return ' '.join([ceiling(board, group), *steps]).lstrip()
 
 
 def ceiling(board: Board, group: Group) -> str:
@@ -314,7 +267,7 @@ def ceiling(board: Board, group: Group) -> str:
 def told(found: verdict_lib.Verdict) -> str:
   """A verdict in a cell."""
   if found.missing and found.decision == 'open':
-    return f'open\n{listed(found.missing)} without a result'
+    return f'open\n{document.listed(found.missing)} without a result'
   if found.gain is None:
     return 'open\ntoo few seeds'
   if found.decision == 'distillable':
@@ -344,12 +297,12 @@ def in_two_lines(attack: str) -> str:
   return spaced.replace(':', '\n', 1)
 
 
-def thief(attack: str | None, student: str | None) -> str:
-  """'kd', and below it the student and the settings."""
+def thief(attack: str | None, detail: str) -> str:
+  """'kd', and below it a detail, as the student, and the settings."""
   if not attack:
     return '–'
-  name, *settings = in_two_lines(attack).split('\n')
-  return '\n'.join([name, ', '.join([str(student), *settings])])
+  name, *settings = in_two_lines(attack).splitlines()
+  return f'{name}\n{", ".join([detail, *settings])}'
 
 
 def interval(
@@ -382,8 +335,3 @@ def signed(value: float, spec: str) -> str:
 
 def count(number: int, noun: str) -> str:
   return f'{number} {noun}{"" if number == 1 else "s"}'
-
-
-def listed(names: Iterable[str]) -> str:
-  *first, last = names
-  return f'{", ".join(first)} and {last}' if first else last

@@ -32,22 +32,17 @@ Cell = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-  """What became of one defense in one group of attacks.
-
-  Attributes:
-    verdict: see `verdict.judge`.
-    contests: {student: its contest}.
-    whole: the gain of the same student from the unprotected network, in points;
-      None where it is too little to take a share of.
-    against_none: of the deciding thief, over the one chosen against no defense.
-    score_value: of him, over who hears top classes alone; None where he does.
-      Of whom validation did not choose, the first attack that hears scores.
-  """
+  """What became of one defense in one group of attacks."""
 
   verdict: verdict_lib.Verdict
-  contests: Mapping[str, verdict_lib.Contest]
+  contests: Mapping[str, verdict_lib.Contest]  # By student.
+  # The gain of the same student from the unprotected network, in points; None
+  # where it is too little to take a share of.
   whole: float | None = None
+  # Of the deciding thief, over the one chosen against no defense.
   against_none: verdict_lib.Gain | None = None
+  # Of him, over who hears top classes alone; None where he does. Of whom
+  # validation did not choose, the first attack that hears scores.
   score_value: verdict_lib.Gain | None = None
 
   @property
@@ -59,21 +54,37 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-  """What attacks of one kind came to.
+  """What attacks of one kind came to."""
 
-  Attributes:
-    name: of `GROUPS`.
-    attacks: in order.
-    controls: {student: the chosen control}.
-    rows: {defense: row}.
-    alone: {student: bool[R, n], the fresh hits of its control}.
-  """
+  name: str  # Of `GROUPS`.
+  attacks: Sequence[str]  # In order.
+  controls: Mapping[str, str]  # The chosen one, by student.
+  rows: Mapping[str, Row]  # By defense.
+  alone: Mapping[str, np.ndarray]  # bool[R, n] by student: of its control.
 
-  name: str
-  attacks: Sequence[str]
-  controls: Mapping[str, str]
-  rows: Mapping[str, Row]
-  alone: Mapping[str, np.ndarray]
+  @property
+  def title(self) -> str:
+    """Who they are."""
+    return GROUPS[self.name]
+
+  @property
+  def none(self) -> verdict_lib.Verdict:
+    """On the unprotected network."""
+    return self.rows[NONE].verdict
+
+  def defenses(self, decision: str | None = None) -> list[str]:
+    """The names of all defenses, or of those of which this was decided."""
+    return [
+      name
+      for name, row in self.rows.items()
+      if name != NONE and decision in (None, row.verdict.decision)
+    ]
+
+  @property
+  def has_shares(self) -> bool:
+    """Whether the unprotected network gives each deciding thief enough."""
+    rows = [row for row in self.rows.values() if row.verdict.gain]
+    return bool(rows) and all(row.whole is not None for row in rows)
 
 
 class Board:
@@ -101,6 +112,11 @@ class Board:
       (c['defense'], c['attack'], c['student']): c for c in self.cells
     }
 
+  @property
+  def dataset(self) -> str:
+    """The name of the data set."""
+    return next(iter(self.entries.values()))['dataset']
+
   def cell(self, defense: str, attack: str, student: str) -> Cell:
     """One of them; every attack has one for every defense and student."""
     return self._by_key[defense, attack, student]
@@ -118,11 +134,10 @@ class Board:
     found = {cell['attack']: self.test(cell) for cell in cells}
     return {name: hits for name, hits in found.items() if hits is not None}
 
-  def vals(self, cells: Iterable[Cell]) -> dict[str, np.ndarray]:
+  def vals(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
     """{attack: `val`} of those that have both, or they could not be chosen."""
-    cells = list(cells)
-    found = {cell['attack']: self.val(cell) for cell in cells}
     tested = self.tests(cells)
+    found = {cell['attack']: self.val(cell) for cell in cells}
     return {
       name: hits
       for name, hits in found.items()
@@ -136,6 +151,17 @@ class Board:
       for cell in self.cells
       if cell['student'] == student and cell['defense'] is None
     ]
+
+  def of_attack(self, name: str) -> list[Cell]:
+    """The cells of an attack on whatever defense."""
+    return [c for c in self.cells if c['defense'] and c['attack'] == name]
+
+  def attacks(self, group: str | None = None) -> list[str]:
+    """The names of all, or of those of a group, in order."""
+    cells = [c for c in self.cells if c['defense']]
+    return list(
+      dict.fromkeys(c['attack'] for c in cells if group in (None, c['group']))
+    )
 
   def guess(self) -> np.ndarray:
     """bool[R, n] of whoever always says the likeliest class, at any seed."""
@@ -165,31 +191,29 @@ class Board:
 
 def judge(board: Board) -> list[Group]:
   """The verdicts, group by group, those with most to go by first."""
-  present = {cell['group'] for cell in board.cells if cell['defense']}
-  return [_judge_group(board, name) for name in GROUPS if name in present]
+  return [_group(board, name) for name in GROUPS if board.attacks(name)]
 
 
-def _judge_group(board: Board, group: str) -> Group:
-  names = list(
-    dict.fromkeys(
-      cell['attack']
-      for cell in board.cells
-      if cell['defense'] and cell['group'] == group
-    )
-  )
+def _group(board: Board, group: str) -> Group:
+  names = board.attacks(group)
   controls: dict[str, str] = {}
   hits: dict[str, np.ndarray] = {}  # Of the control of each student.
   for student in board.students:
-    validation = board.vals(board.controls(student))
+    cells = board.controls(student)
+    validation = board.vals(cells)
     if group != OWN:
       controls[student], hits[student] = GUESS, board.guess()
     elif validation:
       controls[student] = verdict_lib.choose(validation)
-      tested = board.tests(board.controls(student))
-      hits[student] = tested[controls[student]]
+      hits[student] = board.tests(cells)[controls[student]]
   contests = {
     defense: {
-      student: _contest(board, defense, student, names, hits.get(student))
+      student: _contest(
+        student,
+        board,
+        [board.cell(defense, name, student) for name in names],
+        hits.get(student),
+      )
       for student in board.students
     }
     for defense in board.owners
@@ -201,17 +225,15 @@ def _judge_group(board: Board, group: str) -> Group:
 
 
 def _contest(
-  board: Board,
-  defense: str,
   student: str,
-  names: Iterable[str],
+  board: Board,
+  cells: Sequence[Cell],
   control: np.ndarray | None,
 ) -> verdict_lib.Contest:
   """One student against one defense; its control may be missing."""
-  cells = [board.cell(defense, name, student) for name in names]
   cells = [cell for cell in cells if not cell['reason']]
+  tried = [cell['attack'] for cell in cells]
   if control is None:
-    tried = tuple(cell['attack'] for cell in cells)
     return verdict_lib.Contest(student, None, {}, tried)
   if len(control) < 2:
     # There is no telling how far one seed may be from another.
@@ -223,7 +245,7 @@ def _contest(
   gains = {
     name: verdict_lib.gain(hits, control) for name, hits in tested.items()
   }
-  missing = tuple(c['attack'] for c in cells if c['attack'] not in tested)
+  missing = [name for name in tried if name not in tested]
   return verdict_lib.Contest(student, chosen, gains, missing)
 
 
@@ -238,33 +260,30 @@ def _row(
   found = verdict_lib.judge(list(mine.values()), board.rules['margin'])
   if not (found.gain and found.attack and found.student):
     return Row(found, mine)
-  thief = board.cell(defense, found.attack, found.student)
-  plain, whole, against = contests[NONE][found.student], None, None
-  best = _best(plain, found.level)
+  student = found.student
+  thief = board.cell(defense, found.attack, student)
+  plain, whole, against = contests[NONE][student], None, None
+  # The chosen attack; where nothing was chosen, that which decides.
+  best = plain.chosen or min(
+    plain.gains,
+    key=lambda k: (-plain.gains[k].low(found.level), k),
+    default=None,
+  )
   if best:
     from_none = plain.gains[best].points
     if from_none > MIN_TO_LEAK:
       whole = from_none
     if defense != NONE:
-      other = board.cell(NONE, best, found.student)
-      against = _difference(board, thief, other)
-  cells = [board.cell(defense, name, found.student) for name in names]
+      against = _difference(board, thief, board.cell(NONE, best, student))
+  cells = [board.cell(defense, name, student) for name in names]
   deaf = [cell for cell in cells if cell['answers'] == 'labels']
-  hearing = [thief]
-  if not mine[found.student].chosen:
-    hearing = cells  # By their order, which nobody chose by the outcome.
+  # Of several by their order, which nobody chose by the outcome.
+  hearing = [thief] if mine[student].chosen else cells
   hearing = [cell for cell in hearing if cell['answers'] == 'scores']
   value = None
   if deaf and hearing:
     value = _difference(board, hearing[0], deaf[0])
   return Row(found, mine, whole, against, value)
-
-
-def _best(contest: verdict_lib.Contest, level: float) -> str | None:
-  """The chosen attack; where nothing was chosen, that which decides."""
-  if contest.chosen or not contest.gains:
-    return contest.chosen
-  return min(contest.gains, key=lambda k: (-contest.gains[k].low(level), k))
 
 
 def _difference(
@@ -278,16 +297,11 @@ def _difference(
 
 
 class Prices(NamedTuple):
-  """What every defense costs its owner, by its name.
+  """What every defense costs its owner, by its name; see `evaluate.price`."""
 
-  Attributes:
-    mean: over the fresh seeds; see `evaluate.price`.
-    change: of each number to that of no defense, seed by seed.
-    times: {batch: median as a multiple of that of no defense}.
-  """
-
-  mean: Mapping[str, Mapping[str, float]]
-  change: Mapping[str, Mapping[str, float]]
+  mean: Mapping[str, Mapping[str, float]]  # Over the fresh seeds.
+  change: Mapping[str, Mapping[str, float]]  # To no defense, seed by seed.
+  # {batch: median as a multiple of that of no defense}.
   times: Mapping[str, Mapping[str, float]]
 
 

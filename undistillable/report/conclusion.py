@@ -13,40 +13,27 @@ _MAX_LISTED = 2
 
 
 class Conclusion(typing.NamedTuple):
-  """What a report says first.
+  """What a report says first."""
 
-  Attributes:
-    title: the question.
-    headline: the conclusion in a few words.
-    sentence: the conclusion in a sentence.
-    tone: 'good', 'bad' or 'open', the colour of the headline.
-    details: blocks below it.
-  """
-
-  title: str
-  headline: str
-  sentence: str
-  tone: str
-  details: Sequence[document.Block] = ()
+  title: str  # The question.
+  headline: str  # The conclusion in a few words.
+  sentence: str  # The conclusion in a sentence.
+  tone: str  # 'good', 'bad' or 'open', the colour of the headline.
+  details: Sequence[document.Block] = ()  # Below it.
 
 
-def judge(summary: Mapping[str, Any]) -> dict[str, str]:
-  """{'headline', 'sentence', 'tone'}: does the protection hold?
-
-  Args:
-    summary: with `rows`; see `summary.summarize`.
-  """
-  rows = summary['rows']
+def judge(rows: Sequence[Row]) -> dict[str, str]:
+  """{'headline', 'sentence', 'tone'}: does the protection hold?"""
   headline, tone = _headline(rows)
   return {'headline': headline, 'sentence': _sentence(rows), 'tone': tone}
 
 
-def title(summary: Mapping[str, Any]) -> str:
+def title(rows: Sequence[Row]) -> str:
   """The question that the report answers."""
-  owners = [row for row in summary['rows'] if row['role'] == 'teacher']
+  owners = [row for row in rows if row['role'] == 'teacher']
   names = [row['name'] for row in owners if row['kind'] == 'protected']
-  data = sorted({row['dataset'] for row in owners})
-  where = f' on {data[0]}' if len(data) == 1 else ''
+  data = {row['dataset'] for row in owners}
+  where = f' on {next(iter(data))}' if len(data) == 1 else ''
   if not names:
     return f'Distillation study{where}'
   if len(names) == 1:
@@ -54,12 +41,7 @@ def title(summary: Mapping[str, Any]) -> str:
   return f'How undistillable are {len(names)} protected teachers{where}?'
 
 
-def points(value: float) -> str:
-  """'21.3 points', always with one decimal."""
-  return f'{abs(value):.1f} points'
-
-
-def span(values: Sequence[float]) -> str:
+def _span(values: Sequence[float]) -> str:
   """'21.3 points', or 'between 12.0 and 24.1 points' for several."""
   sizes = [abs(value) for value in values]
   low, high = f'{min(sizes):.1f}', f'{max(sizes):.1f}'
@@ -70,19 +52,17 @@ def _headline(rows: Sequence[Row]) -> tuple[str, str]:
   """The headline, and its tone."""
   judged = [row for row in rows if row['failed'] is not None]
   failed = [row for row in judged if row['failed']]
+  dear = [_too_dear(row, _known(rows, row['name'])) for row in _owners(rows)]
+  only = ' (one seed)' if _one_seed(rows) else ''
   if not judged:
     return 'Not enough runs yet', 'open'
-  only = ' (one seed)' if _one_seed(rows) else ''
-  dear = [_too_dear(row, _known(rows, row['name'])) for row in _owners(rows)]
   if not failed and dear and all(dear):
-    text = 'The protection costs its owner as much as the thief'
-    return f'{text}{only}', 'bad'
+    return f'The protection costs its owner as much as the thief{only}', 'bad'
   if not failed:
     return f'The protection holds{only}', 'good'
-  if len(failed) == len(judged):
-    return f'The protection failed{only}', 'bad'
-  text = f'The protection failed in {len(failed)} of {len(judged)} attacks'
-  return f'{text}{only}', 'bad'
+  where = f' in {len(failed)} of {len(judged)} attacks'
+  where = '' if len(failed) == len(judged) else where
+  return f'The protection failed{where}{only}', 'bad'
 
 
 def _sentence(rows: Sequence[Row]) -> str:
@@ -107,21 +87,16 @@ def _clause(owner: Row, rows: Sequence[Row], alone: bool) -> str:
       f'no student has been distilled from the {name} and trained alone yet; '
       f'{_cost(owner)}'
     )
-  text = f'{_failure(thefts)}distilling the {name} {_effects(known, thefts)}'
-  text += f'{_anyway(known)}; {_cost(owner)}'
+  text = ''
+  failed = [row for row in thefts if row['failed']]
+  if failed:
+    who = '' if len(failed) == len(thefts) else f' for {_who(failed, thefts)}'
+    text = f'the protection failed{who}: '
+  text += f'distilling the {name} {_effects(known, thefts)}{_anyway(known)}; '
+  text += _cost(owner)
   if _too_dear(owner, known):
     text += ', no less than it takes from the thief'
   return text
-
-
-def _failure(thefts: Sequence[Row]) -> str:
-  """'The protection failed for cnn: ', or nothing."""
-  failed = [row for row in thefts if row['failed']]
-  if not failed:
-    return ''
-  if len(failed) == len(thefts):
-    return 'the protection failed: '
-  return f'the protection failed for {_who(failed, thefts)}: '
 
 
 def _effects(known: Sequence[Row], thefts: Sequence[Row]) -> str:
@@ -131,9 +106,9 @@ def _effects(known: Sequence[Row], thefts: Sequence[Row]) -> str:
   for verdict, verb, against in words:
     found = [row for row in known if row['verdict'] == verdict]
     if found:
-      values = [row['difference']['mean'] for row in found]
+      values = _span([row['difference']['mean'] for row in found])
       who = _who(found, known)
-      parts.append(f'{verb} {who} {span(values)} {against} training alone')
+      parts.append(f'{verb} {who} {values} {against} training alone')
   even = [row for row in known if row['verdict'] == 'even']
   if even:
     parts.append(f'leaves {_who(even, known)} level with training alone')
@@ -143,7 +118,7 @@ def _effects(known: Sequence[Row], thefts: Sequence[Row]) -> str:
   if same:
     who = '' if len(same) == len(thefts) else f', to {_who(same, thefts)},'
     parts.append(f'does{who} no more harm than distilling the normal teacher')
-  return _join(parts)
+  return document.listed(parts)
 
 
 def _anyway(known: Sequence[Row]) -> str:
@@ -152,20 +127,18 @@ def _anyway(known: Sequence[Row]) -> str:
   A thief may lose for want of training or of data; the protection is not to be
   praised for that.
   """
-  lost = {}
-  for i, row in enumerate(known):
+  lost, values = [], []
+  for row in known:
     if row['effect'] and not row['failed'] and row['verdict'] == 'loss':
       effect = row['effect']['mean']
       normal = row['difference']['mean'] - effect
       if normal < min(effect, 0.0):
-        lost[i] = normal
+        lost.append(row)
+        values.append(normal)
   if not lost:
     return ''
-  costs = 'costs'
-  if len(lost) < len(known):
-    costs += f' {_who([known[i] for i in lost], known)}'
-  values = span(list(lost.values()))
-  return f' (distilling the normal one {costs} {values} already)'
+  who = '' if len(lost) == len(known) else f' {_who(lost, known)}'
+  return f' (distilling the normal one costs{who} {_span(values)} already)'
 
 
 def _too_dear(owner: Row, known: Sequence[Row]) -> bool:
@@ -186,23 +159,23 @@ def _cost(owner: Row) -> str:
   if owner['verdict'] == 'even':
     return 'protecting it cost no measurable accuracy'
   verb = 'cost' if owner['verdict'] == 'loss' else 'added'
-  change = points(owner['difference']['mean'])
-  return f'protecting it {verb} {change} of accuracy'
+  change = abs(owner['difference']['mean'])
+  return f'protecting it {verb} {change:.1f} points of accuracy'
 
 
 def _overview(owners: Sequence[Row], rows: Sequence[Row]) -> str:
   """The same for many protected teachers, as ranges."""
-  robbed = {row['name']: _known(rows, row['name']) for row in owners}
-  robbed = {name: known for name, known in robbed.items() if known}
+  known = _known(rows)
+  robbed = {row['teacher'] for row in known}
   failed = [
-    name
-    for name, known in robbed.items()
-    if any(row['failed'] for row in known)
+    owner['name']
+    for owner in owners
+    if any(row['failed'] and row['teacher'] == owner['name'] for row in known)
   ]
   text = f'of {len(robbed)} protected teachers, {len(failed) or "none"} failed'
   if failed and len(failed) <= 3:
-    text += f' ({_join(failed)})'
-  lost = [row['difference']['mean'] for k in robbed.values() for row in k]
+    text += f' ({document.listed(failed)})'
+  lost = [row['difference']['mean'] for row in known]
   if lost:
     text += f'; students end {_sides(lost)} training alone'
   paid = [row['difference']['mean'] for row in owners if row['difference']]
@@ -216,7 +189,7 @@ def _sides(values: Sequence[float]) -> str:
   low, high = min(values), max(values)
   if low < 0 < high:
     return f'between {-low:.1f} points below and {high:.1f} above'
-  return f'{span(values)} {"above" if low >= 0 else "below"}'
+  return f'{_span(values)} {"above" if low >= 0 else "below"}'
 
 
 def _owners(rows: Sequence[Row]) -> list[Row]:
@@ -250,7 +223,7 @@ def _who(found: Sequence[Row], among: Sequence[Row]) -> str:
     how = f'{row["method"]} {row["setting"]}'.strip()
     names.append(f'{row["name"]} by {how}' if many else row['name'])
   if len(names) < 4:
-    return _join(names)
+    return document.listed(names)
   return f'{len(names)} thieves'
 
 
@@ -261,10 +234,3 @@ def _one_seed(rows: Sequence[Row]) -> str:
   if 1 not in counts:
     return ''
   return ' (one seed only)' if counts == {1} else ' (partly one seed only)'
-
-
-def _join(parts: Sequence[str]) -> str:
-  """'a', 'a and b', 'a, b and c'."""
-  if len(parts) < 2:
-    return ''.join(parts)
-  return f'{", ".join(parts[:-1])} and {parts[-1]}'

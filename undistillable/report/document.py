@@ -109,6 +109,12 @@ def aligned(
   ]
 
 
+def listed(names: Iterable[str]) -> str:
+  """'a', 'a and b', 'a, b and c'."""
+  *first, last = names
+  return f'{", ".join(first)} and {last}' if first else last
+
+
 def escape(text: str) -> str:
   """Markdown that shows the text as it is: names may hold bars or tags."""
   for mark in _MARKS:

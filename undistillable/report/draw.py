@@ -45,64 +45,48 @@ COLORS_TOLD = (
   'students of each.'
 )
 
+_SIZED = ('font.size', 'axes.labelsize', 'legend.fontsize')
 STYLE: dict[Any, Any] = {
   'font.family': ['DejaVu Sans'],
-  'font.size': 9,
-  'text.color': COLORS['ink'],
-  'axes.edgecolor': COLORS['line'],
-  'axes.facecolor': 'none',
-  'axes.labelcolor': COLORS['muted'],
-  'axes.labelsize': 9,
-  'axes.titlecolor': COLORS['ink'],
+  **dict.fromkeys([*_SIZED, 'xtick.labelsize', 'ytick.labelsize'], 9),
+  **dict.fromkeys(['text.color', 'axes.titlecolor'], COLORS['ink']),
+  **dict.fromkeys(
+    ['axes.edgecolor', 'grid.color', 'xtick.color', 'ytick.color'],
+    COLORS['line'],
+  ),
+  **dict.fromkeys(
+    ['axes.labelcolor', 'xtick.labelcolor', 'ytick.labelcolor'],
+    COLORS['muted'],
+  ),
+  **dict.fromkeys(['axes.facecolor', 'figure.facecolor'], 'none'),
+  **{f'axes.spines.{side}': False for side in ('left', 'top', 'right')},
+  **dict.fromkeys(['xtick.major.size', 'ytick.major.size'], 0),
+  'ytick.minor.size': 0,
   'axes.titlesize': 10,
   'axes.titleweight': 'bold',
   'axes.titlelocation': 'left',
-  'axes.spines.left': False,
-  'axes.spines.top': False,
-  'axes.spines.right': False,
   'axes.axisbelow': True,
-  'grid.color': COLORS['line'],
   'grid.linewidth': 0.6,
-  'xtick.color': COLORS['line'],
-  'ytick.color': COLORS['line'],
-  'xtick.labelcolor': COLORS['muted'],
-  'ytick.labelcolor': COLORS['muted'],
-  'xtick.labelsize': 9,
-  'ytick.labelsize': 9,
-  'xtick.major.size': 0,
-  'ytick.major.size': 0,
-  'ytick.minor.size': 0,
-  'figure.facecolor': 'none',
   'legend.frameon': False,
-  'legend.fontsize': 9,
   'text.parse_math': False,  # A model may be called 'net$1$'.
   'svg.fonttype': 'none',
   'svg.hashsalt': 'undistillable',  # The same figure is the same file.
 }
 
 
-Panels = Sequence[mpl_figure.Figure | None]
+Panels = Sequence[mpl_figure.Figure | None]  # None begins a new row.
 
 
 class Figure(typing.NamedTuple):
-  """What a report shows below a heading.
+  """What a report shows below a heading."""
 
-  Attributes:
-    heading: of its section.
-    name: of its PNG.
-    draw: `() -> panels`, made by `panel`, where None begins a new row; None
-      instead where there is nothing to draw, and the caption says why.
-    title: what there is to see, above the PNG.
-    alt: what it shows, for those who cannot see it.
-    caption: what to see in it.
-  """
-
-  heading: str
-  name: str
+  heading: str  # Of its section.
+  name: str  # Of its PNG.
+  # None where there is nothing to draw, and the caption says why.
   draw: Callable[[], Panels] | None
-  title: str
-  alt: str
-  caption: str
+  title: str  # What there is to see, above the PNG.
+  alt: str  # What it shows, for those who cannot see it.
+  caption: str  # What to see in it.
 
 
 def panel(height: float) -> mpl_figure.Figure:
@@ -203,9 +187,7 @@ def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
 def svg(figure: mpl_figure.Figure, prefix: str) -> str:
   """A panel as SVG in the colours and fonts of the page it is put into.
 
-  Args:
-    figure: drawn in `COLORS`.
-    prefix: of its ids, which one page must not have twice.
+  The prefix is that of its ids, which one page must not have twice.
   """
   buffer = io.StringIO()
   backend_svg.FigureCanvasSVG(figure).print_figure(

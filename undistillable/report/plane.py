@@ -1,12 +1,13 @@
 """A plane of what defenses cost and what leaks, and who has least of both."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import figure as mpl_figure
 
 from undistillable.report import arena_words as words, draw
+from undistillable.report.board import Group, Prices
 
 _NEAR = (0.05, 0.04)  # Of the width and height: as large as a label.
 _LINEAR = 0.02  # Within it the axis of prices is linear, beyond logarithmic.
@@ -15,14 +16,7 @@ _COLORS = {'distillable': 'bad', 'undistillable': 'good', 'open': 'control'}
 
 
 class Point(NamedTuple):
-  """A defense.
-
-  Attributes:
-    name: of it.
-    x: what it costs.
-    y: what leaks; `low` and `high` are its bounds.
-    decision: 'distillable', 'undistillable' or 'open'.
-  """
+  """A defense: what it costs, and what leaks, with bounds."""
 
   name: str
   x: float
@@ -67,21 +61,55 @@ def together(places: np.ndarray) -> list[list[int]]:
   return sorted(found)
 
 
-def panels(points: Sequence[Point], y_label: str) -> draw.Panels:
+def figure(group: Group, paid: Prices) -> draw.Figure:
+  """Owner's price against what leaks."""
+  points = []
+  for name, row in group.rows.items():
+    gain, level = row.verdict.gain, row.verdict.level
+    if gain and name in paid.change:
+      whole = row.whole if group.has_shares and row.whole else 1.0
+      price, decision = paid.change[name]['brier'], row.verdict.decision
+      ends = gain.low(level) / whole, gain.high() / whole
+      points.append(Point(name, price, gain.points / whole, *ends, decision))
+  y = 'Gain of the thief (points)'
+  meaning = 'The unprotected network gives too little to take shares of'
+  if group.has_shares:
+    y = 'Leaked share'
+    meaning = 'Leaked share: 1 is no protection, 0 is all of it'
+  told = '; '.join(
+    f'{p.name} Brier {words.signed(p.x, ".3f")}, {y.lower()} {p.y:.2f}'
+    for p in points
+  )
+  caption = (
+    'Left is cheap for the owner (beyond 0.02 the axis is logarithmic), down '
+    f'is safe. {meaning}. The line joins the defenses than which no other is '
+    'both cheaper and safer. Green: undistillable against these attacks, red: '
+    'distillable, grey: open. Upright lines are the bounds of the gain.'
+  )
+  return draw.Figure(
+    heading='Price and protection',
+    name='plane',
+    draw=functools.partial(_panels, points, y) if points else None,
+    title='What a defense costs its owner, and what leaks all the same',
+    alt=f'Scatter plot. {told}.',
+    caption=caption if points else 'There are too few seeds to draw this.',
+  )
+
+
+def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   """The plane, and the names of the numbers in it."""
   panel = draw.panel(3.6)
   axes = panel.subplots()
   axes.axhline(0, color=draw.COLORS['line'], linewidth=1.0, zorder=0)
-  best = front(points)
+  best = [(point.x, point.y) for point in front(points)]
   axes.plot(
-    [p.x for p in best],
-    [p.y for p in best],
+    *zip(*best, strict=True),
     color=draw.COLORS['muted'],
     linewidth=1.0,
     zorder=1,
   )
-  for point in points:
-    color = draw.COLORS[_COLORS[point.decision]]
+  colors = [draw.COLORS[_COLORS[point.decision]] for point in points]
+  for point, color in zip(points, colors, strict=True):
     axes.errorbar(
       point.x,
       point.y,
@@ -113,20 +141,9 @@ def panels(points: Sequence[Point], y_label: str) -> draw.Panels:
       weight='bold',
       zorder=4,
     )
-  return [panel, _names(points)]
-
-
-def _names(points: Sequence[Point]) -> mpl_figure.Figure:
-  return draw.legend(
-    [
-      (
-        f'{number}  {point.name}',
-        {
-          'linestyle': 'none',
-          'marker': 'o',
-          'color': draw.COLORS[_COLORS[point.decision]],
-        },
-      )
-      for number, point in enumerate(points, 1)
-    ]
+  look = {'linestyle': 'none', 'marker': 'o'}
+  names = draw.legend(
+    (f'{number}  {point.name}', {**look, 'color': color})
+    for number, (point, color) in enumerate(zip(points, colors, strict=True), 1)
   )
+  return [panel, names]

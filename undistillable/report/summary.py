@@ -57,7 +57,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     'num_networks': len(usable),
     'notes': notes + _missing(rows, usable),
   }
-  return summary | conclusion.judge(summary)
+  return summary | conclusion.judge(rows)
 
 
 def teachers(summary: Summary) -> list[Row]:

@@ -92,7 +92,7 @@ def _cells(summary: Summary) -> list[tuple[str, ...]]:
   """The head, and a tuple of strings for each row."""
   rows = summary['rows']
   many = len({row['dataset'] for row in rows}) > 1
-  found = [_HEAD]
+  found: list[tuple[str, ...]] = [_HEAD]
   for row in rows:
     name = row['model'] if row['role'] == 'teacher' else row['name']
     name += f' on {row["dataset"]}' if many else ''

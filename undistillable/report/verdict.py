@@ -31,21 +31,13 @@ _REPLICATES = 10_000
 
 
 class Gain(NamedTuple):
-  """The gain of an attack over a control, in percentage points.
+  """The gain of an attack over a control, in percentage points."""
 
-  Attributes:
-    points: mean accuracy of the attack less that of the control.
-    seeds_variance: the part of the variance that more seeds reduce.
-    images_variance: the part that only more test images reduce.
-    degrees: of freedom of their sum.
-    num_seeds: of the attack or of the control, whichever has fewer.
-  """
-
-  points: float
-  seeds_variance: float
-  images_variance: float
-  degrees: float
-  num_seeds: int
+  points: float  # Mean accuracy of the attack less that of the control.
+  seeds_variance: float  # The part of the variance that more seeds reduce.
+  images_variance: float  # The part that only more test images reduce.
+  degrees: float  # Of freedom of their sum.
+  num_seeds: int  # Of the attack or the control, whichever has fewer.
 
   @property
   def error(self) -> float:
@@ -151,10 +143,7 @@ def stability(
 ) -> float:
   """How often the same is chosen from other validation images, 0..1.
 
-  Args:
-    validation: see `choose`.
-    replicates: resamples of the images with replacement.
-    seed: of the resamples.
+  `replicates` are resamples of the images with replacement; see `choose`.
   """
   names = sorted(validation)  # Ties go to the first, as there.
   hits = np.stack([validation[name].mean(axis=0) for name in names])
@@ -167,58 +156,41 @@ def stability(
 
 
 class Contest(NamedTuple):
-  """What one student came to against one defense.
-
-  Attributes:
-    student: its name.
-    chosen: the attack that the thief chose by validation; None where he has
-      nothing to choose by. Then any attack may show that he gains, and Holm's
-      correction goes over all of them.
-    gains: {attack: its gain over the control}.
-    missing: attacks that were tried, and have no gain: a run of theirs
-      diverged, or is not there.
-  """
+  """What one student came to against one defense."""
 
   student: str
+  # The attack that the thief chose by validation; None where he has nothing to
+  # choose by. Then any attack may show that he gains, and Holm's correction
+  # goes over all of them.
   chosen: str | None
-  gains: Mapping[str, Gain]
+  gains: Mapping[str, Gain]  # Of each attack over the control.
+  # Attacks that were tried, of which a run diverged, or is not there.
   missing: Sequence[str] = ()
 
 
 class Verdict(NamedTuple):
-  """What became of a defense.
+  """What became of a defense."""
 
-  Attributes:
-    decision: 'distillable', 'undistillable' or 'open'.
-    student: of the candidate below; None where there is no contest.
-    attack: the candidate with the greatest lower bound: what decides.
-    gain: of it.
-    level: of its lower bound, with Holm's correction.
-    below_margin: whether every gain is known to be below the margin.
-    seeds: of an open verdict, how many fresh ones would settle it if all gains
-      stayed as they are; None where no number of them would.
-    missing: attacks without a result, by some student.
-  """
-
-  decision: str
+  decision: str  # 'distillable', 'undistillable' or 'open'.
+  # What decides: the candidate with the greatest lower bound, if there is one.
   student: str | None
   attack: str | None
   gain: Gain | None
-  level: float
-  below_margin: bool
+  level: float  # Of its lower bound, with Holm's correction.
+  below_margin: bool  # Whether every gain is known to be below the margin.
+  # Of an open verdict, how many fresh ones would settle it if all gains stayed
+  # as they are; None where no number of them would.
   seeds: int | None
-  missing: Sequence[str] = ()
+  missing: Sequence[str] = ()  # Attacks without a result, by some student.
 
 
 def judge(
   contests: Sequence[Contest], margin: float, level: float = LEVEL
 ) -> Verdict:
-  """The verdict on one defense.
+  """The verdict on one defense; `contests` are one a student.
 
-  Args:
-    contests: one a student, with the same attacks.
-    margin: delta, in points; a gain below it is none that matters.
-    level: of each test.
+  A gain below the margin, in points, is none that matters; `level` is that of
+  each test.
   """
   candidates = [
     (one.student, name, one.gains[name])

@@ -59,7 +59,7 @@ def write(
     figures = main_figures(summary, results['runs'], workdir, folder)
   if conclusion is None:
     conclusion = conclusion_lib.Conclusion(
-      conclusion_lib.title(summary),
+      conclusion_lib.title(summary['rows']),
       *(summary[key] for key in ('headline', 'sentence', 'tone')),
     )
   parts = [
