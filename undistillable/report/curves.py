@@ -8,13 +8,13 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable.report import draw, entries as entries_lib
+from undistillable.report import draw, entries as entries_lib, stats
 from undistillable.report.stats import Entry
 from undistillable.report.summary import Row, Summary
 
+_KEYS = ('train_loss', 'train_accuracy', 'val_accuracy')
 Metrics = Mapping[str, list[dict[str, Any]]]  # {id: its epochs' metrics}.
 Curve = dict[str, Any]  # What `collect` returns a list of.
 
@@ -65,8 +65,7 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
     List of {panel, name, color, dashed, series}: `panel` is 'Teachers', or a
     student and, where there are several, the attack: 'Student cnn8 by kd'. A
     student alone is in all panels of its network. `series` maps a metric to
-    `(epochs int[E], values float[N, E])` over N seeds, with NaN where one
-    lacks an epoch.
+    {epoch: `stats.stat` over the seeds that have it}.
   """
   curves = []
   for row in summary['rows']:
@@ -78,10 +77,7 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
       'color': row['color'],
       'dashed': row['kind'] == 'control'
       and row['method'] != entries_lib.CONTROL,
-      'series': {
-        key: _stack(found, key)
-        for key in ('train_loss', 'train_accuracy', 'val_accuracy')
-      },
+      'series': {key: _series(found, key) for key in _KEYS},
     }
     panels = _panels_of(row, summary['rows'])
     curves += [{'panel': panel, **curve} for panel in panels]
@@ -92,7 +88,10 @@ def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
   """The teachers, the legend, one for each student and attack."""
   key = _accuracy_key(curves)
   names = dict.fromkeys(curve['panel'] for curve in curves)
-  limits = _limits([curve['series'][key] for curve in curves])
+  ends = draw.ends(f for c in curves for f in c['series'][key].values())
+  low, high = min(ends, default=0.0), max(ends, default=100.0)
+  air = 0.05 * (high - low) or 1.0
+  limits = low - air, high + air
   shown = []
   for name in names:
     chosen = [curve for curve in curves if curve['panel'] == name]
@@ -103,7 +102,7 @@ def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
 
 def _accuracy_key(curves: Sequence[Curve]) -> str:
   """Held-out accuracy if every curve has it, otherwise training accuracy."""
-  if all(curve['series']['val_accuracy'][0].size for curve in curves):
+  if all(curve['series']['val_accuracy'] for curve in curves):
     return 'val_accuracy'
   return 'train_accuracy'
 
@@ -128,23 +127,17 @@ def _panels_of(row: Row, rows: Sequence[Row]) -> list[str]:
   return draw.by_attack(row['name'], attacks, many)
 
 
-def _stack(
+def _series(
   histories: Sequence[Sequence[Mapping[str, Any]]], key: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Histories of several seeds -> (epochs int[E], values float[N, E])."""
-  found = [
-    {
-      line['epoch']: line[key]
-      for line in history
-      if line.get('epoch') is not None and line.get(key) is not None
-    }
-    for history in histories
-  ]
-  epochs = sorted(set().union(*found))
-  values = [[one.get(epoch, np.nan) for epoch in epochs] for one in found]
-  return np.array(epochs, int), np.array(values, float).reshape(
-    len(found), len(epochs)
-  )
+) -> dict[int, stats.Stat]:
+  """Histories of several seeds -> the numbers of each epoch."""
+  values: dict[int, dict[int, float]] = {}
+  for seed, history in enumerate(histories):
+    for line in history:
+      epoch, value = line.get('epoch'), line.get(key)
+      if epoch is not None and value is not None and math.isfinite(value):
+        values.setdefault(epoch, {})[seed] = value
+  return {epoch: stats.stat(values[epoch]) or {} for epoch in sorted(values)}
 
 
 def _panel(
@@ -156,17 +149,18 @@ def _panel(
   draw.heading(panel, name)
   for ax, shown in zip(axes, (key, 'train_loss'), strict=True):
     for curve in curves:
-      epochs, values = curve['series'][shown]
-      _draw(ax, epochs, values, _look(curve))
+      found = curve['series'][shown]
+      if found:
+        marker = 'o' if len(found) <= 3 else None
+        look = {'marker': marker, 'markersize': 4, **_look(curve)}
+        draw.line(ax, list(found), list(found.values()), look)
     ax.grid(axis='y')
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
     ax.set_xlabel('Epoch', loc='left')
   # Accuracies compare across panels, the losses of methods do not.
   axes[0].set_ylim(*limits)
   where = 'Held-out' if key == 'val_accuracy' else 'Training'
-  scale = _scale_loss(
-    axes[1], [curve['series']['train_loss'] for curve in curves]
-  )
+  scale = _scale_loss(axes[1], curves)
   for ax, told in zip(
     axes, (f'{where} accuracy (%)', f'Training loss{scale}'), strict=True
   ):
@@ -182,51 +176,17 @@ def _look(curve: Curve) -> dict[str, Any]:
   }
 
 
-def _draw(
-  ax: mpl_axes.Axes,
-  epochs: np.ndarray,
-  values: np.ndarray,
-  look: Mapping[str, Any],
-) -> None:
-  """The mean over the seeds that have an epoch, and one deviation around."""
-  if not epochs.size:
-    return
-  mean, std = _mean_and_std(values)
-  marker = 'o' if epochs.size <= 3 else None
-  ax.plot(epochs, mean, marker=marker, markersize=4, **look)
-  draw.band(ax, epochs, mean, std, look['color'])
-
-
-def _mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Over the seeds that have an epoch: float[E] each."""
-  count = np.sum(np.isfinite(values), axis=0)
-  mean = np.nansum(values, axis=0) / np.maximum(count, 1)
-  squares = np.nansum((values - mean) ** 2, axis=0)
-  return mean, np.sqrt(squares / np.maximum(count - 1, 1))
-
-
-def _limits(
-  series: Iterable[tuple[np.ndarray, np.ndarray]],
-) -> tuple[float, float]:
-  """From the lowest band to the highest, with some air."""
-  ends: list[float] = []
-  for _, values in series:
-    mean, std = _mean_and_std(values)
-    ends += [*(mean - std), *(mean + std)]
-  low, high = min(ends, default=0.0), max(ends, default=100.0)
-  air = 0.05 * (high - low) or 1.0
-  return low - air, high + air
-
-
-def _scale_loss(
-  ax: mpl_axes.Axes, series: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> str:
+def _scale_loss(ax: mpl_axes.Axes, curves: Iterable[Curve]) -> str:
   """A logarithmic axis where one loss dwarfs another; what is said of it."""
-  losses = [values[np.isfinite(values)] for _, values in series]
-  tops = [np.abs(values).max() for values in losses if values.size]
+  losses = [
+    [loss for one in found.values() for loss in one['by_seed'].values()]
+    for found in (curve['series']['train_loss'] for curve in curves)
+    if found
+  ]
+  tops = [max(map(abs, values)) for values in losses]
   if not tops or not 0 < min(tops) < max(tops) / _MAX_LINEAR_RATIO:
     return ''
-  if min(values.min() for values in losses if values.size) > 0:
+  if min(map(min, losses)) > 0:
     ax.set_yscale('log')
     told = ', logarithmic'
   else:

@@ -11,7 +11,7 @@ import pathlib
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,7 +21,7 @@ from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
 
 from undistillable import writers
-from undistillable.report import document
+from undistillable.report import document, stats
 
 WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
 _GAP = 0.25
@@ -37,6 +37,7 @@ COLORS: dict[str, str] = dict(
   )
 )
 
+TEACHERS = {'normal': 'normal', 'nasty': 'defense-0'}  # Their colours.
 NO_LOGITS = 'The study kept no responses of its teachers (no responses.npz).'
 NO_ACCURACY = 'No run has finished: there is no accuracy to show.'
 COLORS_TOLD = (
@@ -113,17 +114,27 @@ def legend(
   return figure
 
 
-def band(
+def line(
   axes: mpl_axes.Axes,
-  x: Sequence[float] | np.ndarray,
-  mean: np.ndarray,
-  spread: np.ndarray,
-  color: str,
-) -> None:
-  """What a line may be off by, around it."""
-  axes.fill_between(
-    x, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0
-  )
+  x: Sequence[float],
+  found: Sequence[stats.Stat | None],
+  look: Mapping[str, Any],
+  band: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Means, with a gap at None, in a band; both as float[len(x)]."""
+  mean = np.array([one['mean'] if one else np.nan for one in found])
+  spread = np.array([stats.spread(one) if one else np.nan for one in found])
+  axes.plot(x, mean, **look)
+  if band:
+    ends, color = (mean - spread, mean + spread), look['color']
+    axes.fill_between(x, *ends, color=color, alpha=0.2, linewidth=0)
+  return mean, spread
+
+
+def ends(found: Iterable[stats.Stat]) -> list[float]:
+  """Of their bands."""
+  reach = [(one['mean'], stats.spread(one)) for one in found]
+  return [mean + sign * spread for mean, spread in reach for sign in (-1, 1)]
 
 
 def no_ticks(axes: mpl_axes.Axes) -> None:
@@ -143,6 +154,17 @@ def by_attack(student: str, attacks: Iterable[str], many: bool) -> list[str]:
   if not many:
     return [panel]
   return [f'{panel} by {name}' for name in dict.fromkeys(attacks)] or [panel]
+
+
+def beside(
+  axes: mpl_axes.Axes,
+  text: str,
+  point: tuple[float, float],
+  offset: tuple[float, float],
+  **look: Any,
+) -> None:
+  """A text so many typographic points from a point of the drawing."""
+  axes.annotate(text, point, offset, textcoords='offset points', **look)
 
 
 def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:

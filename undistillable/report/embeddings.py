@@ -17,24 +17,15 @@ from sklearn import manifold, metrics, neighbors
 from undistillable.report import draw
 
 # (key, heading, colour): features and logits of both teachers.
-_PANELS = (
-  ('normal_features', 'Normal: features', 'normal'),
-  ('nasty_features', 'Nasty: features', 'defense-0'),
-  ('normal_logits', 'Normal: logits', 'normal'),
-  ('nasty_logits', 'Nasty: logits', 'defense-0'),
-)
+_PANELS = [
+  (f'{name}_{kind}', f'{name.capitalize()}: {kind}', color)
+  for kind in ('features', 'logits')
+  for name, color in draw.TEACHERS.items()
+]
 # Ten hues that have a contrast of 3 or more with light and with dark ground.
 CLASS_COLORS = (
-  '#2f7fd1',
-  '#d9730d',
-  '#2e9e4f',
-  '#cf3b3b',
-  '#8e62d9',
-  '#8f6248',
-  '#d65fae',
-  '#7f868e',
-  '#8f8c1c',
-  '#1299a8',
+  *('#2f7fd1', '#d9730d', '#2e9e4f', '#cf3b3b', '#8e62d9'),
+  *('#8f6248', '#d65fae', '#7f868e', '#8f8c1c', '#1299a8'),
 )
 
 _MAX_PERPLEXITY = 30.0
@@ -46,13 +37,8 @@ def choose(
 ) -> np.ndarray:
   """Indices of at most `max_points` examples, with the shares of the classes.
 
-  Args:
-    labels: int[N].
-    max_points: how many a picture can show.
-    seed: of the choice.
-
   Returns:
-    int[M], in order; all N where they are no more than `max_points`.
+    int[M], in order; all of labels int[N] where they are no more.
 
   Example:
     embeddings.choose(np.repeat([0, 1], [300, 100]), 8)  # 6 zeros, 2 ones
@@ -79,11 +65,12 @@ def choose(
 def project(vectors: npt.ArrayLike, seed: int = 0) -> np.ndarray:
   """t-SNE of features or logits: neighbours stay neighbours.
 
-  Distances between far points, and the axes, mean nothing.
+  Distances between far points, and the axes, mean nothing. On one machine the
+  same seed gives the same points; 2,000 vectors take about 20 seconds.
 
   Args:
-    vectors: float[N, F] of 5 or more examples; 2,000 take about 20 seconds.
-    seed: of the search. On one machine the same seed gives the same points.
+    vectors: float[N, F] of 5 or more examples.
+    seed: of the search.
 
   Returns:
     float32[N, 2].

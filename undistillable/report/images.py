@@ -11,8 +11,6 @@ from matplotlib import figure as mpl_figure
 from undistillable.attacks import synthesis
 from undistillable.report import draw
 
-_COLORS = {'normal': 'normal', 'nasty': 'defense-0'}
-
 # {'normal' | 'nasty': {seed: {'judge_accuracy', 'teacher_accuracy'}}}.
 Numbers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -25,11 +23,11 @@ def figure(arrays: Mapping[str, np.ndarray], numbers: Numbers) -> draw.Figure:
       of all classes at a time, and likewise 'nasty'.
     numbers: what is said of them, seed by seed.
   """
-  told = {name: _told(numbers.get(name, {})) for name in _COLORS}
+  told = {name: _told(numbers.get(name, {})) for name in draw.TEACHERS}
   alt = ['Two grids of images made up from the weights of teachers.']
   alt += [
     f'{name} teacher, {len(arrays[name])} images: {told[name]}.'
-    for name in _COLORS
+    for name in draw.TEACHERS
     if name in arrays
   ]
   return draw.Figure(
@@ -62,7 +60,7 @@ def _panels(
 ) -> list[mpl_figure.Figure]:
   """One for each teacher, and below it what is told."""
   shown = []
-  for name, color in _COLORS.items():
+  for name, color in draw.TEACHERS.items():
     panel = draw.panel(2.7)
     axes = panel.subplots()
     axes.set_title(f'{name} teacher', color=draw.COLORS[color])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import axes as mpl_axes, figure as mpl_figure
+from scipy import special
 
 from undistillable import losses
 from undistillable.report import draw, peaks, summary as summary_lib
@@ -89,7 +90,10 @@ def _panel(
   color = draw.COLORS[row['color']]
   # A class that is withheld has no bar.
   served = np.where(losses.is_withheld(logits), np.nan, logits)
-  columns = ('Logits', served), ('Probabilities', _softmax(logits))
+  columns = (
+    ('Logits', served),
+    ('Probabilities', special.softmax(logits, axis=1)),
+  )
   for i, (told, values) in enumerate(columns, 1):
     _draw_column(grid[:, i], values[picked], labels, color)
     grid[0, i].set_title(
@@ -150,8 +154,3 @@ def _name_classes(column: np.ndarray, names: list[str]) -> None:
   if len(names) <= _MAX_NAMED:
     column[-1].set_xticks(range(len(names)), names if fits else None)
   column[-1].set_xlabel('Class' if fits else 'Class number', labelpad=2)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-  return powers / powers.sum(axis=1, keepdims=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import figure as mpl_figure
+from scipy import special
 
 from undistillable import losses
 from undistillable.report import draw
-from undistillable.report.summary import NUM_COLORS
 
 # A peak is a class above this share of the way from the mean to the top.
 _SHARE = 0.5
@@ -28,11 +28,7 @@ def count(logits: npt.ArrayLike) -> np.ndarray:
 
   Adding a constant to all logits of an image or scaling them changes nothing.
 
-  Args:
-    logits: float[N, K].
-
-  Returns:
-    int[N], from 1 to K; K where all logits are equal.
+  Of logits float[N, K] int[N], from 1 to K; K where all of them are equal.
   """
   z = np.asarray(logits, np.float64)
   served = ~np.asarray(losses.is_withheld(z))  # The others have no logit.
@@ -69,7 +65,7 @@ def statistics(
   """
   z, y = _checked(logits, labels, temperature)
   num_peaks = count(z)
-  log_p = _log_softmax(z)
+  log_p = special.log_softmax(z, axis=1)
   order = np.argsort(-z, axis=1, kind='stable')
   rank = 1 + np.argmax(order == y[:, None], axis=1)
   return {
@@ -78,7 +74,9 @@ def statistics(
     'mean_peaks': float(num_peaks.mean()),
     'histogram': np.bincount(num_peaks)[1:].tolist(),
     'entropy': _mean_entropy(log_p),
-    'entropy_at_temperature': _mean_entropy(_log_softmax(z / temperature)),
+    'entropy_at_temperature': _mean_entropy(
+      special.log_softmax(z / temperature, axis=1)
+    ),
     'mean_rank': float(rank.mean()),
     'top_share': 100 * float(np.mean(rank == 1)),
     'mean_top_probability': float(np.exp(log_p.max(axis=1)).mean()),
@@ -106,11 +104,6 @@ def _checked(
   return z, y
 
 
-def _log_softmax(z: np.ndarray) -> np.ndarray:
-  z = z - z.max(axis=1, keepdims=True)
-  return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-
-
 def _mean_entropy(log_p: np.ndarray) -> float:
   """In nats, over float64[N, K]."""
   return float(-np.sum(np.exp(log_p) * log_p, axis=1).mean())
@@ -121,7 +114,7 @@ def figure(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> draw.Figure:
 
   Args:
     by_name: {'normal': [what `statistics` returns, one a seed], 'nasty':
-      [...]}. 'normal' is blue, others are protected teachers.
+      [...]}.
   """
   by_name = {name: found for name, found in by_name.items() if found}
   means = {
@@ -171,21 +164,12 @@ def _panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
   width = 0.8 / len(percent)
   looks: list[tuple[str, dict[str, Any]]] = []
   for i, (name, values) in enumerate(percent.items()):
-    protected = [other for other in percent if other != 'normal']
-    color = draw.COLORS['normal']
-    if name != 'normal':
-      color = draw.COLORS[f'defense-{protected.index(name) % NUM_COLORS}']
+    color = draw.COLORS[draw.TEACHERS[name]]
     at = np.arange(len(BARS)) + (i - (len(percent) - 1) / 2) * width
     mean = values.mean(axis=0)
     axes.bar(at, mean, 0.94 * width, color=color, linewidth=0)
     for x, height, top in zip(at, mean, values.max(axis=0), strict=True):
-      axes.annotate(
-        f'{height:.0f}',
-        (x, top),
-        (0, 4),
-        textcoords='offset points',
-        ha='center',
-      )
+      draw.beside(axes, f'{height:.0f}', (x, top), (0, 4), ha='center')
     if len(values) > 1:
       beside = np.broadcast_to(at, values.shape)
       draw.seeds(axes, list(beside.flat), list(values.flat))

@@ -183,11 +183,9 @@ def _places(xs: Sequence[Any], log_x: bool) -> tuple[list[float], bool]:
 
 def _limits(lines: Iterable[Line]) -> tuple[float, float]:
   """From the lowest seed or band to the highest, with some air."""
-  ends: list[float] = []
-  for line in lines:
-    for accuracy in line['points'].values():
-      mean, spread = accuracy['mean'], stats.spread(accuracy)
-      ends += [mean - spread, mean + spread, *accuracy['by_seed'].values()]
+  found = [one for line in lines for one in line['points'].values()]
+  seeds = [value for one in found for value in one['by_seed'].values()]
+  ends = [*draw.ends(found), *seeds]
   middle = (min(ends) + max(ends)) / 2
   half = max(1.12 * (max(ends) - min(ends)), _MIN_SPAN) / 2
   return middle - half, middle + half
@@ -254,11 +252,8 @@ def _draw(
   """One line, with a gap where there is no run."""
   color, joined = look['color'], look['linestyle'] != 'none'
   found = [points.get(x) for x in xs]
-  mean = np.array([one['mean'] if one else np.nan for one in found])
-  spread = np.array([stats.spread(one) if one else np.nan for one in found])
-  axes.plot(at, mean, **look)
-  if joined and np.nanmax(spread) > 0:
-    draw.band(axes, at, mean, spread, color)
+  wide = any(stats.spread(one) for one in found if one)
+  mean, spread = draw.line(axes, at, found, look, band=joined and wide)
   # The spread is a bar where no neighbour gives it a band.
   there = np.isfinite(mean)
   beside = np.zeros_like(there)
