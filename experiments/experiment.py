@@ -10,7 +10,6 @@ import ml_collections
 from experiments import claims
 from undistillable import plan, runs as runs_lib, study
 from undistillable.report import (
-  conclusion as conclusion_lib,
   document,
   draw,
   summary as summary_lib,
@@ -93,21 +92,21 @@ def main(experiment: Experiment) -> None:
 
 def _conclusion(
   experiment: Experiment, results: Mapping[str, Any]
-) -> conclusion_lib.Conclusion:
+) -> document.Conclusion:
   """What became of the claims that the experiment tests."""
   verdicts = claims.judge({experiment.name: results}, experiment.name)
   where = results['runs'][0]['dataset']
   title = f'{experiment.title} ({where})'
   summary = summary_lib.summarize(results['runs'])
   if not verdicts:
-    return conclusion_lib.Conclusion(
+    return document.Conclusion(
       title, summary['headline'], summary['sentence'], 'open'
     )
   holds = [verdict for verdict in verdicts if verdict.status == 'holds']
   sentence = summary['sentence']
   if len(verdicts) == 1:
     sentence = f'{verdicts[0].text} {verdicts[0].evidence}'
-  return conclusion_lib.Conclusion(
+  return document.Conclusion(
     title,
     _headline(verdicts, holds),
     sentence,

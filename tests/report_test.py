@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from undistillable.report import (
-  conclusion as conclusion_lib,
   curves,
+  document,
   draw,
   write,
 )
@@ -201,9 +201,7 @@ def test_teachers_without_students(tmp_path):
 
 def test_a_study_may_have_another_question_and_folder(tmp_path):
   runs = fabricated.make_study((90.0,), (91.0,), (70.0,))
-  conclusion = conclusion_lib.Conclusion(
-    'A & B', 'Open', 'Nothing is known.', 'open'
-  )
+  conclusion = document.Conclusion('A & B', 'Open', 'Nothing is known.', 'open')
   folder = tmp_path / 'study'
   missing = draw.Figure('Where', 'map', None, '', '', 'There is no map.')
   write.write(

@@ -7,7 +7,6 @@ from typing import Any
 from undistillable.report import (
   arena_words as words,
   board as board_lib,
-  conclusion as conclusion_lib,
   conduct,
   document,
   draw,
@@ -17,7 +16,7 @@ from undistillable.report import (
 )
 from undistillable.report.board import Board, Group, Prices
 
-Conclude = Callable[[Board, Sequence[Group], Prices], conclusion_lib.Conclusion]
+Conclude = Callable[[Board, Sequence[Group], Prices], document.Conclusion]
 
 _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
 _PRICES = (

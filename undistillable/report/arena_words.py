@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from undistillable.report import (
-  conclusion as conclusion_lib,
   document,
   verdict as verdict_lib,
 )
@@ -77,7 +76,7 @@ LIMITS = (
 
 def conclusion(
   board: Board, groups: Sequence[Group], paid: Prices
-) -> conclusion_lib.Conclusion:
+) -> document.Conclusion:
   """What the page says first, of the group that has most to go by."""
   first = groups[0]
   number = len(first.defenses())
@@ -107,12 +106,12 @@ def conclusion(
   else:
     headline, tone = 'No thief gains from any defense', 'good'
   title = f'Which defense holds on {board.dataset}, and at what price?'
-  return conclusion_lib.Conclusion(title, headline, sentence, tone)
+  return document.Conclusion(title, headline, sentence, tone)
 
 
 def audit(
   board: Board, groups: Sequence[Group], paid: Prices
-) -> conclusion_lib.Conclusion:
+) -> document.Conclusion:
   """What the page of one network says first, of the same group."""
   first = groups[0]
   found = first.none
@@ -147,7 +146,7 @@ def audit(
     thieves = document.listed(title.lower() for title in others)
     headline, tone = f'It can be distilled by {thieves}', 'bad'
   title = f'Can this network be stolen by distillation? ({board.dataset})'
-  return conclusion_lib.Conclusion(title, headline, sentence, tone)
+  return document.Conclusion(title, headline, sentence, tone)
 
 
 def _against(group: Group) -> str:

@@ -1,6 +1,5 @@
 """The conclusion of a study: a headline and a sentence, for each case."""
 
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +9,6 @@ Row = Mapping[str, Any]  # See `summary.summarize`.
 
 # Beyond this many protected teachers a list is no sentence any more.
 _MAX_LISTED = 2
-
-
-class Conclusion(typing.NamedTuple):
-  """What a report says first."""
-
-  title: str  # The question.
-  headline: str  # The conclusion in a few words.
-  sentence: str  # The conclusion in a sentence.
-  tone: str  # 'good', 'bad' or 'open', the colour of the headline.
-  details: Sequence[document.Block] = ()  # Below it.
 
 
 def judge(rows: Sequence[Row]) -> dict[str, str]:

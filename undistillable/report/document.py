@@ -65,16 +65,26 @@ class Picture(typing.NamedTuple):
 
 Block = Code | Heading | Link | Picture | Table | Text
 
+
+class Conclusion(typing.NamedTuple):
+  """What a report says first."""
+
+  title: str  # The question.
+  headline: str  # The conclusion in a few words.
+  sentence: str  # The conclusion in a sentence.
+  tone: str  # 'good', 'bad' or 'open', the colour of the headline.
+  details: Sequence[Block] = ()  # Below it.
+
+
 # At the start of a line these would make a list, a quotation or a heading.
 _MARKS = '\\`*_[]<>|#'
 
 
-def markdown(
-  title: str, headline: str, sentence: str, parts: Sequence[Block]
-) -> str:
+def markdown(first: Conclusion, parts: Sequence[Block]) -> str:
   """A whole report as Markdown."""
-  lines = [f'# {escape(title)}', f'**{escape(headline)}.** {escape(sentence)}']
-  return '\n\n'.join(lines + [_markdown(part) for part in parts]) + '\n'
+  told = f'**{escape(first.headline)}.** {escape(first.sentence)}'
+  lines = [f'# {escape(first.title)}', told, *map(_markdown, parts)]
+  return '\n\n'.join(lines) + '\n'
 
 
 def markdown_table(
@@ -122,19 +132,10 @@ def escape(text: str) -> str:
   return ' '.join(text.split())
 
 
-def page(
-  title: str,
-  headline: str,
-  sentence: str,
-  parts: Sequence[Block],
-  *,
-  eyebrow: str = '',
-  tone: str = 'open',
-) -> str:
+def page(first: Conclusion, parts: Sequence[Block], eyebrow: str) -> str:
   """A whole report as one HTML page that needs nothing else, no network.
 
-  `eyebrow` is a line above the title, `tone` 'good', 'bad' or 'open', the
-  colour of the headline.
+  `eyebrow` is a line above the title.
   """
   sections: list[list[str]] = []
   for part in parts:
@@ -143,11 +144,11 @@ def page(
     sections[-1].append(_html(part))
   return string.Template(resource('report.html')).substitute(
     css=resource('report.css'),
-    title=_quote(title),
+    title=_quote(first.title),
     eyebrow=_quote(eyebrow),
-    headline=_quote(headline),
-    sentence=_quote(sentence),
-    tone=_quote(tone),
+    headline=_quote(first.headline),
+    sentence=_quote(first.sentence),
+    tone=_quote(first.tone),
     body='\n'.join('\n'.join([*one, '</section>']) for one in sections),
   )
 

@@ -30,7 +30,7 @@ def write(
   *,
   folder: str | os.PathLike[str] | None = None,
   command: str = '',
-  conclusion: conclusion_lib.Conclusion | None = None,
+  conclusion: document.Conclusion | None = None,
   figures: Sequence[draw.Figure] | None = None,
 ) -> None:
   """Writes figures/*.png, report.md and report.html.
@@ -58,7 +58,7 @@ def write(
   if figures is None:
     figures = main_figures(summary, results['runs'], workdir, folder)
   if conclusion is None:
-    conclusion = conclusion_lib.Conclusion(
+    conclusion = document.Conclusion(
       conclusion_lib.title(summary['rows']),
       *(summary[key] for key in ('headline', 'sentence', 'tone')),
     )
@@ -80,7 +80,7 @@ def write(
 
 
 def pages(
-  conclusion: conclusion_lib.Conclusion,
+  conclusion: document.Conclusion,
   parts: Sequence[document.Block],
   folder: pathlib.Path,
   eyebrow: Sequence[str],
@@ -97,12 +97,9 @@ def pages(
   """
   date = (results.get('environment') or {}).get('date')
   line = ' · '.join([*eyebrow, *([str(date)] if date else [])])
-  said = conclusion.title, conclusion.headline, conclusion.sentence
   texts = {
-    'report.md': document.markdown(*said, parts),
-    'report.html': document.page(
-      *said, parts, eyebrow=line, tone=conclusion.tone
-    ),
+    'report.md': document.markdown(conclusion, parts),
+    'report.html': document.page(conclusion, parts, line),
   }
   for name, text in texts.items():
     # A command may hold what its terminal's encoding could not say.
