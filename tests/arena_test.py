@@ -260,7 +260,7 @@ def test_shares_have_bounds_in_shares_where_nothing_leaked():
     verdict=row.verdict._replace(gain=row.verdict.gain._replace(points=0.0))
   )
   shown = group._replace(rows={**group.rows, 'nasty': level})
-  drawn = page._plane(board, shown, board_lib.prices(results)).draw
+  drawn = plane.figure(shown, board_lib.prices(results)).draw
   point = next(p for p in drawn.args[0] if p.name == 'nasty')
   gain = level.verdict.gain
   assert (level.leaked, point.y) == (0, 0)
@@ -273,7 +273,7 @@ def test_seeds_to_choose_with_decide_nothing_else(results):
   board, _ = _judged(results)
   cell = board.cell('none', 'kd', 'cnn8')
   assert board.test(cell).shape == (5, fabricated_arena.NUM_TEST)
-  assert board.val(cell).shape == (2, fabricated_arena.NUM_VAL)
+  assert board.vals([cell])['kd'].shape == (2, fabricated_arena.NUM_VAL)
 
 
 def test_one_run_that_is_missing_leaves_its_cell_out(results):
@@ -464,12 +464,12 @@ def test_a_control_without_a_result_is_named():
   """Gains over the others may be larger for it."""
   results = fabricated_arena.make_results({'none': {'kd': 90.0}}, CONTROLS)
   board, groups = _judged(results)
-  shown = page._controls(board, groups)
+  shown = page._controls(board, groups[0])
   assert len(shown) == 2
   lost = next(c for c in board.cells if c['attack'] == 'scratch')
   results['measurements']['hits']['test'].pop(lost['runs']['3'])
   board, groups = _judged(results)
-  note = page._controls(board, groups)[-1]
+  note = page._controls(board, groups[0])[-1]
   assert note.text.endswith('not chosen from: scratch by cnn8.')
 
 

@@ -88,21 +88,12 @@ class Group(NamedTuple):
 
 
 class Board:
-  """The cells of the arena and the hits in them.
-
-  Attributes:
-    rules: margin, choose_seeds and fresh_seeds.
-    owners: names of the defenses.
-    cells: all of them.
-    students: names of networks.
-    num_images: of the test set.
-    entries: {id: run}, of results.json.
-  """
+  """The cells of the arena and the hits in them."""
 
   def __init__(self, results: Mapping[str, Any]):
     found = results['measurements']
-    self.rules = found['rules']
-    self.owners: list[str] = found['board']['owners']
+    self.rules = found['rules']  # margin, choose_seeds and fresh_seeds.
+    self.owners: list[str] = found['board']['owners']  # Names of defenses.
     self.cells: list[Cell] = found['board']['cells']
     self.students = list(dict.fromkeys(cell['student'] for cell in self.cells))
     self.num_images = found['hits']['numbers']['test']
@@ -125,19 +116,18 @@ class Board:
     """bool[R, n] of the fresh seeds; None where one of them is missing."""
     return self._of(cell, 'test', self.rules['fresh_seeds'])
 
-  def val(self, cell: Cell) -> np.ndarray | None:
-    """bool[R, m] of the seeds to choose on; None where one is missing."""
-    return self._of(cell, 'val', self.rules['choose_seeds'])
-
   def tests(self, cells: Iterable[Cell]) -> dict[str, np.ndarray]:
     """{attack: `test`} of those that have it."""
     found = {cell['attack']: self.test(cell) for cell in cells}
     return {name: hits for name, hits in found.items() if hits is not None}
 
   def vals(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
-    """{attack: `val`} of those that have both, or they could not be chosen."""
-    tested = self.tests(cells)
-    found = {cell['attack']: self.val(cell) for cell in cells}
+    """{attack: bool[R, m]} of the seeds to choose on, on held-out images.
+
+    Of those that have all, and `tests`: others could not be chosen.
+    """
+    tested, seeds = self.tests(cells), self.rules['choose_seeds']
+    found = {cell['attack']: self._of(cell, 'val', seeds) for cell in cells}
     return {
       name: hits
       for name, hits in found.items()
