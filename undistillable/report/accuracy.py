@@ -56,7 +56,12 @@ def panels(summary: Summary) -> draw.Panels:
     found['Teachers'] = [(row['label'], row) for row in owners]
   for name, rows in summary_lib.students(summary).items():
     found[f'Student {name}'] = _student_lines(rows, labels)
-  limit = _limit(summary['rows'])
+  # Where the scale ends, in percent: bars are to fill most of it.
+  highest = max(
+    max(row['accuracy']['mean'], *row['accuracy']['by_seed'].values())
+    for row in summary['rows']
+  )
+  limit = next((limit for limit in (10, 20, 50) if highest <= limit), 100)
   chars = max(len(label) for lines in found.values() for label, _ in lines)
   shown = [_panel(name, lines, limit, chars) for name, lines in found.items()]
   # The students, which are alike, stand beside each other.
@@ -126,12 +131,3 @@ def _draw_bar(axes: mpl_axes.Axes, y: int, row: Row) -> None:
     text += f'  ({change})'.replace('-', '−')
   right = max(mean + (std or 0.0), *by_seed)
   draw.beside(axes, text, (right, y), (5, 0), va='center')
-
-
-def _limit(rows: list[Row]) -> int:
-  """Where the scale ends, in percent: bars are to fill most of it."""
-  highest = max(
-    max(row['accuracy']['mean'], *row['accuracy']['by_seed'].values())
-    for row in rows
-  )
-  return next((limit for limit in (10, 20, 50) if highest <= limit), 100)

@@ -263,7 +263,7 @@ def _asked(board: Board) -> document.Table:
   """Who asks about how many images."""
   rows = []
   for name in board.attacks():
-    cells = board.of_attack(name)
+    cells = [c for c in board.cells if c['defense'] and c['attack'] == name]
     runs = [board.entries.get(i, {}) for c in cells for i in c['runs'].values()]
     counts = {run['queries'] for run in runs if run.get('queries') is not None}
     span = dict.fromkeys((min(counts), max(counts))) if counts else ()

@@ -142,10 +142,6 @@ class Board:
       if cell['student'] == student and cell['defense'] is None
     ]
 
-  def of_attack(self, name: str) -> list[Cell]:
-    """The cells of an attack on whatever defense."""
-    return [c for c in self.cells if c['defense'] and c['attack'] == name]
-
   def attacks(self, group: str | None = None) -> list[str]:
     """The names of all, or of those of a group, in order."""
     cells = [c for c in self.cells if c['defense']]

@@ -25,12 +25,24 @@ _MAX_LINEAR_RATIO = 8.0
 def read(
   workdir: str | os.PathLike[str], entries: Iterable[Entry]
 ) -> dict[str, list[dict[str, Any]]]:
-  """{id: one dict an epoch} of the entries that have a metrics.jsonl."""
-  metrics = {}
+  """{id: one dict an epoch} of the entries that have a metrics.jsonl.
+
+  A killed study leaves a torn last line.
+  """
+  metrics: dict[str, list[dict[str, Any]]] = {}
   for entry in entries:
     path = pathlib.Path(workdir, 'runs', entry['id'], 'metrics.jsonl')
-    if path.is_file():
-      metrics[entry['id']] = _read_lines(path)
+    if not path.is_file():
+      continue
+    metrics[entry['id']] = []
+    lines = path.read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, 1):
+      try:
+        metrics[entry['id']].append(json.loads(line))
+      except json.JSONDecodeError as error:
+        if number < len(lines):
+          told = f'{path}, line {number}: not JSON: {line}'
+          raise ValueError(told) from error
   return metrics
 
 
@@ -197,16 +209,3 @@ def _scale_loss(ax: mpl_axes.Axes, curves: Iterable[Curve]) -> str:
   ax.yaxis.set_major_formatter('{x:g}')
   ax.yaxis.set_minor_formatter('')
   return told
-
-
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The epochs of one network; a killed study leaves a torn last line."""
-  lines = path.read_text(encoding='utf-8').splitlines()
-  epochs = []
-  for number, line in enumerate(lines, 1):
-    try:
-      epochs.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number < len(lines):
-        raise ValueError(f'{path}, line {number}: not JSON: {line}') from error
-  return epochs

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import axes as mpl_axes, figure as mpl_figure
+from matplotlib import figure as mpl_figure
 from scipy import special
 
 from undistillable import losses
@@ -83,10 +83,15 @@ def _panel(
   draw.heading(panel, f'{row["label"]} teacher', row['color'])
   names = [str(name) for name in responses['class_names']]
   labels = responses['label'][picked]
-  for axes, image, label in zip(
-    grid[:, 0], responses['image'][picked], labels, strict=True
-  ):
-    _draw_image(axes, image, names[label])
+  images = responses['image'][picked]
+  if images.shape[-1] == 1:
+    images = np.repeat(images, 3, axis=-1)
+  for axes, image, label in zip(grid[:, 0], images, labels, strict=True):
+    axes.imshow(image, interpolation='nearest')
+    draw.no_ticks(axes)
+    axes.spines['bottom'].set_visible(False)
+    told, ink = draw.clipped(names[label]), draw.COLORS['ink']
+    axes.set_xlabel(told, loc='left', color=ink, labelpad=2)
   color = draw.COLORS[row['color']]
   # A class that is withheld has no bar.
   served = np.where(losses.is_withheld(logits), np.nan, logits)
@@ -101,17 +106,6 @@ def _panel(
     )
     _name_classes(grid[:, i], names)
   return panel
-
-
-def _draw_image(axes: mpl_axes.Axes, image: np.ndarray, name: str) -> None:
-  if image.shape[-1] == 1:
-    image = np.repeat(image, 3, axis=-1)
-  axes.imshow(image, interpolation='nearest')
-  draw.no_ticks(axes)
-  axes.spines['bottom'].set_visible(False)
-  axes.set_xlabel(
-    draw.clipped(name), loc='left', color=draw.COLORS['ink'], labelpad=2
-  )
 
 
 def _draw_column(

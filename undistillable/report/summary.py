@@ -5,7 +5,6 @@ afterwards: a seed that is lucky for a student alone is lucky for the distilled
 one too, so the paired difference is far less noisy than that of the means.
 """
 
-import collections
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -169,6 +168,9 @@ class _Table:
         )
     group, entry = list(first.values()), group[0]
     numbers = entries_lib.numbers(group, self._by_id)
+    best: dict[int, Any] = {
+      e['seed']: e.get('best_test_accuracy') for e in group
+    }
     owner = self._teacher_rows.get(entry['teacher'])
     row = {
       'role': entry['role'],
@@ -183,7 +185,7 @@ class _Table:
       'color': owner['color'] if owner else 'control',
       'ids': [entry['id'] for entry in group],
       'accuracy': numbers['accuracy'],
-      'best': _best(group),
+      'best': None if None in best.values() else stats.stat(best),
       'difference': numbers['difference'],
       'verdict': stats.verdict(numbers['difference']),
       'effect': numbers['effect'],
@@ -201,13 +203,6 @@ def _failed(row: Row) -> bool | None:
     return None
   helped = stats.verdict(row['effect']) in ('even', 'gain')
   return helped or row['verdict'] == 'gain'
-
-
-def _best(group: Sequence[Entry]) -> stats.Stat | None:
-  """The article's way of counting: the best epoch on the test set."""
-  if any(entry.get('best_test_accuracy') is None for entry in group):
-    return None
-  return stats.stat({e['seed']: e['best_test_accuracy'] for e in group})
 
 
 def _missing(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
@@ -230,15 +225,14 @@ def _missing(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
 
 def _missing_seeds(rows: Sequence[Row], usable: Sequence[Entry]) -> list[str]:
   """Which row lacks which seed of its data set."""
-  trained = _trained(usable)
-  given = {e['id'] for e in usable} - {e['id'] for e in trained}
-  seeds = collections.defaultdict(set)
-  for entry in trained:
-    seeds[entry['dataset']].add(str(entry['seed']))
+  trained = entries_lib.grouped(_trained(usable), lambda e: e['dataset'])
   notes = []
   for row in rows:
-    lacking = seeds[row['dataset']] - set(row['accuracy']['by_seed'])
-    if lacking and not given.intersection(row['ids']):
+    found = trained[row['dataset']]
+    seeds = {str(entry['seed']) for entry in found}
+    lacking = seeds - set(row['accuracy']['by_seed'])
+    # What was not trained here has no seeds.
+    if lacking and {entry['id'] for entry in found}.issuperset(row['ids']):
       shown = ', '.join(sorted(lacking, key=entries_lib.natural))
       name = row['name']
       if row['method'] == entries_lib.CONTROL:
