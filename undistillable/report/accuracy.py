@@ -1,4 +1,8 @@
-"""How accurate every network is, as bars: a panel for each student."""
+"""How accurate every network is, as bars: a panel for each student.
+
+However many defences and attacks there are, a panel has one bar for each of its
+networks, grouped by attack.
+"""
 
 import functools
 
@@ -21,11 +25,7 @@ _CHAR_INCHES = 0.075
 
 
 def figure(summary: Summary) -> draw.Figure:
-  """Test accuracy of every network: mean, one standard deviation, each seed.
-
-  However many defences and attacks there are, a panel has one bar for each of
-  its networks, grouped by attack.
-  """
+  """Test accuracy of every network: mean, one standard deviation, each seed."""
   rows = summary['rows']
   told = [
     f'{row["role"]} {row["model"]} {table.trained(row)}: '
@@ -102,11 +102,10 @@ def _panel(
   for y, (_, row) in enumerate(lines):
     if row:
       _draw_bar(axes, y, row)
-  axes.set_ylim(len(lines) - 0.4, -0.6)
-  # Room for the numbers right of a full bar.
-  axes.set_xlim(0, limit * 1.45)
+  # With room for the numbers right of a full bar.
+  axes.set(xlim=(0, limit * 1.45), ylim=(len(lines) - 0.4, -0.6))
   axes.set_xticks(range(0, limit + 1, limit // 5))
-  axes.set_xlabel('Test accuracy (%)', loc='left')
+  axes.set_xlabel('Test accuracy (%)')
   axes.set_yticks(range(len(lines)), [label for label, _ in lines])
   for label, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
     label.set_color(draw.COLORS['ink' if row else 'muted'])

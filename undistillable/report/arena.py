@@ -47,15 +47,10 @@ def write(
   more: Sequence[document.Block] = (),
   conclude: Conclude = words.conclusion,
 ) -> None:
-  """Writes the report.
+  """Writes the report of a study whose measurements are those of an arena.
 
-  Args:
-    results: of a study whose measurements are those of `undistillable.arena`.
-    workdir: not read.
-    folder: where it goes.
-    command: what was typed.
-    more: sections between what the attacks ask and how it was done.
-    conclude: what stands at its top.
+  `more` are sections before how it was done, `conclude` says what stands at
+  the top; the workdir is not read.
   """
   del workdir
   board, paid = Board(results), board_lib.prices(results)

@@ -20,10 +20,8 @@ def text(
 ) -> str:
   """The card, in Markdown.
 
-  Args:
-    config: of the exported network; see `undistillable.export`.
-    results: of the study that it comes from; None where it has none.
-    command: what made the folder.
+  The config is that of `undistillable.export`, the results are of the study
+  that the network comes from, and the command is what made the folder.
   """
   height, width, channels = config['image_shape']
   model, defense = config['model'], config['defense']

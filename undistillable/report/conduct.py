@@ -26,12 +26,7 @@ _MAX_VALUES = 4
 
 
 def blocks(results: Mapping[str, Any], command: str) -> list[document.Block]:
-  """How it was done, and what it does not show.
-
-  Args:
-    results: the study's `{"runs", "environment"}`.
-    command: what was typed to run the study, or ''.
-  """
+  """How it was done, and what it does not show; the command may be ''."""
   entries = results.get('runs', [])
   found = results.get('environment') or {}
   parts = [document.Heading('How it was done'), *shared(command, entries)]

@@ -168,7 +168,7 @@ def _panel(
         draw.line(ax, list(found), list(found.values()), look)
     ax.grid(axis='y')
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
-    ax.set_xlabel('Epoch', loc='left')
+    ax.set_xlabel('Epoch')
   # Accuracies compare across panels, the losses of methods do not.
   axes[0].set_ylim(*limits)
   where = 'Held-out' if key == 'val_accuracy' else 'Training'

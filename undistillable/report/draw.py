@@ -67,6 +67,7 @@ STYLE: dict[Any, Any] = {
   'axes.titleweight': 'bold',
   'axes.titlelocation': 'left',
   'axes.axisbelow': True,
+  'xaxis.labellocation': 'left',
   'grid.linewidth': 0.6,
   'legend.frameon': False,
   'text.parse_math': False,  # A model may be called 'net$1$'.
@@ -135,12 +136,6 @@ def ends(found: Iterable[stats.Stat]) -> list[float]:
   """Of their bands."""
   reach = [(one['mean'], stats.spread(one)) for one in found]
   return [mean + sign * spread for mean, spread in reach for sign in (-1, 1)]
-
-
-def no_ticks(axes: mpl_axes.Axes) -> None:
-  """Of a picture, whose axes are no numbers."""
-  axes.set_xticks([])
-  axes.set_yticks([])
 
 
 def clipped(name: str) -> str:

@@ -226,7 +226,7 @@ def _panels(
     axes = panel.subplots()
     _draw(axes, np.asarray(arrays[key]), np.asarray(arrays['label']))
     axes.set_title(head, color=draw.COLORS[color])
-    axes.set_xlabel(told.get(key, ''), loc='left')
+    axes.set_xlabel(told.get(key, ''))
     shown.append(panel)
   names = [str(name) for name in arrays['class_names']]
   if len(names) > len(CLASS_COLORS):
@@ -269,5 +269,5 @@ def _draw(axes: mpl_axes.Axes, points: np.ndarray, label: np.ndarray) -> None:
     alpha=0.85,
     rasterized=True,  # Thousands of shapes make a page slow.
   )
-  draw.no_ticks(axes)
+  axes.set(xticks=[], yticks=[])
   axes.spines[:].set_visible(True)

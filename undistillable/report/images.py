@@ -16,12 +16,10 @@ Numbers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def figure(arrays: Mapping[str, np.ndarray], numbers: Numbers) -> draw.Figure:
-  """Two grids of images.
+  """Two grids of images, and what is said of them, seed by seed.
 
-  Args:
-    arrays: {'normal': uint8[N, H, W, C], 'normal_label': int[N], ...}, a row
-      of all classes at a time, and likewise 'nasty'.
-    numbers: what is said of them, seed by seed.
+  `arrays` are {'normal': uint8[N, H, W, C], 'normal_label': int[N], ...}, a
+  row of all classes at a time, and likewise 'nasty'.
   """
   told = {name: _told(numbers.get(name, {})) for name in draw.TEACHERS}
   alt = ['Two grids of images made up from the weights of teachers.']
@@ -64,9 +62,9 @@ def _panels(
     panel = draw.panel(2.7)
     axes = panel.subplots()
     axes.set_title(f'{name} teacher', color=draw.COLORS[color])
-    draw.no_ticks(axes)
+    axes.set_xlabel(told[name], color=draw.COLORS['ink'])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(told[name], loc='left', color=draw.COLORS['ink'])
     if name in arrays:
       columns = len(np.unique(arrays[f'{name}_label']))
       grid = synthesis.image_grid(arrays[name], columns)

@@ -24,12 +24,7 @@ _MAX_NAME_CHARS = 3
 def figure(
   summary: Summary, responses: Mapping[str, np.ndarray] | None
 ) -> draw.Figure:
-  """A few images, and the logits and probabilities of each teacher.
-
-  Args:
-    summary: what `summary.summarize` returns.
-    responses: what `responses.read` returns.
-  """
+  """A few images, and the logits and probabilities of each teacher."""
   kept: dict[str, np.ndarray] = {}
   if responses is not None:
     kept = dict(zip(responses['ids'], responses['logits'], strict=True))
@@ -88,10 +83,10 @@ def _panel(
     images = np.repeat(images, 3, axis=-1)
   for axes, image, label in zip(grid[:, 0], images, labels, strict=True):
     axes.imshow(image, interpolation='nearest')
-    draw.no_ticks(axes)
+    axes.set(xticks=[], yticks=[])
     axes.spines['bottom'].set_visible(False)
     told, ink = draw.clipped(names[label]), draw.COLORS['ink']
-    axes.set_xlabel(told, loc='left', color=ink, labelpad=2)
+    axes.set_xlabel(told, color=ink, labelpad=2)
   color = draw.COLORS[row['color']]
   # A class that is withheld has no bar.
   served = np.where(losses.is_withheld(logits), np.nan, logits)
@@ -142,9 +137,11 @@ def _name_classes(column: np.ndarray, names: list[str]) -> None:
   """Marks the classes, under the last picture of a column alone."""
   for axes in column:
     axes.set_xlim(-0.7, len(names) - 0.3)
-  for axes in column[:-1]:
+  *others, last = column
+  for axes in others:
     axes.set_xticks([])
   fits = max(map(len, names)) <= _MAX_NAME_CHARS
   if len(names) <= _MAX_NAMED:
-    column[-1].set_xticks(range(len(names)), names if fits else None)
-  column[-1].set_xlabel('Class' if fits else 'Class number', labelpad=2)
+    last.set_xticks(range(len(names)), names if fits else None)
+  told = 'Class' if fits else 'Class number'
+  last.set_xlabel(told, labelpad=2, loc='center')

@@ -27,8 +27,7 @@ def count(logits: npt.ArrayLike) -> np.ndarray:
   """Classes at least half as far above the mean logit as the highest.
 
   Adding a constant to all logits of an image or scaling them changes nothing.
-
-  Of logits float[N, K] int[N], from 1 to K; K where all of them are equal.
+  float[N, K] -> int[N], from 1 to K; K where all logits are equal.
   """
   z = np.asarray(logits, np.float64)
   served = ~np.asarray(losses.is_withheld(z))  # The others have no logit.
@@ -112,9 +111,7 @@ def _mean_entropy(log_p: np.ndarray) -> float:
 def figure(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> draw.Figure:
   """Share of the test images by number of peaks, in bars side by side.
 
-  Args:
-    by_name: {'normal': [what `statistics` returns, one a seed], 'nasty':
-      [...]}.
+  Of {'normal': [what `statistics` returns, one a seed], 'nasty': [...]}.
   """
   by_name = {name: found for name, found in by_name.items() if found}
   means = {
@@ -175,9 +172,7 @@ def _panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
       draw.seeds(axes, list(beside.flat), list(values.flat))
     looks.append((f'{name} teacher', {'color': color, 'linewidth': 6}))
   axes.set_xticks(range(len(BARS)), BARS)
-  axes.set_xlabel('Peaks in the answer to an image', loc='left')
-  axes.set_ylim(0, 108)
-  axes.set_yticks(range(0, 101, 20))
-  axes.set_ylabel('Test images (%)')
+  axes.set(xlabel='Peaks in the answer to an image', ylabel='Test images (%)')
+  axes.set(ylim=(0, 108), yticks=range(0, 101, 20))
   axes.grid(axis='y')
   return [panel, draw.legend(looks)]

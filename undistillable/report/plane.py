@@ -124,8 +124,7 @@ def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   axes.set_xscale('symlog', linthresh=_LINEAR, linscale=2.0)
   axes.set_xticks(_TICKS, [words.signed(x, 'g') for x in _TICKS])
   axes.minorticks_off()
-  axes.set_xlabel('Change of the Brier score', loc='left')
-  axes.set_ylabel(y_label)
+  axes.set(xlabel='Change of the Brier score', ylabel=y_label)
   axes.margins(0.12)
   axes.grid()
   in_axes = (axes.transScale + axes.transLimits).transform

@@ -34,12 +34,8 @@ def figure(
 ) -> draw.Figure:
   """Test accuracy by a setting: mean, band of one deviation, every seed.
 
-  Args:
-    cells: see `sweeps.collect`. Words for x make separate marks, not lines.
-    heading: of the figure.
-    x_label: what is swept.
-    log_x: x grows by factors. Its values are then drawn at even distances,
-      which unlike a logarithmic axis has a place for 0.
+  Words for x make separate marks, not lines. With `log_x` it grows by factors:
+  its values are drawn at even distances, which has a place for 0.
   """
   lines = lines_of(cells)
   return draw.Figure(
@@ -142,6 +138,7 @@ def panels(
   found.pop(None, None)
   xs = list(found) if are_words(found) else sorted(found)
   at, to_scale = _places(xs, log_x)
+  x_label += '' if to_scale else ' (not to scale)'
   limits = _limits(lines)
   shown = []
   for name in dict.fromkeys(line['panel'] for line in lines):
@@ -149,12 +146,8 @@ def panels(
     axes = panel.subplots()
     chosen = [line for line in lines if line['panel'] == name]
     _draw_panel(axes, chosen, xs, at)
-    axes.set_title(name)
-    axes.set_xlabel(
-      x_label if to_scale else f'{x_label} (not to scale)', loc='left'
-    )
+    axes.set(title=name, xlabel=x_label, ylim=limits)
     axes.set_ylabel('Test accuracy (%)')
-    axes.set_ylim(*limits)
     shown.append(panel)
   looks = {line['name']: _look(line) for line in lines}
   return [*shown, draw.legend(looks.items())]

@@ -88,12 +88,7 @@ def pages(
 ) -> None:
   """Writes report.md and report.html.
 
-  Args:
-    conclusion: what they say first.
-    parts: below it.
-    folder: where they go.
-    eyebrow: what stands above the title of the page, before the date.
-    results: with the date in their environment.
+  The eyebrow stands above the title of the page, before the date of results.
   """
   date = (results.get('environment') or {}).get('date')
   line = ' · '.join([*eyebrow, *([str(date)] if date else [])])
