@@ -50,7 +50,6 @@ def figure(summary: Summary, metrics: Metrics) -> draw.Figure:
   """Accuracy and loss by epoch: mean over seeds, band of one deviation."""
   curves = collect(summary, metrics)
   held_out = curves and _accuracy_key(curves) == 'val_accuracy'
-  names = dict.fromkeys(curve['panel'] for curve in curves)
   caption = (
     'Lines are means over seeds, bands one standard deviation. Each method '
     'minimises a loss of its own, so compare the shapes of losses, not their '
@@ -63,7 +62,7 @@ def figure(summary: Summary, metrics: Metrics) -> draw.Figure:
     title='How fast each network learned: accuracy on '
     f'{"held-out" if held_out else "training"} images, and loss',
     alt='Line charts of accuracy and training loss by epoch for '
-    f'{", ".join(names)}.',
+    f'{", ".join(draw.by_panel(curves))}.',
     caption=caption
     if curves
     else 'No metrics by epoch were found beside the runs.',
@@ -99,15 +98,14 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
 def panels(curves: Sequence[Curve]) -> list[mpl_figure.Figure]:
   """The teachers, the legend, one for each student and attack."""
   key = _accuracy_key(curves)
-  names = dict.fromkeys(curve['panel'] for curve in curves)
   ends = draw.ends(f for c in curves for f in c['series'][key].values())
   low, high = min(ends, default=0.0), max(ends, default=100.0)
   air = 0.05 * (high - low) or 1.0
   limits = low - air, high + air
-  shown = []
-  for name in names:
-    chosen = [curve for curve in curves if curve['panel'] == name]
-    shown.append(_panel(name, chosen, key, limits))
+  shown = [
+    _panel(name, chosen, key, limits)
+    for name, chosen in draw.by_panel(curves).items()
+  ]
   looks = {curve['name']: _look(curve) for curve in curves}
   return [shown[0], draw.legend(looks.items()), *shown[1:]]
 

@@ -21,7 +21,7 @@ from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
 
 from undistillable import writers
-from undistillable.report import document, stats
+from undistillable.report import document, entries, stats
 
 WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
 _GAP = 0.25
@@ -106,10 +106,10 @@ def heading(figure: mpl_figure.Figure, text: str, color: str = 'ink') -> None:
 
 
 def legend(
-  entries: Iterable[tuple[str, dict[str, Any]]], columns: int = 1
+  looks: Iterable[tuple[str, dict[str, Any]]], columns: int = 1
 ) -> mpl_figure.Figure:
   """A panel of [(name, how its line is drawn)]."""
-  handles = [lines.Line2D([], [], label=label, **k) for label, k in entries]
+  handles = [lines.Line2D([], [], label=label, **k) for label, k in looks]
   figure = panel(0.15 + 0.22 * -(-len(handles) // columns))
   figure.legend(handles=handles, loc='upper left', ncols=columns)
   return figure
@@ -141,6 +141,11 @@ def ends(found: Iterable[stats.Stat]) -> list[float]:
 def clipped(name: str) -> str:
   """The name of a class, where there is room for 12 letters."""
   return name if len(name) <= 12 else f'{name[:11]}…'
+
+
+def by_panel(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+  """{name of a panel: the lines in it}."""
+  return entries.grouped(lines, lambda line: line['panel'])
 
 
 def by_attack(student: str, attacks: Iterable[str], many: bool) -> list[str]:

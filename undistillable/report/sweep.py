@@ -68,9 +68,8 @@ def _caption(lines: Iterable[Line]) -> str:
 def _alt(lines: Sequence[Line], x_label: str) -> str:
   """Where each line starts, ends and is lowest."""
   parts = [f'Line charts of test accuracy by {x_label}.']
-  for panel in dict.fromkeys(line['panel'] for line in lines):
-    told = [_line_told(line) for line in lines if line['panel'] == panel]
-    parts.append(f'{panel}: {"; ".join(told)}.')
+  for panel, shown in draw.by_panel(lines).items():
+    parts.append(f'{panel}: {"; ".join(map(_line_told, shown))}.')
   return ' '.join(parts)
 
 
@@ -141,10 +140,9 @@ def panels(
   x_label += '' if to_scale else ' (not to scale)'
   limits = _limits(lines)
   shown = []
-  for name in dict.fromkeys(line['panel'] for line in lines):
+  for name, chosen in draw.by_panel(lines).items():
     panel = draw.panel(2.4)
     axes = panel.subplots()
-    chosen = [line for line in lines if line['panel'] == name]
     _draw_panel(axes, chosen, xs, at)
     axes.set(title=name, xlabel=x_label, ylim=limits)
     axes.set_ylabel('Test accuracy (%)')
