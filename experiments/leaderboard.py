@@ -74,7 +74,7 @@ def page(text: str, found: Sequence[records.Record]) -> str:
 
 def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   board = Board(record.results)
-  paid = board_lib.prices(record.results)
+  paid = board.paid
   rules, environment = board.rules, record.results['environment']
   teachers = {r['model'] for r in board.entries.values() if _is_owner(r)}
   where = next(iter(board.entries.values()))['dataset']
@@ -89,7 +89,7 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
     f'margin {rules["margin"]:g} points. '
     f'[The record](../experiments/results/{record.name}/README.md).'
   )
-  for group in board_lib.judge(board):
+  for group in board.groups:
     title = board_lib.GROUPS[group.name]
     yield f'### {title}: defenses'
     yield _defenses(record, board, group, paid, fallen)
@@ -197,7 +197,7 @@ def _fallen(found: Sequence[records.Record]) -> _Fallen:
   fallen = {}
   for record in found:
     board = Board(record.results)
-    for group in board_lib.judge(board):
+    for group in board.groups:
       for name, row in group.rows.items():
         if row.verdict.decision == 'distillable':
           key = group.name, name, _network(board, name)

@@ -351,7 +351,7 @@ def _labels_alone(board: Board, student: str) -> list[Found]:
 def _blind(board: Board, student: str) -> list[Found]:
   """Who decides against each, over who decides against no defense."""
   found = []
-  for group in board_lib.judge(board):
+  for group in board.groups:
     if group.name == board_lib.WEIGHTS:
       continue
     labelled = group.name == board_lib.OWN

@@ -118,7 +118,7 @@ def problems(results: Mapping[str, Any]) -> list[str]:
     for cell in board.cells
     if not cell['reason'] and _lacks(board, cell, [*choose, *fresh])
   ]
-  paid = board_lib.prices(results)
+  paid = board.paid
   found += [f'{d} has no price' for d in board.owners if d not in paid.mean]
   latency = results['measurements']['latency']
   found += [

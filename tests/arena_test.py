@@ -219,7 +219,7 @@ def results():
 
 def _judged(results):
   board = board_lib.Board(results)
-  return board, board_lib.judge(board)
+  return board, board.groups
 
 
 def test_verdicts_follow_from_hits(results):
@@ -260,7 +260,7 @@ def test_shares_have_bounds_in_shares_where_nothing_leaked():
     verdict=row.verdict._replace(gain=row.verdict.gain._replace(points=0.0))
   )
   shown = group._replace(rows={**group.rows, 'nasty': level})
-  drawn = plane.figure(shown, board_lib.prices(results)).draw
+  drawn = plane.figure(shown, board.paid).draw
   point = next(p for p in drawn.args[0] if p.name == 'nasty')
   gain = level.verdict.gain
   assert (level.leaked, point.y) == (0, 0)
@@ -295,8 +295,7 @@ def test_one_run_that_is_missing_leaves_its_cell_out(results):
   verdict = group.rows['stingy'].verdict
   assert (verdict.decision, verdict.missing) == ('open', ('kd',))
   assert 'kd without a result' in page.text(found)
-  paid = board_lib.prices(found)
-  told = page.words.next_step(board, group, paid)
+  told = page.words.next_step(board, group)
   assert 'Against stingy an attack has no result' in told
 
 
@@ -428,8 +427,7 @@ def test_what_other_thieves_gain_is_said_at_the_top(tmp_path, monkeypatch):
   assert 'foreign images and no labels gain from 1 of 1.' in text
   assert 'Leaked share' in drawn[0].caption  # Of those who find something.
   board = board_lib.Board(results)
-  groups = board_lib.judge(board)
-  told = page.words.audit(board, groups, board_lib.prices(results))
+  told = page.words.audit(board)
   assert told.tone == 'bad'
   assert 'by thieves with foreign images' in told.headline
 
@@ -442,7 +440,7 @@ def test_where_no_gain_can_reach_the_margin_that_is_said():
     margin=3.0,
   )
   board, (group,) = _judged(results)
-  told = page.words.next_step(board, group, board_lib.prices(results))
+  told = page.words.next_step(board, group)
   alone = group.alone['cnn8'].mean()
   assert f'would gain only +{100 * (1 - alone):.1f} points' in told
 
@@ -495,7 +493,7 @@ def test_what_a_thief_trains_on_the_way_is_part_of_his_effort():
 
 
 def test_prices_are_compared_seed_by_seed(results):
-  paid = board_lib.prices(results)
+  paid = board_lib.Board(results).paid
   np.testing.assert_allclose(paid.change['stingy']['brier'], 0.04)
   np.testing.assert_allclose(paid.change['stingy']['accuracy'], -0.2)
   np.testing.assert_allclose(paid.mean['none']['accuracy'], 96.96)

@@ -95,7 +95,7 @@ def test_a_page_without_its_marks_is_refused():
 def test_defenses_stand_by_what_leaks_and_nobody_ranks_none():
   results = _results()
   rows = _tables(_record(results))[f'{OWN}: defenses']
-  (group,) = board_lib.judge(board_lib.Board(results))
+  (group,) = board_lib.Board(results).groups
   leaked = {name: row.leaked for name, row in group.rows.items()}
   assert leaked['nasty'] < leaked['stingy'] < leaked['none'] == 1
   assert [row[:2] for row in rows] == [

@@ -16,7 +16,7 @@ from undistillable.report import (
 )
 from undistillable.report.board import Board, Group, Prices
 
-Conclude = Callable[[Board, Sequence[Group], Prices], document.Conclusion]
+Conclude = Callable[[Board], document.Conclusion]
 
 _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
 _PRICES = (
@@ -53,58 +53,54 @@ def write(
   the top; the workdir is not read.
   """
   del workdir
-  board, paid = Board(results), board_lib.prices(results)
-  groups = board_lib.judge(board)
+  board = Board(results)
+  groups = board.groups
   # Shares are what is to be seen, wherever there is something to share.
   drawn = next((group for group in groups if group.has_shares), groups[0])
   parts: list[document.Block] = []
   for group in groups:
-    parts += _group_blocks(board, group, paid)
+    parts += _group_blocks(board, group)
     if group is drawn:
-      parts += draw.render(plane.figure(group, paid), folder)
+      parts += draw.render(plane.figure(group, board.paid), folder)
     if group is groups[0]:
       parts += [
         document.Heading('What to do next'),
-        document.Text(words.next_step(board, group, paid)),
+        document.Text(words.next_step(board, group)),
       ]
   parts += [
     *_controls(board, groups[0]),
     document.Heading('What the owner pays'),
-    _price_table(paid),
+    _price_table(board.paid),
     document.Heading('What the attacks ask'),
     _asked(board),
     *more,
-    *_how(board, groups, results, command),
+    *_how(board, results, command),
   ]
   eyebrow = (
     'Arena',
     f'{len(board.entries)} networks',
     f'{len(board.rules["fresh_seeds"])} fresh seeds',
   )
-  conclusion = conclude(board, groups, paid)
-  write_lib.pages(conclusion, parts, folder, eyebrow, results)
+  write_lib.pages(conclude(board), parts, folder, eyebrow, results)
 
 
 def text(
   results: Mapping[str, Any], conclude: Conclude = words.conclusion
 ) -> str:
   """The verdicts for a terminal; the last line is the sentence."""
-  board, paid = Board(results), board_lib.prices(results)
-  groups = board_lib.judge(board)
+  board = Board(results)
   lines: list[str] = []
-  for group in groups:
-    found = _verdict_table(board, group, paid)
+  for group in board.groups:
+    found = _verdict_table(board, group)
     lines += [group.title, *document.aligned([found.head, *found.rows]), '']
-  return '\n'.join([*lines, conclude(board, groups, paid).sentence])
+  return '\n'.join([*lines, conclude(board).sentence])
 
 
-def _group_blocks(
-  board: Board, group: Group, paid: Prices
-) -> list[document.Block]:
+def _group_blocks(board: Board, group: Group) -> list[document.Block]:
   """The verdicts of a group, and a matrix for each student."""
   parts: list[document.Block] = [
     document.Heading(group.title),
-    _verdict_table(board, group, paid),
+    _verdict_table(board, group),
   ]
   reasons: dict[str, list[str]] = {}
   for student in group.controls:
@@ -121,7 +117,7 @@ def _group_blocks(
   return parts
 
 
-def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
+def _verdict_table(board: Board, group: Group) -> document.Table:
   first = group.name == board_lib.OWN
   head = ['Defense', 'Verdict', 'Thief', 'Gain', 'Leaked', 'Against none']
   head += ['Scores', 'Price', 'Time'] if first else ['Scores']
@@ -138,10 +134,10 @@ def _verdict_table(board: Board, group: Group, paid: Prices) -> document.Table:
       words.interval(row.score_value),
     ]
     if first:
-      change = paid.change.get(defense)
+      change = board.paid.change.get(defense)
       cells += [
         words.price(change) if change else '–',
-        words.time(paid.times.get(defense, {}).get('1')),
+        words.time(board.paid.times.get(defense, {}).get('1')),
       ]
     rows.append(tuple(cells))
     if found.decision in _MARKS:
@@ -277,16 +273,13 @@ def _asked(board: Board) -> document.Table:
 
 
 def _how(
-  board: Board,
-  groups: Sequence[Group],
-  results: Mapping[str, Any],
-  command: str,
+  board: Board, results: Mapping[str, Any], command: str
 ) -> list[document.Block]:
   """The rules, the command, and where it ran."""
   rules = board.rules
   effort = '; '.join(
     f'{group.title.lower()}: {_effort(board, group.attacks)}'
-    for group in groups
+    for group in board.groups
   )
   controls = {c['attack'] for c in board.cells if c['defense'] is None}
   rows = [

@@ -7,7 +7,7 @@ from undistillable.report import (
   document,
   verdict as verdict_lib,
 )
-from undistillable.report.board import Board, Group, Prices
+from undistillable.report.board import Board, Group
 
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
@@ -74,11 +74,9 @@ LIMITS = (
 )
 
 
-def conclusion(
-  board: Board, groups: Sequence[Group], paid: Prices
-) -> document.Conclusion:
+def conclusion(board: Board) -> document.Conclusion:
   """What the page says first, of the group that has most to go by."""
-  first = groups[0]
+  first, *others = board.groups
   number = len(first.defenses())
   distillable, held, still_open = (
     first.defenses(decision)
@@ -87,15 +85,15 @@ def conclusion(
   sentence = (
     f'{_against(first)}, of {count(number, "defense")} {_are(distillable)} '
     f'distillable, {len(held) or "none"} undistillable against these attacks'
-    f'{_at_prices(held, paid)}, and {len(still_open) or "none"} open; '
+    f'{_at_prices(held, board)}, and {len(still_open) or "none"} open; '
     f'{_plain_clause(first.none)}.'
   )
-  for group in groups[1:]:
+  for group in others:
     leaking = len(group.defenses('distillable'))
     sentence += f' {group.title} gain from {leaking or "none"} of {number}.'
   if first.none.decision == 'undistillable':
     headline, tone = 'Here is nothing to protect', 'open'
-    if _robbing(groups):
+    if _robbing(others):
       headline = f'Nothing to protect from {first.title.lower()}'
   elif distillable:
     leaks = 'leaks' if len(distillable) == 1 else 'leak'
@@ -109,11 +107,9 @@ def conclusion(
   return document.Conclusion(title, headline, sentence, tone)
 
 
-def audit(
-  board: Board, groups: Sequence[Group], paid: Prices
-) -> document.Conclusion:
+def audit(board: Board) -> document.Conclusion:
   """What the page of one network says first, of the same group."""
-  first = groups[0]
+  first, *others = board.groups
   found = first.none
   headline, tone = {
     'distillable': ('It can be distilled', 'bad'),
@@ -136,14 +132,14 @@ def audit(
     held = first.defenses('undistillable')
     sentence += (
       f'; of {count(len(served), "defense")} {_are(held)} undistillable '
-      f'against them{_at_prices(held, paid)}'
+      f'against them{_at_prices(held, board)}'
     )
   sentence += '.'
-  others = [group.title for group in _robbing(groups[1:])]
-  for title in others:
+  robbing = [group.title for group in _robbing(others)]
+  for title in robbing:
     sentence += f' {title} gain from it.'
-  if others and found.decision != 'distillable':
-    thieves = document.listed(title.lower() for title in others)
+  if robbing and found.decision != 'distillable':
+    thieves = document.listed(title.lower() for title in robbing)
     headline, tone = f'It can be distilled by {thieves}', 'bad'
   title = f'Can this network be stolen by distillation? ({board.dataset})'
   return document.Conclusion(title, headline, sentence, tone)
@@ -179,18 +175,18 @@ def _plain_clause(plain: verdict_lib.Verdict) -> str:
   return f'whether the unprotected network is distillable is open ({told})'
 
 
-def _at_prices(names: Sequence[str], paid: Prices) -> str:
+def _at_prices(names: Sequence[str], board: Board) -> str:
   """' (stingy at −0.3 points of accuracy and +0.021 Brier)', or nothing."""
   told = [
     f'{name} at {points(change["accuracy"])} points of accuracy and '
     f'{signed(change["brier"], ".3f")} Brier'
     for name in names
-    if (change := paid.change.get(name))
+    if (change := board.paid.change.get(name))
   ]
   return f' ({"; ".join(told)})' if told and len(names) <= _MAX_LISTED else ''
 
 
-def next_step(board: Board, group: Group, paid: Prices) -> str:
+def next_step(board: Board, group: Group) -> str:
   """What to do."""
   have = len(board.rules['fresh_seeds'])
   undecided = {
@@ -231,9 +227,10 @@ def next_step(board: Board, group: Group, paid: Prices) -> str:
       'too near to 0 and to the margin for so few test images.'
     )
   plain = group.none.decision
-  held = [n for n in group.defenses('undistillable') if n in paid.change]
+  change = board.paid.change
+  held = [n for n in group.defenses('undistillable') if n in change]
   if held and plain == 'distillable':
-    cheap = min(held, key=lambda name: paid.change[name]['brier'])
+    cheap = min(held, key=lambda name: change[name]['brier'])
     steps.append(
       f'Of what holds, {cheap} costs least; before it is relied upon, it '
       'should meet an attack that was made for it.'

@@ -4,6 +4,7 @@ All of it is computed anew from results.json: which run is in which cell, and
 which test images each student is right about.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +88,15 @@ class Group(NamedTuple):
     return bool(rows) and all(row.whole is not None for row in rows)
 
 
+class Prices(NamedTuple):
+  """What every defense costs its owner, by its name; see `evaluate.price`."""
+
+  mean: Mapping[str, Mapping[str, float]]  # Over the fresh seeds.
+  change: Mapping[str, Mapping[str, float]]  # To no defense, seed by seed.
+  # {batch: median as a multiple of that of no defense}.
+  times: Mapping[str, Mapping[str, float]]
+
+
 class Board:
   """The cells of the arena and the hits in them."""
 
@@ -98,10 +108,21 @@ class Board:
     self.students = list(dict.fromkeys(cell['student'] for cell in self.cells))
     self.num_images = found['hits']['numbers']['test']
     self.entries = {entry['id']: entry for entry in results['runs']}
+    self._results = results
     self._hits = found['hits']
     self._by_key = {
       (c['defense'], c['attack'], c['student']): c for c in self.cells
     }
+
+  @functools.cached_property
+  def groups(self) -> list[Group]:
+    """The verdicts, group by group, those with most to go by first."""
+    return [_group(self, name) for name in GROUPS if self.attacks(name)]
+
+  @functools.cached_property
+  def paid(self) -> Prices:
+    """What every defense costs."""
+    return _prices(self._results)
 
   @property
   def dataset(self) -> str:
@@ -173,11 +194,6 @@ class Board:
       return None
     number = self._hits['numbers'][part]
     return np.stack([evaluate.unpack(text, number) for text in found])
-
-
-def judge(board: Board) -> list[Group]:
-  """The verdicts, group by group, those with most to go by first."""
-  return [_group(board, name) for name in GROUPS if board.attacks(name)]
 
 
 def _group(board: Board, group: str) -> Group:
@@ -282,17 +298,7 @@ def _difference(
   return verdict_lib.gain(ours, theirs)
 
 
-class Prices(NamedTuple):
-  """What every defense costs its owner, by its name; see `evaluate.price`."""
-
-  mean: Mapping[str, Mapping[str, float]]  # Over the fresh seeds.
-  change: Mapping[str, Mapping[str, float]]  # To no defense, seed by seed.
-  # {batch: median as a multiple of that of no defense}.
-  times: Mapping[str, Mapping[str, float]]
-
-
-def prices(results: Mapping[str, Any]) -> Prices:
-  """What every defense costs, of the content of results.json."""
+def _prices(results: Mapping[str, Any]) -> Prices:
   found = results['measurements']['prices']
   plain = found.get(NONE, {})
   mean = {name: _means(by_seed.values()) for name, by_seed in found.items()}
