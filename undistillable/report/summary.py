@@ -100,7 +100,7 @@ class _Table:
       teachers, lambda e: (e['dataset'], e['model'], e['method'])
     )
     for (dataset, model, method), kind in kinds:
-      for setting, group in self._by_setting(kind):
+      for setting, group in self._by_setting(kind, kind, {}):
         word = 'normal' if method == entries_lib.NORMAL else method
         where = f' ({setting})' if setting else ''
         where += f' on {dataset}' if len(datasets) > 1 else ''
@@ -114,18 +114,17 @@ class _Table:
         self._teacher_rows |= {entry['id']: row for entry in group}
 
   def _add_students(self, students: Sequence[Entry]) -> None:
-    for (_, model), kind in _grouped(
-      students, lambda e: (e['dataset'], e['model'])
-    ):
+    kinds = _grouped(students, lambda e: (e['dataset'], e['model']))
+    for (_, model), kind in kinds:
       alone = [e for e in kind if e['method'] == entries_lib.CONTROL]
-      for setting, network in self._by_setting(
-        kind, alone, lambda e: self._by_id.get(e['control'], e)
-      ):
+      # A student belongs to its control, whatever its own settings are.
+      controls = {e['id']: self._by_id.get(e['control'], e) for e in kind}
+      for setting, network in self._by_setting(kind, alone, controls):
         name = f'{model} ({setting})' if setting else model
-        controls = [e for e in network if e['method'] == entries_lib.CONTROL]
-        if controls:
-          self._add(controls, name, '', f'{name} trained alone')
-        self._add_attacks(name, [e for e in network if e not in controls])
+        plain = [e for e in network if e['method'] == entries_lib.CONTROL]
+        if plain:
+          self._add(plain, name, '', f'{name} trained alone')
+        self._add_attacks(name, [e for e in network if e not in plain])
 
   def _add_attacks(self, name: str, attacks: Sequence[Entry]) -> None:
     def key(entry: Entry) -> tuple[bool, str, bool, str]:
@@ -134,7 +133,7 @@ class _Table:
       return bool(teacher), entry['method'], protected, teacher.get('name', '')
 
     for (_, method, _, teacher_name), kind in _grouped(attacks, key):
-      for setting, group in self._by_setting(kind):
+      for setting, group in self._by_setting(kind, kind, {}):
         what = f'{name} by {method} from {teacher_name or "nobody"}'
         what += f' ({setting})' if setting else ''
         self._add(group, name, setting, what)
@@ -142,16 +141,16 @@ class _Table:
   def _by_setting(
     self,
     kind: Sequence[Entry],
-    alike: Sequence[Entry] | None = None,
-    of: Callable[[Entry], Entry] = lambda entry: entry,
+    alike: Sequence[Entry],
+    stand_ins: Mapping[str, Entry],
   ) -> list[tuple[str, list[Entry]]]:
-    """Networks of one kind by what was swept; '' where nothing was.
-
-    Swept is what differs among `alike`, of which an entry may stand for others.
-    """
-    keys = entries_lib.differing(kind if alike is None else alike, self._models)
+    """Networks of one kind by what differs among those alike, or by ''."""
+    keys = entries_lib.differing(alike, self._models)
     return _grouped(
-      kind, lambda e: entries_lib.setting_of(of(e), keys, self._models)
+      kind,
+      lambda e: entries_lib.setting_of(
+        stand_ins.get(e['id'], e), keys, self._models
+      ),
     )
 
   def _add(
