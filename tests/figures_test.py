@@ -1,6 +1,7 @@
 """Figures: every number is drawn, once, in colours that the page decides."""
 
 import io
+import math
 import re
 
 import fabricated
@@ -125,7 +126,8 @@ def test_curves_keep_seeds_apart_and_survive_gaps():
   (curve,) = _curves(
     [
       [{'epoch': 1, 'train_loss': 2.0}, {'epoch': 2, 'train_loss': 1.0}],
-      [{'epoch': 1, 'train_loss': 4.0}],
+      # An epoch of which nothing is known is no loss of 0.
+      [{'epoch': 1, 'train_loss': 4.0}, {'epoch': 3, 'train_loss': math.nan}],
     ]
   )
   assert (curve['panel'], curve['color']) == ('Student cnn', 'control')

@@ -100,6 +100,7 @@ def test_point_without_neighbours_shows_its_deviation_as_a_bar():
     ((0.1, 0.2, 0.4, 0.6, 0.8, 1.0), False, True),
     ((1, 2, 4, 8, 16, 20), False, False),
     ((1, 2, 3), True, True),
+    ((1, 2, 2.5, 4), True, False),
     (OMEGAS, True, False),
     (OMEGAS, False, False),
   ],
