@@ -128,5 +128,5 @@ def _draw_bar(axes: mpl_axes.Axes, y: int, row: Row) -> None:
   if difference is not None:
     change = stats.plus_minus(difference | {'std': None}, '+')
     text += f'  ({change})'.replace('-', '−')
-  right = max(mean + (std or 0.0), *by_seed)
-  draw.beside(axes, text, (right, y), (5, 0), va='center')
+  place = (max(mean + (std or 0.0), *by_seed), y), (5, 0)
+  axes.annotate(text, *place, textcoords='offset points', va='center')

@@ -156,17 +156,6 @@ def by_attack(student: str, attacks: Iterable[str], many: bool) -> list[str]:
   return [f'{panel} by {name}' for name in dict.fromkeys(attacks)] or [panel]
 
 
-def beside(
-  axes: mpl_axes.Axes,
-  text: str,
-  point: tuple[float, float],
-  offset: tuple[float, float],
-  **look: Any,
-) -> None:
-  """A text so many typographic points from a point of the drawing."""
-  axes.annotate(text, point, offset, textcoords='offset points', **look)
-
-
 def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:
   """A circle for each seed, on top of bars."""
   axes.plot(

@@ -166,7 +166,10 @@ def _panels(percent: Mapping[str, np.ndarray]) -> list[mpl_figure.Figure]:
     mean = values.mean(axis=0)
     axes.bar(at, mean, 0.94 * width, color=color, linewidth=0)
     for x, height, top in zip(at, mean, values.max(axis=0), strict=True):
-      draw.beside(axes, f'{height:.0f}', (x, top), (0, 4), ha='center')
+      place = (x, top), (0, 4)
+      axes.annotate(
+        f'{height:.0f}', *place, textcoords='offset points', ha='center'
+      )
     if len(values) > 1:
       beside = np.broadcast_to(at, values.shape)
       draw.seeds(axes, list(beside.flat), list(values.flat))

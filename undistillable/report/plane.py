@@ -130,9 +130,16 @@ def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   in_axes = (axes.transScale + axes.transLimits).transform
   for members in together(in_axes([(p.x, p.y) for p in points])):
     last = points[max(members, key=lambda i: points[i].x)]
-    numbers = ', '.join(str(i + 1) for i in members)
-    look = {'size': 7, 'weight': 'bold', 'zorder': 4, 'va': 'center_baseline'}
-    draw.beside(axes, numbers, (last.x, last.y), (5, 0), **look)
+    axes.annotate(
+      ', '.join(str(i + 1) for i in members),
+      (last.x, last.y),
+      (5, 0),
+      textcoords='offset points',
+      va='center_baseline',
+      size=7,
+      weight='bold',
+      zorder=4,
+    )
   look = {'linestyle': 'none', 'marker': 'o'}
   names = draw.legend(
     (f'{number}  {point.name}', {**look, 'color': color})
