@@ -500,7 +500,7 @@ def test_what_is_downloaded_is_kept_and_prepared(official, tmp_path):
   assert [*kept.parent.iterdir()] == [kept]
   official.unlink()
   (published,) = data.DATASETS['cifar10'].archives
-  assert archives.fetch(published, kept.parent, progress_fn=None) == kept
+  assert archives.fetch(published, kept.parent, show_progress=False) == kept
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from undistillable import data
-from undistillable.data import reading
+from undistillable.data import folders
 
 
 @pytest.fixture(scope='session')
@@ -311,10 +311,10 @@ def test_tfrecord_files_are_read_without_tensorflow(older, copied_dir, digits):
 
 
 def test_a_data_set_larger_than_the_memory_is_refused(digits_dir, monkeypatch):
-  monkeypatch.setattr(reading, 'available_bytes', lambda: 115_007)
+  monkeypatch.setattr(folders, 'available_bytes', lambda: 115_007)
   with pytest.raises(data.DataError, match='GiB of memory.*read as a whole'):
     data.load('digits', data_dir=digits_dir)
-  monkeypatch.setattr(reading, 'available_bytes', lambda: 115_008)
+  monkeypatch.setattr(folders, 'available_bytes', lambda: 115_008)
   data.load('digits', data_dir=digits_dir)
 
 

@@ -3,14 +3,10 @@
 Importing this pulls in neither tfds nor scikit-learn; loading does.
 """
 
-import contextlib
 import errno
-import functools
 import os
 import pathlib
 import tempfile
-
-import tqdm
 
 from undistillable import errors
 from undistillable.data import (
@@ -18,13 +14,10 @@ from undistillable.data import (
   batches,
   cifar,
   dataset,
-  digits,
   folders,
-  patches,
-  reading,
+  scikit_learn,
   splits,
   tiny_imagenet,
-  writing,
 )
 
 DataError = dataset.DataError
@@ -45,8 +38,8 @@ _NOT_WRITABLE = (
 DATASETS = {
   'cifar10': cifar.CIFAR10,
   'cifar100': cifar.CIFAR100,
-  'digits': digits.DIGITS,
-  'patches': patches.PATCHES,
+  'digits': scikit_learn.DIGITS,
+  'patches': scikit_learn.PATCHES,
   'tiny_imagenet': tiny_imagenet.TINY_IMAGENET,
 }
 
@@ -106,19 +99,16 @@ def load(
     (8, 8, 1)
   """
   source = get_source(name)
-  with contextlib.ExitStack() as stack:
-    data_dir = dataset.resolve_dir(data_dir)
-    if not source.archives and not folders.find(source, data_dir):
-      data_dir = _prepare_embedded(name, data_dir, stack)
-    train, test, class_names = reading.read(source, data_dir)
-  return dataset.Dataset(
-    name=source.name,
-    train=train,
-    test=test,
-    class_names=class_names,
-    mean=source.mean,
-    std=source.std,
-  )
+  data_dir = dataset.resolve_dir(data_dir)
+  if not source.archives and not folders.find(source, data_dir):
+    try:
+      prepare(name, data_dir=data_dir)
+    except OSError as error:
+      if error.errno not in _NOT_WRITABLE:
+        raise
+      with tempfile.TemporaryDirectory() as temporary:  # For this once.
+        return load(name, data_dir=temporary)
+  return folders.read(source, data_dir)
 
 
 def prepare(
@@ -152,27 +142,13 @@ def prepare(
   data_dir = dataset.resolve_dir(data_dir)
   if folders.find(source, data_dir):
     return folders.check(source, data_dir).path, False
-  progress_fn = functools.partial(tqdm.tqdm, disable=not show_progress)
   path = None
   if archive is not None:
     path = archives.check(source, archive, unverified=unverified)
   elif source.archives:
     path = archives.fetch(
-      source.archives[0], data_dir / 'downloads', progress_fn=progress_fn
+      source.archives[0], data_dir / 'downloads', show_progress=show_progress
     )
   content = archives.read(source, path)
-  return writing.write(source, data_dir, content, progress_fn), True
-
-
-def _prepare_embedded(
-  name: str, data_dir: pathlib.Path, stack: contextlib.ExitStack
-) -> pathlib.Path:
-  """Prepares in `data_dir`, or for this once where that cannot be written."""
-  try:
-    prepare(name, data_dir=data_dir)
-  except OSError as error:
-    if error.errno not in _NOT_WRITABLE:
-      raise
-    data_dir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    prepare(name, data_dir=data_dir)
-  return data_dir
+  path = folders.write(source, data_dir, content, show_progress=show_progress)
+  return path, True

@@ -33,7 +33,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-  data.check(arguments.name, data_dir=arguments.data_dir)
   print(f'{arguments.name}: {_describe(arguments)}')
 
 
@@ -54,10 +53,8 @@ def _describe(arguments: argparse.Namespace) -> str:
   if not folders.find(source, data_dir):
     data.check(arguments.name, data_dir=data_dir)
     return 'embedded; prepared when it is first loaded'
-  shards = folders.check(source, data_dir).shards
-  numbers = {
-    split: sum(number for _, number in files) for split, files in shards.items()
-  }
+  folder = folders.check(source, data_dir)
+  numbers = {split: folder.num_examples(split) for split in folder.shards}
   given = f'{numbers["train"]:,} train and {numbers["test"]:,} test images'
   if numbers == source.num_examples:
     return given

@@ -6,34 +6,27 @@ unpacked to disk, and its pickles make arrays and call nothing else.
 """
 
 import contextlib
-import functools
 import hashlib
 import http.client
 import os
 import pathlib
 import secrets
+import shutil
 import urllib.request
 from collections.abc import Iterator
+
+import tqdm
 
 from undistillable import errors, paths
 from undistillable.data import dataset
 
-_CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECS = 60
 
 
 def check(
   source: dataset.Source, path: str | os.PathLike[str], *, unverified: bool
 ) -> pathlib.Path:
-  """Checks that a file is an official archive of `source`.
-
-  Args:
-    source: the data set.
-    path: of the file; may begin with ~.
-    unverified: any file will do.
-
-  Returns:
-    The file.
+  """Returns the path of an official archive of `source`, or of any file.
 
   Raises:
     dataset.DataError: no file, or not an official one.
@@ -61,17 +54,9 @@ def check(
 
 
 def fetch(
-  official: dataset.Archive,
-  folder: pathlib.Path,
-  *,
-  progress_fn: dataset.ProgressFn,
+  official: dataset.Archive, folder: pathlib.Path, *, show_progress: bool
 ) -> pathlib.Path:
   """Downloads an archive, unless it lies in `folder` already.
-
-  Args:
-    official: which one.
-    folder: made where it does not exist.
-    progress_fn: wraps the chunks of the file.
 
   Returns:
     The file, of the published sha256.
@@ -85,7 +70,7 @@ def fetch(
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / f'incomplete.{secrets.token_hex(4)}_{official.name}'
   try:
-    _download(official.url, partial, progress_fn)
+    _download(official.url, partial, show_progress)
     digest = _sha256(partial)
     if digest != official.sha256:
       raise dataset.DataError(
@@ -144,15 +129,16 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
-def _download(
-  url: str, path: pathlib.Path, progress_fn: dataset.ProgressFn
-) -> None:
+def _download(url: str, path: pathlib.Path, show_progress: bool) -> None:
   with (
     urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as stream,
     path.open('wb') as file,
+    tqdm.tqdm.wrapattr(
+      stream,
+      'read',
+      total=int(stream.headers['Content-Length'] or 0) or None,
+      desc=path.name,
+      disable=not show_progress,
+    ) as counted,
   ):
-    num_bytes = int(stream.headers['Content-Length'] or 0)
-    chunks = iter(functools.partial(stream.read, _CHUNK_BYTES), b'')
-    total = -(-num_bytes // _CHUNK_BYTES) or None
-    for chunk in progress_fn(chunks, desc=path.name, total=total, unit='MiB'):
-      file.write(chunk)
+    shutil.copyfileobj(counted, file)

@@ -11,11 +11,10 @@ import io
 import pathlib
 import pickle
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from undistillable.data import dataset
 
@@ -23,9 +22,7 @@ _Files = Mapping[str, bytes]  # By name, without the folder.
 _Splits = dict[str, dict[str, np.ndarray]]
 _Names = dict[str, list[str]]  # Of the classes, by key of the label.
 
-_SHAPE = (32, 32, 3)
 _IMAGE_BYTES = 32 * 32 * 3
-_NUM_EXAMPLES = {'train': 50_000, 'test': 10_000}
 
 _BATCHES = {
   'cifar10': {
@@ -61,34 +58,16 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
     raise ValueError(f'it holds no {error}') from error
   for split, arrays in splits.items():
     _check(split, arrays, class_names)
-
-  def examples(split: str) -> Iterator[dataset.Example]:
-    arrays = splits[split]
     # In an archive channels come first.
     images = arrays['image'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    arrays['image'] = images
     # The key is the index, as in tfds: it decides the order of the records.
-    for index, image in enumerate(images):
-      yield (
-        index,
-        {
-          'id': f'{split}_{index:05d}',
-          'image': PIL.Image.fromarray(image),
-          **{key: int(arrays[key][index]) for key in class_names},
-        },
-      )
-
-  return dataset.Content(
-    class_names=class_names,
-    num_examples={s: len(arrays['label']) for s, arrays in splits.items()},
-    examples_fn=examples,
-  )
+    arrays['index'] = np.arange(len(images))
+  return dataset.from_arrays(splits, class_names, '{split}_{index:05d}')
 
 
 def _read_tar(archive: pathlib.Path) -> _Files:
-  """The files of a tar archive, compressed or not.
-
-  A link leads to another of them, or nowhere.
-  """
+  """The files of a tar archive; a link leads to another of them, or nowhere."""
   files = {}
   # What is none has a reason for each compression, line by line.
   if not tarfile.is_tarfile(archive):
@@ -188,57 +167,61 @@ def _check(
       )
 
 
+def _source(
+  name: str,
+  num_classes: int,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  *,
+  sha256_of_binary: str,
+  sha256_of_pickles: str,
+) -> dataset.Source:
+  url = f'https://www.cs.toronto.edu/~kriz/{name.replace("cifar", "cifar-")}'
+  return dataset.Source(
+    name=name,
+    version='3.0.2',
+    image_shape=(32, 32, 3),
+    num_classes=num_classes,
+    num_examples={'train': 50_000, 'test': 10_000},
+    mean=mean,
+    std=std,
+    description=(
+      f'60,000 colour images of 32x32 pixels in {num_classes} classes; A. '
+      'Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images'
+    ),
+    read_fn=functools.partial(_read, name),
+    archives=(
+      dataset.Archive(f'{url}-binary.tar.gz', sha256_of_binary),
+      dataset.Archive(f'{url}-python.tar.gz', sha256_of_pickles),
+    ),
+  )
+
+
 # Checksums: of the binary files as published in tfds (`url_checksums`), of the
 # pickles as published in Keras (`keras.datasets`).
-
-CIFAR10 = dataset.Source(
-  name='cifar10',
-  version='3.0.2',
-  image_shape=_SHAPE,
-  num_classes=10,
-  num_examples=_NUM_EXAMPLES,
+CIFAR10 = _source(
+  'cifar10',
+  10,
   # As released; the std of the pixels themselves is .2470 .2435 .2616.
   mean=(0.4914, 0.4822, 0.4465),
   std=(0.247, 0.243, 0.261),
-  description=(
-    '60,000 colour images of 32x32 pixels in 10 classes; A. Krizhevsky '
-    '(2009), Learning Multiple Layers of Features from Tiny Images'
+  sha256_of_binary=(
+    'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
   ),
-  read_fn=functools.partial(_read, 'cifar10'),
-  archives=(
-    dataset.Archive(
-      'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
-      'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
-    ),
-    dataset.Archive(
-      'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
-      '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce',
-    ),
+  sha256_of_pickles=(
+    '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce'
   ),
 )
-
-CIFAR100 = dataset.Source(
-  name='cifar100',
-  version='3.0.2',
-  image_shape=_SHAPE,
-  num_classes=100,
-  num_examples=_NUM_EXAMPLES,
+CIFAR100 = _source(
+  'cifar100',
+  100,
   # Its own; the released code normalises it with the constants of CIFAR-10.
   mean=(0.5071, 0.4865, 0.4409),
   std=(0.2673, 0.2564, 0.2762),
-  description=(
-    '60,000 colour images of 32x32 pixels in 100 classes; A. Krizhevsky '
-    '(2009), Learning Multiple Layers of Features from Tiny Images'
+  sha256_of_binary=(
+    '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec'
   ),
-  read_fn=functools.partial(_read, 'cifar100'),
-  archives=(
-    dataset.Archive(
-      'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
-      '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
-    ),
-    dataset.Archive(
-      'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
-      '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7',
-    ),
+  sha256_of_pickles=(
+    '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7'
   ),
 )

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from undistillable import errors, paths
 
@@ -14,8 +15,6 @@ from undistillable import errors, paths
 Split = Mapping[str, np.ndarray]
 # (key, {'id': str, 'image': a PIL image or encoded bytes, 'label': int, ...}).
 Example = tuple[int | str, dict[str, Any]]
-# Wraps an iterable of given `total` and `desc`, as tqdm does.
-ProgressFn = Callable[..., Iterable[Any]]
 
 
 class DataError(errors.InputError):
@@ -83,6 +82,37 @@ class Content:
   class_names: Mapping[str, Sequence[str]]
   num_examples: Mapping[str, int]
   examples_fn: Callable[[str], Iterator[Example]]
+
+
+def from_arrays(
+  splits: Mapping[str, Mapping[str, np.ndarray]],
+  class_names: Mapping[str, Sequence[str]],
+  id_format: str,
+) -> Content:
+  """What arrays in memory hold.
+
+  Args:
+    splits: {'train': {'image': uint8[N, H, W, C], or without C, 'label':
+      int[N], 'index': int[N], the keys of the examples}, 'test': alike}.
+    class_names: see `Content`; the splits have each of its keys.
+    id_format: as '{split}_{index:05d}'.
+  """
+
+  def examples(split: str) -> Iterator[Example]:
+    arrays = splits[split]
+    for i, index in enumerate(map(int, arrays['index'])):
+      labels = {key: int(arrays[key][i]) for key in class_names}
+      yield (
+        index,
+        {
+          'id': id_format.format(split=split, index=index),
+          'image': PIL.Image.fromarray(arrays['image'][i]),
+          **labels,
+        },
+      )
+
+  numbers = {split: len(arrays['label']) for split, arrays in splits.items()}
+  return Content(class_names, numbers, examples)
 
 
 @dataclasses.dataclass(frozen=True)
