@@ -23,7 +23,7 @@ EXPERIMENT = experiment.Experiment(
   'Must the adversary have the architecture of the teacher?',
   _plan,
   sweep.figure(
-    sweep.collect(varied.adversary),
+    varied.adversary,
     'adversary',
     'Accuracy by adversary',
     teachers=True,

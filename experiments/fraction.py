@@ -1,22 +1,13 @@
-"""The share of the training samples that the thief has."""
-
-import ml_collections
+"""The share of the training samples that the thief has; the owner has all."""
 
 from experiments import experiment, sweep, varied
-from undistillable import runs as runs_lib
-
-
-def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-  """The thief's share varies; the owner always has all."""
-  return sweep.runs(config, 'fraction', config.grid.fractions)
-
 
 EXPERIMENT = experiment.Experiment(
   'fraction',
   'Does a nasty teacher harm a thief with few samples too?',
-  _plan,
+  sweep.runs_fn('fraction', 'fractions'),
   sweep.figure(
-    sweep.collect(varied.share),
+    varied.share,
     'share of the training samples',
     'Accuracy against the share of samples',
   ),

@@ -5,19 +5,22 @@ from collections.abc import Sequence
 import ml_collections
 
 from experiments import experiment, sweep, varied
-from undistillable import runs as runs_lib
+from undistillable import plan, runs as runs_lib
 from undistillable.report import stats, sweeps
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """One protected teacher for each omega; at 0 it is the normal one."""
-  omegas = [omega for omega in config.grid.omegas if omega > 0]
-  return sweep.runs(config, 'nasty.omega', omegas)
+  omegas = tuple(omega for omega in config.grid.omegas if omega > 0)
+  config = plan.vary(config, {'grid.omegas': omegas})
+  return sweep.runs_fn('nasty.omega', 'omegas')(config)
 
 
-def _collect(entries: Sequence[stats.Entry]) -> list[sweeps.Cell]:
+def _collect(
+  entries: Sequence[stats.Entry], value_fn: sweeps.ValueFn
+) -> list[sweeps.Cell]:
   """The cells by omega; at 0 stand the normal teacher and its students."""
-  cells = sweeps.collect(entries, varied.omega)
+  cells = sweeps.collect(entries, value_fn)
   at_zero = {'kind': 'protected', 'defense': 'nasty', 'x': 0.0}
   zero = [cell | at_zero for cell in cells if cell['kind'] == 'normal']
   protected = {c['model'] for c in cells if c['kind'] == 'protected'}
@@ -29,7 +32,12 @@ EXPERIMENT = experiment.Experiment(
   'How large must omega be, and what does it cost?',
   _plan,
   sweep.figure(
-    _collect, 'omega', 'Accuracy against omega', teachers=True, log_x=True
+    varied.omega,
+    'omega',
+    'Accuracy against omega',
+    teachers=True,
+    log_x=True,
+    collect_fn=_collect,
   ),
 )
 

@@ -6,7 +6,7 @@ the lower bound of the difference is above 0.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ _READING = (
 )
 _HEAD = ('No.', 'Prediction', 'Here', 'Measured')
 _SMOOTHING = 'label_smoothing'
+_Judge = Callable[[Board, str], 'list[Found]']
 
 
 class Found(NamedTuple):
@@ -48,13 +49,13 @@ class Prediction(NamedTuple):
 
   Attributes:
     text: what was expected.
+    needs: what a board must have.
     judge: of one student; nothing where the board lacks something.
-    needs: what it lacks then.
   """
 
   text: str
-  judge: Callable[[Board, str], list[Found]]
   needs: str
+  judge: _Judge
 
 
 class Judged(NamedTuple):
@@ -71,6 +72,9 @@ class Judged(NamedTuple):
   text: str
   status: str
   measured: str
+
+
+PREDICTIONS: list[Prediction] = []
 
 
 def judge(board: Board) -> list[Judged]:
@@ -117,8 +121,18 @@ def _together(statuses: Iterable[str]) -> str:
   return 'open' if 'open' in found else 'holds'
 
 
+def _predicted(text: str, *, needs: str) -> Callable[[_Judge], _Judge]:
+  """Adds a function to `PREDICTIONS` as the judge of one."""
+
+  def add(judge: _Judge) -> _Judge:
+    PREDICTIONS.append(Prediction(text, needs, judge))
+    return judge
+
+  return add
+
+
 def _hits(
-  board: Board, defense: str | None, attack: str, student: str
+  board: Board, student: str, defense: str | None, attack: str
 ) -> np.ndarray | None:
   """The fresh hits of an attack, with whichever settings come first."""
   for cell in board.cells:
@@ -159,18 +173,20 @@ def _compare(
   return [Found(status_fn(gain, board.rules['margin']), gain.points, what)]
 
 
+def _status(holds: bool, fails: bool) -> str:
+  return 'holds' if holds else 'fails' if fails else 'open'
+
+
 def _is_level(gain: verdict.Gain, margin: float) -> str:
-  if -margin < gain.low() and gain.high() < margin:
-    return 'holds'
-  apart = gain.low() > margin or gain.high() < -margin
-  return 'fails' if apart else 'open'
+  low, high = gain.low(), gain.high()
+  return _status(
+    -margin < low and high < margin, low > margin or high < -margin
+  )
 
 
 def _is_more(gain: verdict.Gain, margin: float) -> str:
   del margin
-  if gain.low() > 0:
-    return 'holds'
-  return 'fails' if gain.high() < 0 else 'open'
+  return _status(gain.low() > 0, gain.high() < 0)
 
 
 def _is_less(gain: verdict.Gain, margin: float) -> str:
@@ -178,41 +194,45 @@ def _is_less(gain: verdict.Gain, margin: float) -> str:
 
 
 def _is_far_below(gain: verdict.Gain, margin: float) -> str:
-  if gain.high() < -margin:
-    return 'holds'
-  return 'fails' if gain.low() > -margin else 'open'
+  return _status(gain.high() < -margin, gain.low() > -margin)
 
 
 def _is_no_gain(gain: verdict.Gain, margin: float) -> str:
-  if gain.high() < margin:
-    return 'holds'
-  return 'fails' if gain.low() > margin else 'open'
+  return _status(gain.high() < margin, gain.low() > margin)
 
 
+@_predicted(
+  'From nasty, tuned distillation gives what label smoothing gives; at the '
+  'setting of the article a student ends far below training alone.',
+  needs='kd and kd_tuned against nasty',
+)
 def _tuned(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student=student)
-  tuned = hits(defense='nasty', attack='kd_tuned')
-  fixed = hits(defense='nasty', attack='kd')
+  hits = functools.partial(_hits, board, student)
+  tuned = hits('nasty', 'kd_tuned')
+  fixed = hits('nasty', 'kd')
   smoothing = _best_smoothing(board, student)
-  alone = hits(defense=None, attack='scratch')
+  alone = hits(None, 'scratch')
   found = _compare(
     board, tuned, smoothing, f'{student} tuned over smoothing', _is_level
   )
   if found:
-    found += _compare(
-      board, fixed, alone, f'{student} kd over alone', _is_far_below
-    )
+    what = f'{student} kd over alone'
+    found += _compare(board, fixed, alone, what, _is_far_below)
   return found
 
 
+@_predicted(
+  'htc is label smoothing with epsilon 0.9, whoever answers.',
+  needs='htc, and 0.9 among arena.epsilons',
+)
 def _is_smoothing(board: Board, student: str) -> list[Found]:
-  smoothing = _hits(board, None, f'{_SMOOTHING} 0.9', student)
+  smoothing = _hits(board, student, None, f'{_SMOOTHING} 0.9')
   return [
     found
     for defense in board.owners
     for found in _compare(
       board,
-      _hits(board, defense, 'htc', student),
+      _hits(board, student, defense, 'htc'),
       smoothing,
       f'{student} from {defense}',
       _is_level,
@@ -220,11 +240,15 @@ def _is_smoothing(board: Board, student: str) -> list[Found]:
   ]
 
 
+@_predicted(
+  'skeptical on nobody explains most of what it gains over training alone.',
+  needs='skeptical',
+)
 def _self_taught(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student=student)
-  robbing = hits(defense=board_lib.NONE, attack='skeptical')
-  nobody = hits(defense=None, attack='null skeptical')
-  alone = hits(defense=None, attack='scratch')
+  hits = functools.partial(_hits, board, student)
+  robbing = hits(board_lib.NONE, 'skeptical')
+  nobody = hits(None, 'null skeptical')
+  alone = hits(None, 'scratch')
   if robbing is None or nobody is None or alone is None:
     return []
   halfway = np.mean([robbing, alone], axis=0)
@@ -232,22 +256,35 @@ def _self_taught(board: Board, student: str) -> list[Found]:
   return _compare(board, nobody, halfway, what, _is_more)
 
 
+@_predicted(
+  'mkd takes from nasty more than from nobody, from modelguard_s and top_k '
+  'no more.',
+  needs='mkd',
+)
 def _reads_nasty(board: Board, student: str) -> list[Found]:
-  nobody = _hits(board, None, 'null mkd', student)
-  nasty = _hits(board, 'nasty', 'mkd', student)
+  nobody = _hits(board, student, None, 'null mkd')
+  nasty = _hits(board, student, 'nasty', 'mkd')
   found = _compare(board, nasty, nobody, f'{student} from nasty', _is_more)
   for name in ('modelguard_s', 'top_k'):  # One answer a class, or few.
-    few = _hits(board, name, 'mkd', student)
+    few = _hits(board, student, name, 'mkd')
     found += _compare(board, few, nobody, f'{student} from {name}', _is_level)
   return found
 
 
+@_predicted(
+  'averager takes from cmim what tuned distillation takes.',
+  needs='averager and kd_tuned against cmim',
+)
 def _is_average(board: Board, student: str) -> list[Found]:
-  averager = _hits(board, 'cmim', 'averager', student)
-  tuned = _hits(board, 'cmim', 'kd_tuned', student)
+  averager = _hits(board, student, 'cmim', 'averager')
+  tuned = _hits(board, student, 'cmim', 'kd_tuned')
   return _compare(board, averager, tuned, student, _is_level)
 
 
+@_predicted(
+  'mad, as published, protects from no attack.',
+  needs='mad.oracle=argmax',
+)
 def _no_protection(board: Board, student: str) -> list[Found]:
   if 'mad' not in board.owners or not _is_as_published(board):
     return []
@@ -275,20 +312,26 @@ def _is_as_published(board: Board) -> bool:
   return oracles == {'argmax'}
 
 
+@_predicted(
+  'd_dae undoes reverse_sigmoid and modelguard_w, not modelguard_s.',
+  needs='d_dae',
+)
 def _undone(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student=student)
-  plain = hits(defense=board_lib.NONE, attack='knockoff')
+  hits = functools.partial(_hits, board, student)
+  plain = hits(board_lib.NONE, 'knockoff')
   found = []
   for name in ('reverse_sigmoid', 'modelguard_w'):
-    undone = hits(defense=name, attack='d_dae')
+    undone = hits(name, 'd_dae')
     found += _compare(board, undone, plain, f'{student} from {name}', _is_level)
-  book, without = (
-    hits(defense='modelguard_s', attack=name) for name in ('d_dae', 'knockoff')
-  )
+  book, without = (hits('modelguard_s', name) for name in ('d_dae', 'knockoff'))
   what = f'{student} from modelguard_s over knockoff'
   return [*found, *_compare(board, book, without, what, _is_no_gain)]
 
 
+@_predicted(
+  'dkd with beta 8 is the worst attack on nasty and stingy.',
+  needs='dkd:beta=8.0 against them',
+)
 def _worst(board: Board, student: str) -> list[Found]:
   """`dkd` against the next worst attack of whoever has labels."""
   found = []
@@ -301,7 +344,7 @@ def _worst(board: Board, student: str) -> list[Found]:
     ]
     tests = board.tests(cells)
     mine = next(
-      (c['attack'] for c in cells if _settings(board, c) == _WORST), None
+      (c['attack'] for c in cells if _method(board, c) == ('dkd', 8.0)), None
     )
     others = {name: hits for name, hits in tests.items() if name != mine}
     if mine not in tests or not others:
@@ -312,25 +355,27 @@ def _worst(board: Board, student: str) -> list[Found]:
   return found
 
 
-def _settings(board: Board, cell: board_lib.Cell) -> tuple[str, float | None]:
+def _method(board: Board, cell: board_lib.Cell) -> tuple[str, float | None]:
   """The method of a cell, and its beta."""
   entry = board.entries.get(next(iter(cell['runs'].values()), ''), {})
   beta = entry.get('config', {}).get('settings', {}).get('beta')
   return cell['attack'].split(':')[0], beta
 
 
-_WORST = ('dkd', 8.0)
-
-
+@_predicted(
+  'Top classes alone give nothing to who has labels; who has none loses what '
+  'scores are worth, and no more.',
+  needs='hard_label, and knockoff:targets=top',
+)
 def _labels_alone(board: Board, student: str) -> list[Found]:
   validation = board.vals(board.controls(student))
   if not validation:
     return []
   control = board.tests(board.controls(student))[verdict.choose(validation)]
-  hits = functools.partial(_hits, board, student=student)
+  hits = functools.partial(_hits, board, student)
   found = _compare(
     board,
-    hits(defense=board_lib.NONE, attack='hard_label'),
+    hits(board_lib.NONE, 'hard_label'),
     control,
     f'{student} with labels',
     _is_no_gain,
@@ -342,12 +387,17 @@ def _labels_alone(board: Board, student: str) -> list[Found]:
     and (cell['group'], cell['answers']) == (board_lib.FOREIGN, 'labels')
   ]
   if found and top:
-    answered = hits(defense='top_k', attack=top[0]['attack'].split(':')[0])
+    answered = hits('top_k', top[0]['attack'].split(':')[0])
     what = f'{student} without, from top_k over the top classes of none'
     found += _compare(board, answered, board.test(top[0]), what, _is_level)
   return found
 
 
+@_predicted(
+  'adaptive_misinformation and grad2 take something from who has no labelled '
+  'images, and nothing from who has.',
+  needs='either of them',
+)
 def _blind(board: Board, student: str) -> list[Found]:
   """Who decides against each, over who decides against no defense."""
   found = []
@@ -366,61 +416,3 @@ def _blind(board: Board, student: str) -> list[Found]:
         what = f'{student} from {name}, {group.name} images'
         found.append(Found(status, gain.points, what))
   return found
-
-
-PREDICTIONS: Sequence[Prediction] = (
-  Prediction(
-    'From nasty, tuned distillation gives what label smoothing gives; at the '
-    'setting of the article a student ends far below training alone.',
-    _tuned,
-    'kd and kd_tuned against nasty',
-  ),
-  Prediction(
-    'htc is label smoothing with epsilon 0.9, whoever answers.',
-    _is_smoothing,
-    'htc, and 0.9 among arena.epsilons',
-  ),
-  Prediction(
-    'skeptical on nobody explains most of what it gains over training alone.',
-    _self_taught,
-    'skeptical',
-  ),
-  Prediction(
-    'mkd takes from nasty more than from nobody, from modelguard_s and top_k '
-    'no more.',
-    _reads_nasty,
-    'mkd',
-  ),
-  Prediction(
-    'averager takes from cmim what tuned distillation takes.',
-    _is_average,
-    'averager and kd_tuned against cmim',
-  ),
-  Prediction(
-    'mad, as published, protects from no attack.',
-    _no_protection,
-    'mad.oracle=argmax',
-  ),
-  Prediction(
-    'd_dae undoes reverse_sigmoid and modelguard_w, not modelguard_s.',
-    _undone,
-    'd_dae',
-  ),
-  Prediction(
-    'dkd with beta 8 is the worst attack on nasty and stingy.',
-    _worst,
-    'dkd:beta=8.0 against them',
-  ),
-  Prediction(
-    'Top classes alone give nothing to who has labels; who has none loses what '
-    'scores are worth, and no more.',
-    _labels_alone,
-    'hard_label, and knockoff:targets=top',
-  ),
-  Prediction(
-    'adaptive_misinformation and grad2 take something from who has no labelled '
-    'images, and nothing from who has.',
-    _blind,
-    'either of them',
-  ),
-)

@@ -1,62 +1,60 @@
 """What the experiments share that vary one setting."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.report import draw, stats, sweep, sweeps
+from undistillable.report import draw, sweep, sweeps
 
 
-def runs(
-  config: ml_collections.ConfigDict, field: str, values: Sequence[Any]
-) -> list[runs_lib.Run]:
-  """The main job's runs for every value of one field, with grid.students.
+def runs_fn(
+  field: str, grid: str
+) -> Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]:
+  """`plan_fn` of an experiment: the main job of every value, by grid.students.
 
   Args:
-    config: see configs/digits.py.
-    field: a dotted name.
-    values: that it takes.
+    field: a dotted name, which is varied.
+    grid: of the values, in config.grid.
   """
-  return experiment.plan_all(
-    plan.vary(config, {'students': config.grid.students, field: value})
-    for value in values
-  )
 
+  def planned(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
+    students = config.grid.students
+    return experiment.plan_all(
+      plan.vary(config, {'students': students, field: value})
+      for value in config.grid[grid]
+    )
 
-def collect(
-  value_fn: sweeps.ValueFn,
-) -> Callable[[Sequence[stats.Entry]], list[sweeps.Cell]]:
-  """`sweeps.collect` by this value."""
-  return functools.partial(sweeps.collect, value_fn=value_fn)
+  return planned
 
 
 def figure(
-  collect_fn: Callable[[Sequence[stats.Entry]], list[sweeps.Cell]],
+  value_fn: sweeps.ValueFn,
   x_label: str,
   heading: str,
   *,
   teachers: bool = False,
   log_x: bool = False,
-) -> Any:
-  """`figures_fn` of an experiment: accuracy against the value, as lines.
+  collect_fn: Callable[..., list[sweeps.Cell]] = sweeps.collect,
+) -> Callable[..., list[draw.Figure]]:
+  """`figures_fn` of an experiment: accuracy against a value, as lines.
 
   Args:
-    collect_fn: `entries -> cells`, as `collect` makes one.
+    value_fn: the value of a network; see `varied`.
     x_label: what is varied.
     heading: of the figure.
     teachers: whether they have a panel too.
     log_x: whether the value grows by factors.
+    collect_fn: `entries, value_fn -> cells`.
   """
 
   def figures(
     results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
   ) -> list[draw.Figure]:
-    cells = collect_fn(results['runs'])
+    cells = collect_fn(results['runs'], value_fn)
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
     return [sweep.figure(cells, heading, x_label, log_x=log_x)]

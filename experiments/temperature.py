@@ -1,22 +1,13 @@
-"""The temperature of distillation, tau_S."""
-
-import ml_collections
+"""The temperature of distillation, tau_S: of the thief, not of the owner."""
 
 from experiments import experiment, sweep, varied
-from undistillable import runs as runs_lib
-
-
-def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-  """The thief's temperature varies, the owner's does not."""
-  return sweep.runs(config, 'kd.temperature', config.grid.temperatures)
-
 
 EXPERIMENT = experiment.Experiment(
   'temperature',
   'Does a thief who distils at another temperature fare better?',
-  _plan,
+  sweep.runs_fn('kd.temperature', 'temperatures'),
   sweep.figure(
-    sweep.collect(varied.setting('temperature')),
+    varied.setting('temperature'),
     'temperature of distillation',
     'Accuracy against the temperature',
     log_x=True,

@@ -3,7 +3,7 @@
 import fabricated
 import pytest
 
-from experiments import claims, evidence
+from experiments import claims
 from undistillable.report import summary
 
 
@@ -31,7 +31,7 @@ ALONE, NORMAL, NASTY = (90.0, 91.0), (91.0, 92.5), (80.0, 83.0)
 )
 def test_a_cost_of_two_points_must_not_be_within_the_error(cost, holds):
   results = _results(ALONE, NORMAL, NASTY, cost=cost)
-  assert evidence.teacher_cost(results)[0] == holds
+  assert claims.teacher_cost(results)[0] == holds
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def test_a_cost_of_two_points_must_not_be_within_the_error(cost, holds):
 )
 def test_a_gain_within_one_standard_error_is_none(normal, holds):
   results = _results(ALONE, normal, NASTY)
-  assert evidence.normal_gain(results)[0] == holds
+  assert claims.normal_gain(results)[0] == holds
 
 
 def test_every_student_must_lose():
   runs = fabricated.make_study(ALONE, NORMAL, NASTY, models=('a', 'b'))
-  assert evidence.nasty_loss(_of(runs))[0]
+  assert claims.nasty_loss(_of(runs))[0]
   for run in runs:
     protected = 'nasty' in (run['teacher'] or '')
     if run['model'] == 'b' and protected:
       run['test_accuracy'] = 95.0
-  assert not evidence.nasty_loss(_of(runs))[0]
+  assert not claims.nasty_loss(_of(runs))[0]
 
 
 def _two_students(weak_loss, strong_loss):
@@ -66,9 +66,9 @@ def _two_students(weak_loss, strong_loss):
 
 
 def test_the_weaker_student_must_lose_more():
-  assert evidence.weaker_lose_more(_two_students(20.0, 5.0))[0]
-  assert not evidence.weaker_lose_more(_two_students(5.0, 20.0))[0]
-  assert not evidence.weaker_lose_more(_two_students(5.0, 5.0))[0]
+  assert claims.weaker_lose_more(_two_students(20.0, 5.0))[0]
+  assert not claims.weaker_lose_more(_two_students(5.0, 20.0))[0]
+  assert not claims.weaker_lose_more(_two_students(5.0, 5.0))[0]
 
 
 def test_of_students_level_alone_the_smaller_is_the_weaker():
@@ -77,19 +77,19 @@ def test_of_students_level_alone_the_smaller_is_the_weaker():
     nasty = 'nasty' in (run['teacher'] or '')
     if run['model'] == 'cnn8' and nasty:
       run['test_accuracy'] -= 9.0
-  assert evidence.weaker_lose_more(_of(runs))[0]
+  assert claims.weaker_lose_more(_of(runs))[0]
 
 
 def test_the_claim_on_its_own_architecture_needs_that_student():
   results = _results(ALONE, NORMAL, NASTY)
-  assert evidence.self_loss(results) is None
+  assert claims.self_loss(results) is None
   results = _results(ALONE, NORMAL, NASTY, models=('resnet8',))
-  assert evidence.self_loss(results)[0]
+  assert claims.self_loss(results)[0]
 
 
 def test_one_peak_or_several():
   def found(normal, nasty):
-    return evidence.peaks(
+    return claims.peaks(
       _of(
         [],
         normal=_by_seed('mean_peaks', *normal),
@@ -108,7 +108,7 @@ def test_features_alike_and_logits_changed():
       values = {'neighbor_accuracy': near, 'silhouette': silhouette}
       return {'0': values}
 
-    return evidence.separation(
+    return claims.separation(
       _of(
         [],
         normal_features=numbers(97.0, 0.5),
@@ -149,7 +149,7 @@ def _sweep(losses, key='alpha', normal=1.0):
   ],
 )
 def test_the_smaller_alpha_the_less_is_lost(losses, holds):
-  assert evidence.alpha(_sweep(losses))[0] == holds
+  assert claims.alpha(_sweep(losses))[0] == holds
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_the_smaller_alpha_the_less_is_lost(losses, holds):
 )
 def test_the_larger_the_temperature_the_more_is_lost(losses, holds):
   results = _sweep(losses, 'temperature')
-  assert evidence.temperature(results)[0] == holds
+  assert claims.temperature(results)[0] == holds
 
 
 def test_only_adversaries_of_another_kind_count():
@@ -180,7 +180,7 @@ def test_only_adversaries_of_another_kind_count():
         thief = make('student', 's', 'kd', seed, 90.0 - lost - seed, nasty)
         entries.append(nasty | {'normal': big['id']})
         entries.append(thief | {'control': alone['id']})
-    return evidence.adversaries(_of(entries))
+    return claims.adversaries(_of(entries))
 
   assert found(20.0)[0]
   assert not found(-20.0)[0]
@@ -213,7 +213,7 @@ def test_who_steals_nothing_says_nothing_of_a_protection(normal, status):
 def test_one_seed_is_named():
   results = _results((90.0,), (91.0,), (70.0,))
   verdict = claims.judge({'main_table': results}, 'main_table')[2]
-  assert verdict.evidence.endswith('(one seed).')
+  assert verdict.claims.endswith('(one seed).')
   assert verdict.seeds == 1
 
 
@@ -250,7 +250,7 @@ def test_claims_are_those_of_the_article_s_methods_alone():
   known = {entry['id'] for entry in entries}
   more = entries + [entry for entry in others if entry['id'] not in known]
   assert len(more) > len(entries)
-  assert not evidence.nasty_loss(_of(more))[0]
+  assert not claims.nasty_loss(_of(more))[0]
   one, two = (claims.judge({'main_table': _of(r)}) for r in (entries, more))
   assert one == two
   assert one[2].status == 'holds'

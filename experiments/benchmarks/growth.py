@@ -31,9 +31,9 @@ import numpy as np
 from absl import logging
 from matplotlib import figure as mpl_figure
 
+from experiments.benchmarks import kills
 from undistillable import (
   attacks,
-  config as config_lib,
   defenses,
   environment,
   method as method_lib,
@@ -550,20 +550,9 @@ def _study_config(
   folder: pathlib.Path, num_seeds: int
 ) -> ml_collections.ConfigDict:
   """Five tiny networks a seed, for an epoch each."""
-  config = config_lib.base()
-  config.dataset = config.normalization = 'digits'
-  config.data_dir = str(folder / 'data')
-  config.limit = 64
-  config.val_fraction = 0.25
-  config.teacher.model = 'cnn4'
-  config.students = ('cnn4',)
-  config.seeds = tuple(range(num_seeds))
-  config.max_accuracy_drop = 100.0
-  config.recipe.epochs = 1
-  config.recipe.batch_size = 16
-  config.recipe.learning_rate = 0.01
-  config.progress = False
-  return config
+  config = kills.config(str(folder / 'data'), 'nasty')
+  changes = {'seeds': tuple(range(num_seeds)), 'recipe.epochs': 1}
+  return plan.vary(config, changes)
 
 
 def _pretend(

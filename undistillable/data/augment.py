@@ -1,8 +1,8 @@
 """Augmentation on the device: pure functions of uint8 images.
 
-Every function takes `(rng, image)` and returns images of the same shape and
-dtype; each example draws its own randomness, and everything can be traced, so
-that it runs inside the compiled train step, next to the images.
+Each takes `(rng, image)`, a JAX random key and uint8[B, H, W, C], and returns
+images of the same shape and dtype; each example draws its own randomness, and
+everything can be traced, so that it runs inside the compiled train step.
 """
 
 import functools
@@ -48,7 +48,7 @@ def normalize(
 
 
 def none(rng: jax.Array, image: jax.Array) -> jax.Array:
-  """Returns `image` as it is: uint8[B, H, W, C]."""
+  """Returns `image` as it is."""
   del rng
   return image
 
@@ -58,35 +58,21 @@ def pad_crop(
 ) -> jax.Array:
   """Pads with `pad` zero pixels on each side and crops at a random place.
 
-  Args:
-    rng: a JAX random key.
-    image: uint8[B, H, W, C].
-    pad: pixels; the shift is uniform over -pad..pad in each direction.
-
-  Returns:
-    uint8[B, H, W, C].
+  The shift is uniform over -pad..pad in each direction; `mode` is that of
+  `crop`.
 
   Source: torchvision `RandomCrop(size, padding=pad)`.
   """
-  shift = _draw_shift(rng, image.shape[0], pad)
+  shift = jax.random.randint(rng, (len(image), 2), 0, 2 * pad + 1)
   return crop(image, shift, pad=pad, mode=mode)
 
 
 def pad_crop_flip(
   rng: jax.Array, image: jax.Array, *, pad: int = 4, mode: str = 'constant'
 ) -> jax.Array:
-  """`pad_crop`, then a horizontal flip with probability 1/2.
-
-  Args:
-    rng: a JAX random key.
-    image: uint8[B, H, W, C].
-    pad: pixels.
-
-  Returns:
-    uint8[B, H, W, C].
-  """
+  """`pad_crop`, then a horizontal flip with probability 1/2."""
   crop_rng, flip_rng = jax.random.split(rng)
-  flipped = _draw_flip(flip_rng, image.shape[0])
+  flipped = jax.random.bernoulli(flip_rng, shape=image.shape[:1])
   # The crop is as likely as its mirror image, so the order does not matter.
   return flip(pad_crop(crop_rng, image, pad=pad, mode=mode), flipped)
 
@@ -95,14 +81,6 @@ def reflect_crop_flip(
   rng: jax.Array, image: jax.Array, *, pad: int = 2
 ) -> jax.Array:
   """`pad_crop_flip`, but what is padded mirrors the image at its edges.
-
-  Args:
-    rng: a JAX random key.
-    image: uint8[B, H, W, C].
-    pad: pixels, fewer than H and W.
-
-  Returns:
-    uint8[B, H, W, C].
 
   Source: Jordan (2024), arXiv:2404.00498, with 2 pixels.
   """
@@ -114,13 +92,7 @@ def rotate_flip(
 ) -> jax.Array:
   """Turns each image by a random angle, then flips it with probability 1/2.
 
-  Args:
-    rng: a JAX random key.
-    image: uint8[B, H, W, C].
-    max_degrees: the angle is uniform over -max_degrees..max_degrees.
-
-  Returns:
-    uint8[B, H, W, C].
+  The angle is uniform over -max_degrees..max_degrees.
 
   Source: torchvision `RandomRotation(max_degrees)` with its defaults (nearest
   pixel, centre, same size, black outside) and `RandomHorizontalFlip()`.
@@ -129,7 +101,8 @@ def rotate_flip(
   degrees = jax.random.uniform(
     rotate_rng, image.shape[:1], minval=-max_degrees, maxval=max_degrees
   )
-  return flip(rotate(image, degrees), _draw_flip(flip_rng, image.shape[0]))
+  flipped = jax.random.bernoulli(flip_rng, shape=image.shape[:1])
+  return flip(rotate(image, degrees), flipped)
 
 
 def crop(
@@ -141,12 +114,9 @@ def crop(
     image: uint8[B, H, W, C].
     shift: int32[B, 2], rows and columns, each in 0..2*pad; pad leaves the
       image where it was.
-    pad: pixels on each side.
+    pad: pixels on each side; fewer than H and W where they mirror.
     mode: of jnp.pad: 'constant' for zeros, 'reflect' for a mirror at the
       outermost pixels, which are not repeated.
-
-  Returns:
-    uint8[B, H, W, C].
   """
   edge = (pad, pad)
   padded = jnp.pad(image, ((0, 0), edge, edge, (0, 0)), mode=mode)
@@ -173,9 +143,6 @@ def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
   Args:
     image: uint8[B, H, W, C].
     degrees: float32[B].
-
-  Returns:
-    uint8[B, H, W, C].
   """
   height, width = image.shape[1:3]
   angle = jnp.deg2rad(degrees.astype(jnp.float32))
@@ -196,16 +163,6 @@ def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
   x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
   turned = jax.vmap(lambda image, y, x: image[y, x])(image, y, x)
   return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
-
-
-def _draw_shift(rng: jax.Array, batch_size: int, pad: int) -> jax.Array:
-  """One crop position an example: int32[B, 2] in 0..2*pad."""
-  return jax.random.randint(rng, (batch_size, 2), 0, 2 * pad + 1)
-
-
-def _draw_flip(rng: jax.Array, batch_size: int) -> jax.Array:
-  """One coin an example: bool[B]."""
-  return jax.random.bernoulli(rng, shape=(batch_size,))
 
 
 AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {

@@ -73,10 +73,10 @@ def labels(label: np.ndarray, num_classes: int | None = None) -> None:
 
 
 def images(image: Any, num_channels: int) -> None:
-  """Checks the shape and type of images; `image` may be traced.
+  """Checks that images are uint8[N, H, W, C]; they may be traced.
 
   Args:
-    image: uint8[N, H, W, C].
+    image: to be checked.
     num_channels: of the normalization; 1 does for any C.
 
   Raises:
