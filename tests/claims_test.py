@@ -213,7 +213,7 @@ def test_who_steals_nothing_says_nothing_of_a_protection(normal, status):
 def test_one_seed_is_named():
   results = _results((90.0,), (91.0,), (70.0,))
   verdict = claims.judge({'main_table': results}, 'main_table')[2]
-  assert verdict.claims.endswith('(one seed).')
+  assert verdict.evidence.endswith('(one seed).')
   assert verdict.seeds == 1
 
 
