@@ -205,7 +205,7 @@ def _asked(attack: str, teacher: Run) -> Run:
   A wrapper that leaves the top class alone cannot be told from none by whoever
   hears nothing else, nor can any wrapper by whoever has the weights.
   """
-  access = getattr(attacks.get(attack), 'ACCESS', 'scores')
+  access = _access(attack)
   keeps_top = getattr(teacher.module, 'KEEPS_TOP', False)
   if teacher.only_serves and (
     access == 'weights' or (access == 'labels' and keeps_top)
@@ -214,16 +214,19 @@ def _asked(attack: str, teacher: Run) -> Run:
   return teacher
 
 
+def _access(attack: str) -> str:
+  return getattr(attacks.get(attack), 'ACCESS', 'scores')
+
+
 def _group(attack: str) -> str:
   """What the thief has, in `board_lib.GROUPS`."""
-  module = attacks.get(attack)
-  if getattr(module, 'ACCESS', 'scores') == 'weights':
+  if _access(attack) == 'weights':
     return board_lib.WEIGHTS
   return {
     'own': board_lib.OWN,
     'foreign': board_lib.FOREIGN,
     'none': board_lib.NOTHING,
-  }[getattr(module, 'DATA', 'own')]
+  }[getattr(attacks.get(attack), 'DATA', 'own')]
 
 
 def measure_fn(
@@ -276,29 +279,26 @@ def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
 
 def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
-  found: dict[str, Any] = {
+  group, answers, mode = board_lib.OWN, 'none', None
+  if cell.defense is not None:
+    name, _ = _parse(cell.attack)
+    group, answers = _group(name), _access(name)
+    run = cell.runs[-1] if cell.runs else None
+    if run and answers != 'weights' and run.access_to_data != 'none':
+      mode = 'once' if run.asks_once else 'every view'
+    if run and run.settings.get('targets') == 'top':
+      answers = 'labels'  # He throws the scores away.
+  return {
     'defense': cell.defense,
     'attack': cell.attack,
     'student': cell.student,
-    'group': board_lib.OWN,
-    'answers': 'none',
-    'mode': None,
+    'group': group,
+    'answers': answers,
+    'mode': mode,
     'shared': cell.shared,
     'reason': cell.reason,
     'runs': {},
   }
-  if cell.defense is None:
-    return found
-  name, _ = _parse(cell.attack)
-  access = getattr(attacks.get(name), 'ACCESS', 'scores')
-  found |= {'group': _group(name), 'answers': access}
-  if cell.runs:
-    run = cell.runs[-1]
-    if run.settings.get('targets') == 'top':  # He throws the scores away.
-      found['answers'] = 'labels'
-    if access != 'weights' and run.access_to_data != 'none':
-      found['mode'] = 'once' if run.asks_once else 'every view'
-  return found
 
 
 def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:
@@ -342,9 +342,7 @@ def _prices(
       continue  # There is nothing to compare with.
     task = store.task(job.normal.judged_on)
     normal = store.answers(job.normal, task.test)
-    for name, (*_, teacher) in _owners(job).items():
-      if teacher not in finished:
-        continue
+    for name, teacher in _teachers(job, finished).items():
       held_out = (
         store.answers(teacher, task.val) if len(task.val['label']) else None
       )
@@ -358,6 +356,15 @@ def _prices(
   return found
 
 
+def _teachers(job: plan.Job, finished: set[Run]) -> dict[str, Run]:
+  """{defense: its teacher} of those that are finished."""
+  return {
+    name: teacher
+    for name, (*_, teacher) in _owners(job).items()
+    if teacher in finished
+  }
+
+
 def _latencies(
   jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -369,11 +376,7 @@ def _latencies(
   jobs = [job for job in jobs if job.normal in finished]
   if not jobs:
     return {}
-  teachers = {
-    name: found[-1]
-    for name, found in _owners(jobs[0]).items()
-    if found[-1] in finished
-  }
+  teachers = _teachers(jobs[0], finished)
   test = store.task(jobs[0].normal.judged_on).test['image']
   found: dict[str, dict[str, dict[str, float]]] = {}
   for batch in _TIMED_BATCHES:

@@ -80,7 +80,6 @@ def save(
 
 
 def _load_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a safetensors file."""
   try:
     return safetensors_numpy.load_file(path)
   # The latter two: of types that NumPy does not know.
@@ -121,14 +120,12 @@ def _load_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         'torch.save(model.state_dict(), path)'
       )
   return {
-    str(key): x.astype(np.float32) if _is_float(x) else x
+    # Of JAX: NumPy's own does not know bfloat16.
+    str(key): x.astype(np.float32)
+    if jnp.issubdtype(x.dtype, jnp.floating)
+    else x
     for key, x in loaded.items()
   }
-
-
-def _is_float(x: np.ndarray) -> bool:
-  """Whether an array is of floating point, bfloat16 included."""
-  return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _load_old(path: pathlib.Path) -> Any:

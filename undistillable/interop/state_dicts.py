@@ -8,7 +8,7 @@ kernels transposed from OIHW to HWIO, or from (out, in) to (in, out).
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -79,9 +79,8 @@ def from_torch(
     >>> from_torch('mlp', state_dict)['params']['fc3']['kernel'].shape
     (512, 10)
   """
-  tensors = _clean(state_dict)
-  tensors = _within(tensors, _draft(name, overrides))
-  expected = _fitting_template(name, tensors, image_size, overrides)
+  tensors = _within(_clean(state_dict), _draft(name, overrides))
+  expected = _fit(name, tensors, image_size, overrides)
   variables: dict[str, Any] = {}
   for tensor_name, (path, _) in expected.items():
     collection, module, leaf = path
@@ -132,7 +131,7 @@ def to_torch(
         if leaf == 'kernel':
           array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         tensors[_tensor_name(module, leaf)] = array
-  expected = _fitting_template(name, tensors, image_size, overrides)
+  expected = _fit(name, tensors, image_size, overrides)
   return {key: np.ascontiguousarray(tensors[key]) for key in expected}
 
 
@@ -182,27 +181,28 @@ def _clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _within(
-  tensors: dict[str, np.ndarray], expected: Iterable[str]
+  tensors: dict[str, np.ndarray], expected: Collection[str]
 ) -> dict[str, np.ndarray]:
   """The tensors of a network that is an attribute of a larger module.
 
   Where all names that are expected stand behind one prefix, as in
   'model.conv1.weight', those behind it, without it; otherwise all.
   """
-  expected = list(expected)
-  ending = f'.{expected[0]}'
-  found = []
-  for name in tensors:
-    prefix = name.removesuffix(ending[1:]) if name.endswith(ending) else ''
-    if prefix and all(prefix + one in tensors for one in expected):
-      found.append(prefix)
-  if len(found) != 1 or expected[0] in tensors:
+  first, *_ = expected
+  prefixes = [
+    prefix
+    for name in tensors
+    if name.endswith(f'.{first}')
+    and all(
+      (prefix := name.removesuffix(first)) + k in tensors for k in expected
+    )
+  ]
+  if len(prefixes) != 1 or first in tensors:
     return tensors
-  (prefix,) = found
   return {
-    name.removeprefix(prefix): array
+    name.removeprefix(prefixes[0]): array
     for name, array in tensors.items()
-    if name.startswith(prefix)
+    if name.startswith(prefixes[0])
   }
 
 
@@ -246,19 +246,19 @@ def _template(
   return template
 
 
-def _fitting_template(
+def _fit(
   name: str,
   tensors: Mapping[str, np.ndarray],
   image_size: int | tuple[int, int] | None,
   overrides: Mapping[str, Any],
 ) -> _Template:
   """The template of `name` whose shapes `tensors` have, or a ValueError."""
-  fields = tuple(sorted(overrides.items()))
   draft = _draft(name, overrides)
-  first, last = next(iter(draft)), next(reversed(draft))
+  last = next(reversed(draft))
   known = _has_rank(tensors, last, len(draft[last][1]))
   num_classes = len(tensors[last]) if known else 10
-  image_shape = _image_shape(draft, first, tensors, image_size)
+  image_shape = _image_shape(draft, tensors, image_size)
+  fields = tuple(sorted(overrides.items()))
   expected = _template(name, max(num_classes, 2), image_shape, fields)
   _check(name, expected, tensors)
   return expected
@@ -275,17 +275,15 @@ def _has_rank(tensors: Mapping[str, np.ndarray], name: str, rank: int) -> bool:
 
 def _image_shape(
   draft: _Template,
-  first: str,
   tensors: Mapping[str, np.ndarray],
   image_size: int | tuple[int, int] | None,
 ) -> tuple[int, int, int]:
   """(H, W, C) of images that lead to the shapes found, as far as they tell."""
-  _, first_shape = draft[first]
-  found: tuple[int, ...] = tensors[first].shape if first in tensors else ()
-  if len(found) != len(first_shape):
-    found = first_shape  # `_check` will name it.
-  inputs = max(found[1], 1)
-  if len(first_shape) == 2:  # A network that flattens its images.
+  first, (_, shape) = next(iter(draft.items()))
+  if _has_rank(tensors, first, len(shape)):  # Or `_check` will name it.
+    shape = tensors[first].shape
+  inputs = max(shape[1], 1)
+  if len(shape) == 2:  # A network that flattens its images.
     return 1, inputs, 1
   if image_size is None:
     image_size = 32

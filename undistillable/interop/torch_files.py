@@ -40,23 +40,11 @@ _DTYPES: dict[str, Any] = {
 class Other:
   """Stands for what is neither a tensor nor a plain container."""
 
-  def __init__(self, *args: Any, **kwargs: Any):
+  def _ignore(self, *args: Any, **kwargs: Any) -> None:
     pass
 
-  def __setstate__(self, state: Any) -> None:
-    pass
-
-  def __setitem__(self, key: Any, value: Any) -> None:
-    pass
-
-  def append(self, value: Any) -> None:
-    pass
-
-  def extend(self, values: Any) -> None:
-    pass
-
-  def add(self, value: Any) -> None:
-    pass
+  # All that a pickle does to objects.
+  __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 class _Kind(Other):
