@@ -11,19 +11,14 @@ import io
 import pathlib
 import pickle
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from undistillable.data import dataset
 
-_Files = Mapping[str, bytes]  # By name, without the folder.
-_Splits = dict[str, dict[str, np.ndarray]]
-_Names = dict[str, list[str]]  # Of the classes, by key of the label.
-
 _IMAGE_BYTES = 32 * 32 * 3
-
 _BATCHES = {
   'cifar10': {
     'train': [f'data_batch_{number}' for number in range(1, 6)],
@@ -31,19 +26,15 @@ _BATCHES = {
   },
   'cifar100': {'train': ['train'], 'test': ['test']},
 }
-_META = {'cifar10': 'batches.meta', 'cifar100': 'meta'}
-# Our key: (key in the pickles, key of the names there, file of the names beside
-# binary files); in the order of the bytes of a record.
+# Our key: what theirs begin with; in the order of the bytes of a record.
 _LABELS = {
-  'cifar10': {'label': ('labels', 'label_names', 'batches.meta.txt')},
-  'cifar100': {
-    'coarse_label': (
-      'coarse_labels',
-      'coarse_label_names',
-      'coarse_label_names.txt',
-    ),
-    'label': ('fine_labels', 'fine_label_names', 'fine_label_names.txt'),
-  },
+  'cifar10': {'label': 'label'},
+  'cifar100': {'coarse_label': 'coarse_label', 'label': 'fine_label'},
+}
+# The files of the class names, among pickles and beside binary files.
+_NAMES = {
+  'cifar10': ('batches.meta', 'batches.meta.txt'),
+  'cifar100': ('meta', '{}_names.txt'),
 }
 
 
@@ -51,9 +42,25 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
   """All images of an archive, in memory."""
   files = _read_tar(archive)
   is_binary = any(file.endswith('.bin') for file in files)
-  read_fn = _read_binary if is_binary else _read_pickles
+  load_fn = functools.partial(_parse, name) if is_binary else _unpickle
+  labels, (meta, text) = _LABELS[name], _NAMES[name]
+  keys = {'image': 'data', **{k: f'{theirs}s' for k, theirs in labels.items()}}
+  splits, class_names = {}, {}
   try:
-    splits, class_names = read_fn(name, files)
+    for split, batches in _BATCHES[name].items():
+      loaded = [
+        load_fn(files[f'{batch}.bin' if is_binary else batch])
+        for batch in batches
+      ]
+      splits[split] = {
+        key: np.concatenate([batch[theirs] for batch in loaded])
+        for key, theirs in keys.items()
+      }
+    for key, theirs in labels.items():
+      if is_binary:
+        class_names[key] = files[text.format(theirs)].decode().split()
+      else:
+        class_names[key] = _unpickle(files[meta])[f'{theirs}_names']
   except KeyError as error:
     raise ValueError(f'it holds no {error}') from error
   for split, arrays in splits.items():
@@ -66,7 +73,7 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
   return dataset.from_arrays(splits, class_names, '{split}_{index:05d}')
 
 
-def _read_tar(archive: pathlib.Path) -> _Files:
+def _read_tar(archive: pathlib.Path) -> dict[str, bytes]:
   """The files of a tar archive; a link leads to another of them, or nowhere."""
   files = {}
   # What is none has a reason for each compression, line by line.
@@ -79,39 +86,14 @@ def _read_tar(archive: pathlib.Path) -> _Files:
   return files
 
 
-def _read_binary(name: str, files: _Files) -> tuple[_Splits, _Names]:
-  """Records of one byte a label, then 3,072 of the image."""
-  labels = _LABELS[name]
-  splits = {}
-  for split, batches in _BATCHES[name].items():
-    content = b''.join(files[f'{batch}.bin'] for batch in batches)
-    records = np.frombuffer(content, np.uint8).reshape(
-      -1, len(labels) + _IMAGE_BYTES
-    )
-    splits[split] = dict(zip(labels, records.T, strict=False))
-    splits[split]['image'] = records[:, len(labels) :]
-  class_names = {
-    key: files[file].decode().split() for key, (*_, file) in labels.items()
-  }
-  return splits, class_names
-
-
-def _read_pickles(name: str, files: _Files) -> tuple[_Splits, _Names]:
-  """Dicts of an array of images, and of lists of labels."""
-  splits = {}
-  for split, batches in _BATCHES[name].items():
-    loaded = [_unpickle(files[batch]) for batch in batches]
-    keys = {'image': 'data'}
-    keys |= {key: theirs for key, (theirs, *_) in _LABELS[name].items()}
-    splits[split] = {
-      key: np.concatenate([batch[theirs] for batch in loaded])
-      for key, theirs in keys.items()
-    }
-  meta = _unpickle(files[_META[name]])
-  class_names = {
-    key: meta[theirs] for key, (_, theirs, _) in _LABELS[name].items()
-  }
-  return splits, class_names
+def _parse(name: str, content: bytes) -> dict[str, np.ndarray]:
+  """Records of one byte a label, then 3,072 of the image; as a pickle."""
+  labels = [f'{theirs}s' for theirs in _LABELS[name].values()]
+  records = np.frombuffer(content, np.uint8).reshape(
+    -1, len(labels) + _IMAGE_BYTES
+  )
+  found = dict(zip(labels, records.T, strict=False))
+  return found | {'data': records[:, len(labels) :]}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -144,7 +126,9 @@ def _unpickle(content: bytes) -> dict[str, Any]:
 
 
 def _check(
-  split: str, arrays: Mapping[str, np.ndarray], class_names: _Names
+  split: str,
+  arrays: Mapping[str, np.ndarray],
+  class_names: Mapping[str, Sequence[str]],
 ) -> None:
   """Every image needs each of its labels, in range."""
   image = arrays['image']

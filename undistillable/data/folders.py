@@ -36,16 +36,16 @@ class Folder:
     path: where it is.
     features: of tfds, which read a record.
     file_format: 'array_record' or 'tfrecord'.
-    shards: {split: [(file, number of records), ...]}.
+    shards: {split: {file: number of records}}.
   """
 
   path: pathlib.Path
   features: Any
   file_format: str
-  shards: dict[str, list[tuple[pathlib.Path, int]]]
+  shards: dict[str, dict[pathlib.Path, int]]
 
   def num_examples(self, split: str) -> int:
-    return sum(number for _, number in self.shards[split])
+    return sum(self.shards[split].values())
 
 
 class _FaultError(Exception):
@@ -58,9 +58,11 @@ def find(source: dataset.Source, data_dir: pathlib.Path) -> pathlib.Path | None:
   if not root.is_dir():
     return None
   versions = [path for path in root.iterdir() if _VERSION.fullmatch(path.name)]
-  return max(
-    versions, key=lambda path: [*map(int, path.name.split('.'))], default=None
-  )
+
+  def number(path: pathlib.Path) -> list[int]:
+    return [int(part) for part in path.name.split('.')]
+
+  return max(versions, key=number, default=None)
 
 
 def leftovers(
@@ -168,19 +170,18 @@ def _open(source: dataset.Source, path: pathlib.Path) -> Folder:
     info = tfds.builder_from_directory(path).info
     splits = {name: info.splits[name] for name in ('train', 'test')}
     shards = {
-      name: [
-        (pathlib.Path(shard), number)
-        for shard, number in zip(
-          split.filepaths, split.shard_lengths, strict=True
+      name: dict(
+        zip(
+          map(pathlib.Path, split.filepaths), split.shard_lengths, strict=True
         )
-      ]
+      )
       for name, split in splits.items()
     }
-    folder = Folder(path, features, info.file_format.value, shards)
-  for name in splits:
-    if not folder.num_examples(name):
+    file_format = info.file_format.value
+  for name, numbers in shards.items():
+    if not sum(numbers.values()):
       raise _FaultError(f'{file} says {name} is empty')
-  return folder
+  return Folder(path, features, file_format, shards)
 
 
 def _check_counts(folder: Folder) -> None:
@@ -191,7 +192,9 @@ def _check_counts(folder: Folder) -> None:
       + ', '.join(_FORMATS)
     )
   count_fn, _ = _FORMATS[folder.file_format]
-  for file, expected in sum(folder.shards.values(), []):
+  for file, expected in (
+    folder.shards['train'] | folder.shards['test']
+  ).items():
     if not file.is_file():
       raise _FaultError(f'{file} is missing')
     given = count_fn(file)
@@ -313,7 +316,7 @@ def _read_split(
   number, index = folder.num_examples(split), 0
   image = np.empty((number, *source.image_shape), np.uint8)
   label = np.empty(number, np.int32)
-  for file, _ in folder.shards[split]:
+  for file in folder.shards[split]:
     try:
       for record in read_fn(file):
         example = folder.features.deserialize_example_np(
