@@ -66,10 +66,9 @@ def _read(name: str, archive: pathlib.Path) -> dataset.Content:
   for split, arrays in splits.items():
     _check(split, arrays, class_names)
     # In an archive channels come first.
-    images = arrays['image'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    arrays['image'] = images
-    # The key is the index, as in tfds: it decides the order of the records.
-    arrays['index'] = np.arange(len(images))
+    images = arrays['image'].reshape(-1, 3, 32, 32)
+    arrays['image'] = images.transpose(0, 2, 3, 1)
+  # The key is the place, as in tfds: it decides the order of the records.
   return dataset.from_arrays(splits, class_names, '{split}_{index:05d}')
 
 

@@ -92,24 +92,23 @@ def from_arrays(
   """What arrays in memory hold.
 
   Args:
-    splits: {'train': {'image': uint8[N, H, W, C], or without C, 'label':
-      int[N], 'index': int[N], the keys of the examples}, 'test': alike}.
+    splits: {'train': {'image': uint8[N, H, W, C], 'label': int[N], 'index':
+      int[N]}, 'test': alike}; grey images also without C. The index is the key
+      of an example; by default it is its place.
     class_names: see `Content`; the splits have each of its keys.
     id_format: as '{split}_{index:05d}'.
   """
 
   def examples(split: str) -> Iterator[Example]:
     arrays = splits[split]
-    for i, index in enumerate(map(int, arrays['index'])):
-      labels = {key: int(arrays[key][i]) for key in class_names}
-      yield (
-        index,
-        {
-          'id': id_format.format(split=split, index=index),
-          'image': PIL.Image.fromarray(arrays['image'][i]),
-          **labels,
-        },
-      )
+    for place, image in enumerate(arrays['image']):
+      index = int(arrays['index'][place]) if 'index' in arrays else place
+      example = {
+        'id': id_format.format(split=split, index=index),
+        'image': PIL.Image.fromarray(image),
+        **{key: int(arrays[key][place]) for key in class_names},
+      }
+      yield index, example
 
   numbers = {split: len(arrays['label']) for split, arrays in splits.items()}
   return Content(class_names, numbers, examples)
