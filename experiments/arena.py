@@ -22,20 +22,14 @@ def _write(
   report.write(results, workdir, more=more, **where)
 
 
-def _no_figures(*_: object) -> list[Any]:
-  """They are in the report."""
-  return []
-
-
 EXPERIMENT = experiment.Experiment(
   'arena',
   'Which defense holds against which attack, and at what price?',
   arena.plan_fn,
-  _no_figures,
-  arena.measure_fn,
-  _write,
-  ('arena',),
-  report.text,
+  measure_fn=arena.measure_fn,
+  report_fn=_write,
+  fixed_fields=('arena',),
+  text_fn=report.text,
 )
 
 if __name__ == '__main__':

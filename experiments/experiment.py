@@ -21,6 +21,10 @@ def _nothing(*_: object) -> dict[str, Any]:
   return {}
 
 
+def _no_figures(*_: object) -> list[draw.Figure]:
+  return []
+
+
 class Experiment(typing.NamedTuple):
   """One table or figure.
 
@@ -38,7 +42,7 @@ class Experiment(typing.NamedTuple):
   name: str
   title: str
   plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
-  figures_fn: Callable[..., list[draw.Figure]]
+  figures_fn: Callable[..., list[draw.Figure]] = _no_figures
   measure_fn: Callable[..., Mapping[str, Any]] = _nothing
   report_fn: Callable[..., None] | None = None
   fixed_fields: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ served before the network without training. What the command line sets of
 `config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
 """
 
-import pathlib
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -57,15 +57,14 @@ def changed(
   Raises:
     ValueError: another budget.
   """
-  if budget not in ('small', 'full'):
+  served = (k for k, one in defenses.DEFENSES.items() if one.make is None)
+  budgets = {
+    'small': {**_SMALL, 'students': config.students[:1]},
+    'full': {'arena.defenses': tuple(served)},
+  }
+  if budget not in budgets:
     raise ValueError(f'budget={budget!r}; expected small or full')
-  small = budget == 'small'
-  changes = {**_SMALL, 'students': config.students[:1]} if small else {}
-  if not small:
-    changes['arena.defenses'] = tuple(
-      name for name, module in defenses.DEFENSES.items() if module.make is None
-    )
-  changes = {k: v for k, v in changes.items() if k not in fixed}
+  changes = {k: v for k, v in budgets[budget].items() if k not in fixed}
   if model:
     changes['teacher.model'] = model
   if weights:
@@ -73,24 +72,14 @@ def changed(
   return plan.vary(config, changes)
 
 
-def _write(
-  results: Mapping[str, Any], workdir: pathlib.Path, **where: Any
-) -> None:
-  report.write(results, workdir, conclude=words.audit, **where)
-
-
-def _text(results: Mapping[str, Any]) -> str:
-  return report.text(results, conclude=words.audit)
-
-
 STUDY = study.Study(
   'audit',
   arena.plan_fn,
   arena.measure_fn,
-  _write,
+  functools.partial(report.write, conclude=words.audit),
   go_on=True,
   fixed_fields=('arena',),
-  text_fn=_text,
+  text_fn=functools.partial(report.text, conclude=words.audit),
 )
 
 
