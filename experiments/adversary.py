@@ -18,7 +18,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   )
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'adversary',
   'Must the adversary have the architecture of the teacher?',
   _plan,

@@ -2,7 +2,7 @@
 
 from experiments import experiment, sweep, varied
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'alpha',
   'Does a thief who trusts the labels more fare better?',
   sweep.runs_fn('kd.alpha', 'alphas'),

@@ -24,12 +24,13 @@ def _write(
 
 EXPERIMENT = experiment.Experiment(
   'arena',
-  'Which defense holds against which attack, and at what price?',
   arena.plan_fn,
-  measure_fn=arena.measure_fn,
-  report_fn=_write,
+  arena.measure_fn,
+  _write,
+  go_on=True,
   fixed_fields=('arena',),
   text_fn=report.text,
+  title='Which defense holds against which attack, and at what price?',
 )
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ Not of the article, which chooses omega by hand; see `nasty.conditions`.
 
 from experiments import experiment, sweep, varied
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'balance',
   'Does a teacher leave its adversary where push exceeds hold?',
   sweep.runs_fn('nasty.balance', 'balances'),

@@ -37,7 +37,7 @@ def _figures(
   return [accuracy.figure(shown), curves.figure(shown, metrics)]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'data_free',
   'What can be stolen without any data?',
   _plan,

@@ -58,7 +58,7 @@ def _figures(
   return [embeddings.figure(arrays, shown)]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'embedding',
   'Do nasty teachers keep the classes apart?',
   teachers.plan_teachers,

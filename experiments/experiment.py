@@ -1,8 +1,8 @@
 """What an experiment is: runs, numbers, figures, and claims that they test."""
 
+import dataclasses
 import importlib
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -17,36 +17,15 @@ from undistillable.report import (
 )
 
 
-def _nothing(*_: object) -> dict[str, Any]:
-  return {}
-
-
-def _no_figures(*_: object) -> list[draw.Figure]:
-  return []
-
-
-class Experiment(typing.NamedTuple):
-  """One table or figure.
+@dataclasses.dataclass(frozen=True)
+class Experiment(study.Study):
+  """One table or figure: a study, which has the name of its module.
 
   Attributes:
-    name: of its module, and of its folder in a workdir.
     title: the question that it answers.
-    plan_fn: `config -> runs`.
-    figures_fn: `(results, workdir, folder) -> figures`.
-    measure_fn: see `study.Study`.
-    report_fn: see there; where its report is another than that of all others.
-    fixed_fields: see there.
-    text_fn: see there.
   """
 
-  name: str
-  title: str
-  plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
-  figures_fn: Callable[..., list[draw.Figure]] = _no_figures
-  measure_fn: Callable[..., Mapping[str, Any]] = _nothing
-  report_fn: Callable[..., None] | None = None
-  fixed_fields: tuple[str, ...] = ()
-  text_fn: Callable[[study.Results], str] = study.MAIN.text_fn
+  title: str = ''
 
 
 def load(name: str) -> Experiment:
@@ -61,8 +40,26 @@ def plan_all(
   return plan.in_order(run for config in configs for run in plan.make(config))
 
 
-def as_study(experiment: Experiment) -> study.Study:
-  """What `study.run` takes."""
+def _nothing(*_: object) -> dict[str, Any]:
+  return {}
+
+
+def make(
+  name: str,
+  title: str,
+  plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]],
+  figures_fn: Callable[..., list[draw.Figure]],
+  measure_fn: Callable[..., Mapping[str, Any]] = _nothing,
+) -> Experiment:
+  """An experiment whose report has these figures, and what became of claims.
+
+  Args:
+    name: of its module, and of its folder in a workdir.
+    title: the question that it answers.
+    plan_fn: `config -> runs`.
+    figures_fn: `(results, workdir, folder) -> figures`.
+    measure_fn: see `study.Study`.
+  """
 
   def write(
     results: Mapping[str, Any], workdir: Any, *, folder: Any, command: str
@@ -72,49 +69,43 @@ def as_study(experiment: Experiment) -> study.Study:
       workdir,
       folder=folder,
       command=command,
-      conclusion=_conclusion(experiment, results),
-      figures=experiment.figures_fn(results, workdir, folder),
+      conclusion=_conclusion(name, title, results),
+      figures=figures_fn(results, workdir, folder),
     )
 
-  return study.Study(
-    experiment.name,
-    experiment.plan_fn,
-    experiment.measure_fn,
-    experiment.report_fn or write,
-    go_on=True,
-    fixed_fields=experiment.fixed_fields,
-    text_fn=experiment.text_fn,
-  )
+  return Experiment(name, plan_fn, measure_fn, write, go_on=True, title=title)
 
 
 def main(experiment: Experiment) -> None:
   """`python -m experiments.<name> --config=... --workdir=...`."""
   from undistillable import main  # It defines flags: for a command line alone.
 
-  main.run(as_study(experiment), f'experiments.{experiment.name}')
+  main.run(experiment, f'experiments.{experiment.name}')
 
 
 def _conclusion(
-  experiment: Experiment, results: Mapping[str, Any]
+  name: str, title: str, results: Mapping[str, Any]
 ) -> document.Conclusion:
   """What became of the claims that the experiment tests."""
-  verdicts = claims.judge({experiment.name: results}, experiment.name)
-  where = results['runs'][0]['dataset']
-  title = f'{experiment.title} ({where})'
+  verdicts = claims.judge({name: results}, name)
+  title = f'{title} ({results["runs"][0]["dataset"]})'
   summary = summary_lib.summarize(results['runs'])
   if not verdicts:
     return document.Conclusion(
       title, summary['headline'], summary['sentence'], 'open'
     )
-  holds = [verdict for verdict in verdicts if verdict.status == 'holds']
+  holds = sum(verdict.status == 'holds' for verdict in verdicts)
+  headline = f'{holds} of {len(verdicts)} claims of the article hold'
   sentence = summary['sentence']
   if len(verdicts) == 1:
-    sentence = f'{verdicts[0].text} {verdicts[0].evidence}'
+    (only,) = verdicts
+    headline = f'Claim {only.number} of the article: {only.status}'
+    sentence = f'{only.text} {only.evidence}'
   return document.Conclusion(
     title,
-    _headline(verdicts, holds),
+    headline,
     sentence,
-    'good' if len(holds) == len(verdicts) else 'open',
+    'good' if holds == len(verdicts) else 'open',
     [
       document.Heading('Claims of the article'),
       document.Table(
@@ -124,12 +115,3 @@ def _conclusion(
       ),
     ],
   )
-
-
-def _headline(
-  verdicts: Sequence[claims.Verdict], holds: Sequence[claims.Verdict]
-) -> str:
-  if len(verdicts) == 1:
-    only = verdicts[0]
-    return f'Claim {only.number} of the article: {only.status}'
-  return f'{len(holds)} of {len(verdicts)} claims of the article hold'

@@ -2,7 +2,7 @@
 
 from experiments import experiment, sweep, varied
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'fraction',
   'Does a nasty teacher harm a thief with few samples too?',
   sweep.runs_fn('fraction', 'fractions'),

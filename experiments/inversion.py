@@ -77,7 +77,7 @@ def _figures(
   return [images.figure(arrays, results['measurements'])]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'inversion',
   'What do images from the weights of a nasty teacher show?',
   _plan,

@@ -50,7 +50,7 @@ def _figures(
   return [logits.figure(summary, responses.read(folder)), peaks.figure(found)]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'logits',
   'What do normal and nasty teachers answer?',
   teachers.plan_teachers,

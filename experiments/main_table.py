@@ -49,7 +49,7 @@ def _figures(
   )
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'main_table',
   'What do students learn from normal and from nasty teachers?',
   _plan,

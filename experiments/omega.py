@@ -27,7 +27,7 @@ def _collect(
   return cells + [cell for cell in zero if cell['model'] in protected]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'omega',
   'How large must omega be, and what does it cost?',
   _plan,

@@ -23,7 +23,7 @@ def _figures(
   return [accuracy.figure(summary.summarize(results['runs']))]
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'stronger_students',
   'Do students larger than their teacher learn from a nasty one?',
   _plan,

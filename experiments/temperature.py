@@ -2,7 +2,7 @@
 
 from experiments import experiment, sweep, varied
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = experiment.make(
   'temperature',
   'Does a thief who distils at another temperature fare better?',
   sweep.runs_fn('kd.temperature', 'temperatures'),

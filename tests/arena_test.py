@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import arena as experiment_of_it, experiment
+from experiments import arena as experiment_of_it
 from undistillable import (
   arena,
   command,
@@ -551,7 +551,7 @@ def test_its_rules_are_fixed_in_its_folder(tmp_path):
   """And in no other: experiments that do not read them share a workdir."""
   from undistillable import study
 
-  chosen = experiment.as_study(experiment_of_it.EXPERIMENT)
+  chosen = experiment_of_it.EXPERIMENT
   for kind, fixed in ((chosen, True), (study.MAIN, False)):
     folder = tmp_path / str(fixed)
     folder.mkdir()

@@ -75,7 +75,7 @@ def _small(data_dir, **changes):
 
 
 def _run(name, config, workdir):
-  chosen = experiment_lib.as_study(experiment_lib.load(name))
+  chosen = experiment_lib.load(name)
   return study.run(config, workdir, study=chosen, command=f'run {name}')
 
 
