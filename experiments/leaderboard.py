@@ -76,8 +76,9 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   board = Board(record.results)
   paid = board.paid
   rules, environment = board.rules, record.results['environment']
-  teachers = {r['model'] for r in board.entries.values() if _is_owner(r)}
-  where = next(iter(board.entries.values()))['dataset']
+  entries = board.entries.values()
+  teachers = {one['model'] for one in entries if one['role'] == 'teacher'}
+  where = next(iter(entries))['dataset']
   number = rules.get('protocol', 1)  # The first were not numbered.
   yield f'## {where}: {record.name}'
   yield (
@@ -100,10 +101,6 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
 
 def _numbers(values: Sequence[int]) -> str:
   return ', '.join(map(str, values))
-
-
-def _is_owner(entry: Mapping[str, object]) -> bool:
-  return entry['role'] == 'teacher'
 
 
 def _defenses(

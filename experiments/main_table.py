@@ -5,14 +5,14 @@ distilled from both; the teacher's own architecture as a student too.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib, store as store_lib
-from undistillable.report import draw, responses, summary, write
+from undistillable import plan, runs as runs_lib, study
+from undistillable.report import draw, summary, write
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -29,18 +29,6 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   )
 
 
-def _measure(
-  config: ml_collections.ConfigDict,
-  runs: Sequence[runs_lib.Run],
-  store: store_lib.Store,
-  folder: pathlib.Path,
-) -> dict[str, Any]:
-  """Nothing more; the answers to a few images are kept for the figure."""
-  del config
-  responses.write(runs, store, folder)
-  return {}
-
-
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
 ) -> list[draw.Figure]:
@@ -54,7 +42,7 @@ EXPERIMENT = experiment.make(
   'What do students learn from normal and from nasty teachers?',
   _plan,
   _figures,
-  _measure,
+  study.MAIN.measure_fn,  # It keeps answers for a figure.
 )
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ stand there once; what a report does not need is left out.
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from undistillable import errors, sums, writers
@@ -40,17 +40,14 @@ class Record(NamedTuple):
 
 def read_all(folder: pathlib.Path = RESULTS) -> list[Record]:
   """All records of a folder, by their names."""
-  return list(_read_all(folder))
-
-
-def _read_all(folder: pathlib.Path) -> Iterator[Record]:
+  found = []
   for path in sorted(folder.glob('*/results.json')):
     results = writers.read_json(path)
-    if not _is_arena(results):
-      continue
-    by_hand = path.with_name(_WITHDRAWN)
-    withdrawn = writers.read_json(by_hand) if by_hand.is_file() else {}
-    yield Record(path.parent.name, restored(results), withdrawn)
+    if _is_arena(results):
+      by_hand = path.with_name(_WITHDRAWN)
+      withdrawn = writers.read_json(by_hand) if by_hand.is_file() else {}
+      found.append(Record(path.parent.name, restored(results), withdrawn))
+  return found
 
 
 def add(arena: pathlib.Path, folder: pathlib.Path) -> None:

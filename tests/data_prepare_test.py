@@ -40,6 +40,11 @@ def _write_tar(path, files):
   return path
 
 
+def _prepare(name, data_dir, archive):
+  """Of an archive that is not the official one."""
+  return data.prepare(name, data_dir=data_dir, archive=archive, unverified=True)
+
+
 def _lines(names):
   return '\n'.join([*names, '', '']).encode()
 
@@ -113,7 +118,7 @@ def _examples(split):
 )
 def test_cifar_archives_become_the_arrays_in_them(name, files_fn, tmp_path):
   archive = _write_tar(tmp_path / 'cifar.tar.gz', files_fn(name))
-  data.prepare(name, data_dir=tmp_path, archive=archive, unverified=True)
+  _prepare(name, tmp_path, archive)
   given = data.load(name, data_dir=tmp_path)
   *train, test = _records(name).values()
   for split, records in (
@@ -134,7 +139,7 @@ def test_an_archive_that_was_decompressed_is_read_alike(tmp_path):
     folder = tmp_path / ending
     folder.mkdir()
     archive = _write_tar(folder / f'cifar.{ending}', _binary('cifar10'))
-    data.prepare('cifar10', data_dir=folder, archive=archive, unverified=True)
+    _prepare('cifar10', folder, archive)
     splits.append(data.load('cifar10', data_dir=folder).test)
   np.testing.assert_array_equal(splits[0]['image'], splits[1]['image'])
 
@@ -151,9 +156,7 @@ def test_cifar_folders_are_as_tfds_makes_them(name, tmp_path, shared):
   import tensorflow_datasets as tfds
 
   archive = _write_tar(tmp_path / 'cifar.tar.gz', _binary(name))
-  folder, _ = data.prepare(
-    name, data_dir=tmp_path, archive=archive, unverified=True
-  )
+  folder, _ = _prepare(name, tmp_path, archive)
   assert folder == tmp_path / name / '3.0.2'
   expected = shared / 'data' / 'tfds' / name / '3.0.2' / 'features.json'
   assert (folder / 'features.json').read_text() == expected.read_text()
@@ -220,9 +223,7 @@ def test_other_cifar_archives_are_refused(change_fn, message, tmp_path):
   files = change_fn(_binary('cifar10'))
   archive = _write_tar(tmp_path / 'bad.tar.gz', files)
   with pytest.raises(data.DataError, match=f'bad.tar.gz cannot .*{message}'):
-    data.prepare(
-      'cifar10', data_dir=tmp_path / 'data', archive=archive, unverified=True
-    )
+    _prepare('cifar10', tmp_path / 'data', archive)
   assert not (tmp_path / 'data').exists()
 
 
@@ -246,7 +247,7 @@ def test_batches_without_a_label_for_each_image_are_refused(
   files = _replace('data_batch_2', pickle.dumps(batch, 2), _pickled('cifar10'))
   archive = _write_tar(tmp_path / 'cifar.tar.gz', files)
   with pytest.raises(data.DataError, match=f'cifar.tar.gz .*{message}'):
-    data.prepare('cifar10', data_dir=tmp_path, archive=archive, unverified=True)
+    _prepare('cifar10', tmp_path, archive)
 
 
 def test_no_tar_is_said_in_one_line(tmp_path):
@@ -255,7 +256,7 @@ def test_no_tar_is_said_in_one_line(tmp_path):
   with pytest.raises(
     data.DataError, match=r'no\.tar\.gz cannot .*no tar archive'
   ) as error:
-    data.prepare('cifar10', data_dir=tmp_path, archive=archive, unverified=True)
+    _prepare('cifar10', tmp_path, archive)
   assert '\n' not in str(error.value)
 
 
@@ -264,7 +265,7 @@ def test_a_truncated_tar_is_named(share, tmp_path):
   archive = _write_tar(tmp_path / 'cut.tar.gz', _binary('cifar10'))
   os.truncate(archive, int(share * archive.stat().st_size))
   with pytest.raises(data.DataError, match=r'cut\.tar\.gz cannot be read'):
-    data.prepare('cifar10', data_dir=tmp_path, archive=archive, unverified=True)
+    _prepare('cifar10', tmp_path, archive)
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 4, 5])
@@ -274,9 +275,7 @@ def test_a_pickle_that_runs_code_is_refused(protocol, tmp_path):
   files = _replace('data_batch_1', attack, _pickled('cifar10'))
   archive = _write_tar(tmp_path / 'a', files)
   with pytest.raises(data.DataError, match='mkdir, .* not run'):
-    data.prepare(
-      'cifar10', data_dir=tmp_path / 'data', archive=archive, unverified=True
-    )
+    _prepare('cifar10', tmp_path / 'data', archive)
   assert not trap.exists()
   pickle.loads(attack)  # The trap is a real one.
   assert trap.exists()
@@ -328,7 +327,7 @@ def tiny_dir(tmp_path_factory):
   """A data_dir in which the archive above is prepared."""
   path = tmp_path_factory.mktemp('tiny')
   archive = _write_zip(path / 'tiny.zip', _tiny())
-  data.prepare('tiny_imagenet', data_dir=path, archive=archive, unverified=True)
+  _prepare('tiny_imagenet', path, archive)
   return path
 
 
@@ -364,9 +363,7 @@ def test_byte_order_marks_and_windows_lines_are_no_part_of_a_name(
     for k, v in _tiny().items()
   }
   archive = _write_zip(tmp_path / 'a.zip', edited)
-  data.prepare(
-    'tiny_imagenet', data_dir=tmp_path, archive=archive, unverified=True
-  )
+  _prepare('tiny_imagenet', tmp_path, archive)
   one, two = (
     data.load('tiny_imagenet', data_dir=path) for path in (tiny_dir, tmp_path)
   )
@@ -429,12 +426,7 @@ def test_other_tiny_imagenet_archives_are_refused(changes, message, tmp_path):
   files = {name: content for name, content in files.items() if content}
   archive = _write_zip(tmp_path / 'bad.zip', files)
   with pytest.raises(data.DataError, match=f'bad.zip.*{message}'):
-    data.prepare(
-      'tiny_imagenet',
-      data_dir=tmp_path / 'data',
-      archive=archive,
-      unverified=True,
-    )
+    _prepare('tiny_imagenet', tmp_path / 'data', archive)
   assert not list((tmp_path / 'data').glob('*'))
 
 
@@ -442,9 +434,7 @@ def test_a_truncated_zip_is_named(tmp_path):
   archive = _write_zip(tmp_path / 'cut.zip', _tiny())
   os.truncate(archive, archive.stat().st_size // 2)
   with pytest.raises(data.DataError, match=r'cut\.zip cannot be read'):
-    data.prepare(
-      'tiny_imagenet', data_dir=tmp_path, archive=archive, unverified=True
-    )
+    _prepare('tiny_imagenet', tmp_path, archive)
 
 
 def test_damaged_bytes_in_a_zip_are_named(tmp_path):
@@ -453,9 +443,7 @@ def test_damaged_bytes_in_a_zip_are_named(tmp_path):
   start = content.index(_jpeg()) + 300
   archive.write_bytes(content[:start] + b'damage' + content[start + 6 :])
   with pytest.raises(data.DataError, match=r'a.zip: .*n1.*_0.JPEG .*CRC'):
-    data.prepare(
-      'tiny_imagenet', data_dir=tmp_path, archive=archive, unverified=True
-    )
+    _prepare('tiny_imagenet', tmp_path, archive)
 
 
 # Checksums, downloads and the command line
@@ -489,7 +477,7 @@ def test_one_bit_more_needs_the_flag(official, tmp_path):
   ):
     data.prepare('cifar10', data_dir=tmp_path / 'data', archive=official)
   assert not (tmp_path / 'data').exists()
-  data.prepare('cifar10', data_dir=tmp_path, archive=official, unverified=True)
+  _prepare('cifar10', tmp_path, official)
 
 
 def test_what_is_downloaded_is_kept_and_prepared(official, tmp_path):

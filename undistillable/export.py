@@ -16,7 +16,7 @@ import secrets
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -196,19 +196,16 @@ def _choose(workdir: pathlib.Path, name: str | None) -> dict[str, Any]:
     path.parent.name: writers.read_json(path)
     for path in sorted(folder.glob('*/result.json'))
   }
-  protected = _protected(results)
+  protected = _protected(results.values())
   known = [
-    f'{one["id"]} ({one["method"]}, seed {one["seed"]})'
-    for one in sorted(
-      protected.values(), key=lambda one: (one['method'], one['seed'])
-    )
+    f'{one["id"]} ({one["method"]}, seed {one["seed"]})' for one in protected
   ]
   more = len(known) - _MOST_NAMED
   told = ', '.join(known[:_MOST_NAMED]) or 'none'
   told += f', and {more} more' if more > 0 else ''
   if name is None:
     if len(protected) == 1:
-      return next(iter(protected.values()))
+      return protected[0]
     raise errors.InputError(
       f'{folder} has {len(protected)} finished protected teachers, expected '
       'one' + (f'; choose with --run: {told}' if protected else '')
@@ -236,21 +233,20 @@ def _read(path: pathlib.Path) -> Any:
   return writers.read_json(path)
 
 
-def _protected(
-  results: Mapping[str, dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
-  """The results of protected teachers, less those that others are made of."""
-  teachers = {
-    name: one
-    for name, one in results.items()
+def _protected(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Those of protected teachers, less those that others are made of."""
+  teachers = [
+    one
+    for one in results
     if one['role'] == 'teacher' and one['status'] == 'finished'
-  }
-  parents = {p for one in teachers.values() for p in one['parents'].values()}
-  return {
-    name: one
-    for name, one in teachers.items()
-    if one['method'] != 'none' and name not in parents
-  }
+  ]
+  parents = {parent for one in teachers for parent in one['parents'].values()}
+  found = [
+    one
+    for one in teachers
+    if one['method'] != 'none' and one['id'] not in parents
+  ]
+  return sorted(found, key=lambda one: (one['method'], one['seed']))
 
 
 def _asked(
