@@ -35,38 +35,22 @@ _DATA_FREE_LOSS = 5.0  # Points.
 
 
 class Claim(typing.NamedTuple):
-  """One claim.
+  """One claim; None is found where the results lack what it needs."""
 
-  Attributes:
-    number: in the order of the article.
-    text: what it claims.
-    experiment: whose results decide it.
-    judge: `results -> (whether it holds, the numbers in words)`; None instead
-      where the results do not have what it needs.
-  """
-
-  number: int
+  number: int  # In the order of the article.
   text: str
-  experiment: str
+  experiment: str  # Whose results decide it.
   judge: Callable[[Results], Found]
 
 
 class Verdict(typing.NamedTuple):
-  """What became of a claim on one data set.
-
-  Attributes:
-    number: of the claim.
-    text: of the claim.
-    status: 'holds', 'fails' or 'not run'.
-    evidence: the numbers in words, or ''.
-    seeds: how many are behind it.
-  """
+  """What became of a claim on one data set."""
 
   number: int
   text: str
-  status: str
-  evidence: str
-  seeds: int
+  status: str  # 'holds', 'fails' or 'not run'.
+  evidence: str  # The numbers in words, or ''.
+  seeds: int  # How many are behind it.
 
 
 CLAIMS: list[Claim] = []
@@ -144,7 +128,7 @@ def teacher_cost(results: Results) -> Found:
   if not costs:
     return None
   holds = all(comparisons.at_most(cost, _MAX_COST) for cost in costs.values())
-  return holds, comparisons.listed('Points lost:', costs, sign='+')
+  return holds, comparisons.listed('Points lost:', costs)
 
 
 @_claim(
@@ -158,7 +142,7 @@ def normal_gain(results: Results) -> Found:
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
-  return holds, comparisons.listed('Against training alone:', gains, sign='+')
+  return holds, comparisons.listed('Against training alone:', gains)
 
 
 @_claim(
@@ -193,7 +177,7 @@ def weaker_lose_more(results: Results) -> Found:
     weak, strong = thefts[0], thefts[-1]
   more = comparisons.paired(weak['difference'], strong['difference'])
   ends = {row['model']: row['difference'] for row in (weak, strong)}
-  text = comparisons.listed('Against training alone:', ends, sign='+')
+  text = comparisons.listed('Against training alone:', ends)
   return stats.verdict(more) == 'loss', text
 
 
@@ -291,7 +275,7 @@ def adversaries(results: Results) -> Found:
   if judged is None or not costs:
     return judged
   holds, text = judged
-  return holds, f'{text} {comparisons.listed("Teacher", costs, sign="+")}'
+  return holds, f'{text} {comparisons.listed("Teacher", costs)}'
 
 
 @_claim(
@@ -368,7 +352,6 @@ def fraction(results: Results) -> Found:
   return holds, comparisons.listed(
     'Nasty against normal:',
     {f'{c["model"]} at {100 * c["x"]:g} %': c['effect'] for c in cells},
-    sign='+',
   )
 
 
@@ -399,7 +382,7 @@ def data_free(results: Results) -> Found:
   holds = all(
     comparisons.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
   )
-  return holds, comparisons.listed('Nasty against normal:', effects, sign='+')
+  return holds, comparisons.listed('Nasty against normal:', effects)
 
 
 @_claim(

@@ -66,11 +66,11 @@ def all_lose(found: Mapping[str, stats.Stat]) -> Found:
   if not found:
     return None
   holds = all(stats.verdict(one) == 'loss' for one in found.values())
-  return holds, listed('Against training alone:', found, sign='+')
+  return holds, listed('Against training alone:', found)
 
 
-def listed(verb: str, found: Mapping[str, stats.Stat], sign: str = '') -> str:
-  told = [f'{name} {plus_minus(one, sign)}' for name, one in found.items()]
+def listed(verb: str, found: Mapping[str, stats.Stat]) -> str:
+  told = [f'{name} {plus_minus(one, "+")}' for name, one in found.items()]
   text = f'{verb} {"; ".join(told)}.'
   return text[0].upper() + text[1:]
 

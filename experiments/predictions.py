@@ -31,47 +31,28 @@ _Judge = Callable[[Board, str], 'list[Found]']
 
 
 class Found(NamedTuple):
-  """What a comparison came to.
+  """What a comparison came to."""
 
-  Attributes:
-    status: 'holds', 'fails' or 'open'.
-    points: the difference.
-    what: that was compared.
-  """
-
-  status: str
-  points: float
-  what: str
+  status: str  # 'holds', 'fails' or 'open'.
+  points: float  # The difference.
+  what: str  # That was compared.
 
 
 class Prediction(NamedTuple):
-  """One of them.
-
-  Attributes:
-    text: what was expected.
-    needs: what a board must have.
-    judge: of one student; nothing where the board lacks something.
-  """
+  """What was expected."""
 
   text: str
-  needs: str
-  judge: _Judge
+  needs: str  # What a board must have.
+  judge: _Judge  # Of one student; nothing where the board lacks something.
 
 
 class Judged(NamedTuple):
-  """What became of one.
+  """What became of a prediction."""
 
-  Attributes:
-    number: from 1.
-    text: of it.
-    status: 'holds', 'fails', 'open' or 'not run'.
-    measured: the numbers in words; of what was not run, what it needs.
-  """
-
-  number: int
+  number: int  # From 1.
   text: str
-  status: str
-  measured: str
+  status: str  # 'holds', 'fails', 'open' or 'not run'.
+  measured: str  # The numbers in words; of what was not run, what it needs.
 
 
 PREDICTIONS: list[Prediction] = []

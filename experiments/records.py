@@ -25,16 +25,11 @@ _MEASURED = ('rules', 'board', 'hits', 'prices', 'latency')
 
 
 class Record(NamedTuple):
-  """One of them.
+  """A recorded arena."""
 
-  Attributes:
-    name: of its folder.
-    results: the content of results.json, as the arena wrote it.
-    withdrawn: {defense: why its claim no longer stands}, written by hand.
-  """
-
-  name: str
-  results: Mapping[str, Any]
+  name: str  # Of its folder.
+  results: Mapping[str, Any]  # The content of results.json, as it was written.
+  # {defense: why its claim no longer stands}, written by hand.
   withdrawn: Mapping[str, str]
 
 

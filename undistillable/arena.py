@@ -45,24 +45,16 @@ _TIMED_SECS = 20.0  # ... and no more once they have taken so long.
 
 
 class Cell(NamedTuple):
-  """Who tries what against whom.
+  """Who tries what against whom."""
 
-  Attributes:
-    defense: of the owner; None of a thief who asks nobody.
-    attack: as the config has it, with its settings; of a control, its name.
-    student: the network of the thief.
-    runs: of one seed, the last of them the student.
-    shared: whether the answers are those of the network without its defense,
-      so that the run is the same for all that serve it.
-    reason: why there are no runs, or ''.
-  """
-
-  defense: str | None
-  attack: str
-  student: str
-  runs: Sequence[Run]
+  defense: str | None  # Of the owner; None of a thief who asks nobody.
+  attack: str  # As in the config, with its settings; of a control, its name.
+  student: str  # The network of the thief.
+  runs: Sequence[Run]  # Of one seed, the last of them the student.
+  # Whether the answers are those of the network without its defense, so that
+  # the run is the same for all that serve it.
   shared: bool = False
-  reason: str = ''
+  reason: str = ''  # Why there are no runs.
 
 
 def plan_fn(config: ml_collections.ConfigDict) -> list[Run]:

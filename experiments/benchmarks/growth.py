@@ -297,25 +297,15 @@ def main() -> None:
 
 
 class _Line(NamedTuple):
-  """A row of the table, and lines of a panel.
+  """A row of the table, and lines of a panel."""
 
-  Attributes:
-    part: of `PARTS`.
-    title: of its panel.
-    name: of what is measured; a kind is added where there are several.
-    axis: the field of what grows.
-    unit: the field of what it costs, in seconds.
-    scale: from seconds to what is shown.
-    grows: whether it may grow in proportion, which is drawn beside it.
-  """
-
-  part: str
-  title: str
-  name: str
-  axis: str
-  unit: str
-  scale: float = 1.0
-  grows: bool = True
+  part: str  # Of `PARTS`.
+  title: str  # Of its panel.
+  name: str  # Of what is measured; where there are several kinds, they say it.
+  axis: str  # The field of what grows.
+  unit: str  # The field of what it costs, in seconds.
+  scale: float = 1.0  # From seconds to what is shown.
+  grows: bool = True  # Maybe in proportion, which is drawn beside it.
 
 
 _LINES = (

@@ -30,19 +30,12 @@ _RECORDS_AT_ONCE = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """A complete folder.
-
-  Attributes:
-    path: where it is.
-    features: of tfds, which read a record.
-    file_format: 'array_record' or 'tfrecord'.
-    shards: {split: {file: number of records}}.
-  """
+  """A complete folder."""
 
   path: pathlib.Path
-  features: Any
-  file_format: str
-  shards: dict[str, dict[pathlib.Path, int]]
+  features: Any  # Of tfds, which read a record.
+  file_format: str  # Of `_FORMATS`.
+  shards: dict[str, dict[pathlib.Path, int]]  # The number of records of each.
 
   def num_examples(self, split: str) -> int:
     return sum(self.shards[split].values())
