@@ -44,8 +44,10 @@ def read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     path = folder / 'results.json'
     if sums.damaged(folder, [path.name]):
       raise errors.InputError(f'{path} is damaged; run that experiment again')
-    if path.is_file():
-      found[name] = writers.read_json(path)
+    results = writers.read_json(path) if path.is_file() else None
+    # The folder of an arena, or of a benchmark, has a results.json as well.
+    if isinstance(results, dict) and results.get('study') in ('main', name):
+      found[name] = results
   if not found:
     raise errors.InputError(
       f'{workdir} has no results of an experiment; run one with python -m '

@@ -13,6 +13,7 @@ from experiments import (
   claims,
   estimate,
   experiment as experiment_lib,
+  records,
   scorecard,
 )
 from undistillable import (
@@ -138,6 +139,12 @@ def test_the_main_job_stands_for_the_main_table(workdir, tmp_path):
   shutil.copy(workdir / 'main_table' / 'results.json', tmp_path)
   (own,) = scorecard.read(tmp_path).items()
   assert own == ('main_table', scorecard.read(workdir)['main_table'])
+
+
+@pytest.mark.parametrize('name', ['digits_arena', 'growth', 'step'])
+def test_a_scorecard_of_what_is_no_experiment_is_refused(name):
+  with pytest.raises(errors.InputError, match='no results of an experiment'):
+    scorecard.read(records.RESULTS / name)
 
 
 def test_a_scorecard_of_damaged_results_is_refused(tmp_path):
