@@ -104,15 +104,11 @@ def config(data_dir: str, defense: str) -> ml_collections.ConfigDict:
 
 
 class Studies:
-  """Starts studies in processes that cost no imports.
-
-  Attributes:
-    secs: that one took which nobody disturbed.
-  """
+  """Starts studies in processes that cost no imports."""
 
   def __init__(self, defense: str, chosen: study.Study):
     self._how = defense, chosen
-    self.secs = 0.0
+    self._secs = 0.0  # That one took which nobody disturbed.
     self._context = multiprocessing.get_context('forkserver')
     self._context.set_forkserver_preload(list(IMPORTED))
 
@@ -130,23 +126,17 @@ class Studies:
     process = self.start(folder)
     process.join(_MAX_SECS)
     _check_end(process, folder)
-    self.secs = self.secs or time.monotonic() - start
+    self._secs = self._secs or time.monotonic() - start
 
   def kill(self, folder: pathlib.Path, moment: str, rng: random.Random) -> bool:
-    """Starts a study and kills it; whether it lived so long.
-
-    Args:
-      folder: of the study.
-      moment: of `MOMENTS`.
-      rng: draws how long after the moment.
-    """
+    """Starts a study and kills it; whether it lived until that moment."""
     pattern = MOMENTS[moment]
     before = _seen(folder, pattern)
     process = self.start(folder)
     end = time.monotonic() + _MAX_SECS
     if pattern is None:
       # It has less to compile than the first, and a part is done.
-      process.join(self.secs * 0.5 * rng.random())
+      process.join(self._secs * 0.5 * rng.random())
     else:
       while process.is_alive() and not _seen(folder, pattern) - before:
         assert time.monotonic() < end, (
@@ -218,14 +208,7 @@ def run(
   defense: str = 'nasty',
   chosen: study.Study = study.MAIN,
 ) -> Iterator[dict[str, Any]]:
-  """Kills studies, so often.
-
-  Args:
-    num_kills: over all studies.
-    seed: of the moments.
-    folder: where the studies go.
-    defense: of their teacher.
-    chosen: what is run.
+  """Kills studies of a teacher with `defense`, so often over all of them.
 
   Yields:
     After each study {kills, studies, moments: {moment: kills}, differences:

@@ -26,11 +26,7 @@ _TIMEOUT_SECS = 60
 def check(
   source: dataset.Source, path: str | os.PathLike[str], *, unverified: bool
 ) -> pathlib.Path:
-  """Returns the path of an official archive of `source`, or of any file.
-
-  Raises:
-    dataset.DataError: no file, or not an official one.
-  """
+  """The path of an official archive of `source`, or of any file."""
   archive = paths.local(path, 'archive')
   if not source.archives:
     raise dataset.DataError(f'{archive}: {source.name} takes no archive')
@@ -56,14 +52,7 @@ def check(
 def fetch(
   official: dataset.Archive, folder: pathlib.Path, *, show_progress: bool
 ) -> pathlib.Path:
-  """Downloads an archive, unless it lies in `folder` already.
-
-  Returns:
-    The file, of the published sha256.
-
-  Raises:
-    dataset.DataError: unreachable, or another file than the published one.
-  """
+  """Downloads the file of the published sha256, unless `folder` has it."""
   path = folder / official.name
   if path.is_file() and _sha256(path) == official.sha256:
     return path
@@ -92,12 +81,7 @@ def fetch(
 def read(
   source: dataset.Source, archive: pathlib.Path | None
 ) -> dataset.Content:
-  """Reads an archive; None for an embedded data set.
-
-  Raises:
-    dataset.DataError: it cannot be read, has no images of a split, or other
-      classes than `source`.
-  """
+  """Reads an archive; None for an embedded data set."""
   with naming(archive):
     content = source.read_fn(archive)
     num_names = len(set(content.class_names['label']))
