@@ -13,6 +13,7 @@ share the experiments and the device: each takes a core or two, and gigabytes.
 """
 
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -44,6 +45,7 @@ _EXPERIMENTS = flags.DEFINE_list(
 )
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where its data set is.')
 
+_SETTINGS = ('dtype', 'batch', 'network', 'kind')
 # Or the first process takes most of an accelerator's memory.
 _ENVIRONMENT = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 _SECS_TO_LEAVE = 20.0  # From SIGTERM on: an epoch's state is written.
@@ -80,18 +82,12 @@ def _measure_steps(path: pathlib.Path, end: float) -> bool:
   return complete
 
 
-def _steps() -> Iterator[dict[str, str]]:
+def _steps() -> list[dict[str, str]]:
   """The settings of all measurements, the most wanted first."""
-  for dtype in _DTYPES.value:
-    for batch in _BATCHES.value:
-      for network in _NETWORKS.value:
-        for kind in _KINDS.value:
-          yield {
-            'network': network,
-            'kind': kind,
-            'batch': batch,
-            'dtype': dtype,
-          }
+  values = _DTYPES.value, _BATCHES.value, _NETWORKS.value, _KINDS.value
+  return [
+    dict(zip(_SETTINGS, one, strict=True)) for one in itertools.product(*values)
+  ]
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
@@ -102,8 +98,7 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
       content = json.loads(line)
     except ValueError:
       continue
-    keys = ('network', 'kind', 'batch', 'dtype')
-    found.append({key: str(content[key]) for key in keys})
+    found.append({key: str(content[key]) for key in _SETTINGS})
     lines.append(f'{line}\n')
   path.write_text(''.join(lines))
   return found
@@ -111,11 +106,10 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
 
 def _measured(settings: dict[str, str], end: float) -> dict[str, object] | None:
   """A line of steps.jsonl; None where the time does not suffice."""
-  flag_values = [f'--{name}={value}' for name, value in settings.items()]
   out = pathlib.Path(_OUT.value).expanduser()
   command = [
     *(sys.executable, '-m', 'experiments.benchmarks.step'),
-    *flag_values,
+    *(f'--{name}={value}' for name, value in settings.items()),
     f'--secs={_SECS.value}',
     f'--lock={out / "lock"}',
   ]
