@@ -206,7 +206,8 @@ def _fallen(found: Sequence[records.Record]) -> _Fallen:
 def _network(board: Board, defense: str) -> str:
   """What a defense is: all settings of its network, but for the seed.
 
-  A new version of a defense is another network, and its claim another claim.
+  Other settings, or another source of one's own module, make another network,
+  and its claim another claim. Another version of this package makes none.
   """
   for cell in board.cells:
     if cell['defense'] != defense or cell['shared']:

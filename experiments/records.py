@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from undistillable import errors, sums, writers
+from undistillable import errors, evaluate, sums, writers
 from undistillable.report import board as board_lib, verdict
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
@@ -53,8 +53,8 @@ def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
     folder: of the record.
 
   Raises:
-    errors.InputError: there is none, it is damaged, or it lacks what a record
-      must have. Nothing is written then.
+    errors.InputError: there is none, it is damaged, it lacks what a record must
+      have, or there is another record. Nothing is written then.
   """
   path = arena / 'results.json'
   # Of a file that nobody wrote down, nobody knows what the arena wrote.
@@ -67,6 +67,10 @@ def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
   found = problems(results)
   if found:
     raise errors.InputError(f'{path} makes no record: {"; ".join(found)}')
+  if (folder / path.name).exists():
+    raise errors.InputError(
+      f'{folder} has a record; give this one another --name, or remove that'
+    )
   folder.mkdir(parents=True, exist_ok=True)
   writers.replace(folder / path.name, _lines(reduced(results)))
   *files, figures = _BROUGHT
@@ -110,6 +114,11 @@ def problems(results: Mapping[str, Any]) -> list[str]:
     for cell in board.cells
     if not cell['reason'] and _lacks(board, cell, [*choose, *fresh])
   ]
+  found += [
+    f'the hits of {name} are not those of its accuracy'
+    for name, hits in results['measurements']['hits']['test'].items()
+    if not _fit(board.entries.get(name, {}), hits, board.num_images)
+  ]
   paid = board.paid
   found += [f'{d} has no price' for d in board.owners if d not in paid.mean]
   latency = results['measurements']['latency']
@@ -130,6 +139,18 @@ def _lacks(
   if len(ended) < len(runs):
     return True
   return board.test(cell) is None and set(ended) == {'finished'}
+
+
+def _fit(entry: Mapping[str, Any], hits: Any, num_images: int) -> bool:
+  """Whether a network is right about as many images as it says."""
+  try:
+    size = len(bytes.fromhex(hits))
+  except (TypeError, ValueError):
+    return False
+  right = 100 * evaluate.unpack(hits, num_images).mean()
+  accuracy = entry.get('test_accuracy')
+  told = accuracy is not None and abs(right - accuracy) < 50 / num_images
+  return told and size == -(-num_images // 8)
 
 
 def _is_arena(results: Any) -> bool:

@@ -51,7 +51,9 @@ def make_results(skills, controls, students=('cnn8',), margin=1.0, **changes):
       for part, of_images in ease.items():
         # The same images are hard for all; some chance remains.
         level = of_images + rng.normal(0, 0.03, len(of_images))
-        hits[part][entry['id']] = evaluate.pack(level < accuracy / 100)
+        right = level < accuracy / 100
+        hits[part][entry['id']] = evaluate.pack(right)
+        entry[f'{part}_accuracy'] = 100 * right.mean()
 
   for student in students:
     for name, accuracy in controls.items():

@@ -230,9 +230,28 @@ def _without_a_result(results):
   entry['status'] = 'finished'
 
 
+def _with_another_accuracy(results):
+  next(run for run in results['runs'] if run['method'] == 'kd')[
+    'test_accuracy'
+  ] += 0.5
+
+
+def _with_other_hits(change):
+  def spoil(results):
+    hits = results['measurements']['hits']['test']
+    name = next(iter(hits))
+    hits[name] = change(hits[name])
+
+  return spoil
+
+
 @pytest.mark.parametrize(
   ('spoil', 'told'),
   [
+    (_with_another_accuracy, 'are not those of its accuracy'),
+    (_with_other_hits(lambda x: 'g' + x[1:]), 'are not those of its'),
+    (_with_other_hits(lambda x: x + '00'), 'are not those of its'),
+    (_with_other_hits(lambda x: 3), 'are not those of its'),
     (lambda r: r.update(study='main'), 'it is not of an arena'),
     (_without_a_cell, 'mkd by cnn8 never met stingy'),
     (_without_a_run, 'mkd against stingy has neither a result'),
@@ -285,6 +304,8 @@ def test_a_record_is_made_of_what_an_arena_left(tmp_path):
   assert leaderboard.tables([_record(record.results)]) == leaderboard.tables(
     [_record(results)]
   )
+  with pytest.raises(errors.InputError, match='has a record; give this one'):
+    records.add(source, folder)
   text = (source / 'results.json').read_text()
   (source / 'results.json').write_text(text.replace('84', '85', 1))
   with pytest.raises(errors.InputError, match='not there or is damaged'):
