@@ -12,7 +12,7 @@ import pytest
 import registry_test
 
 from undistillable import attacks, losses, models, oracle, parallel, train
-from undistillable.attacks import inversion_losses
+from undistillable.attacks import batch_norm, deep_inversion
 from undistillable.models import layers
 
 NUM_IMAGES = 12
@@ -100,29 +100,25 @@ def _run(deep, steps, key=1, batch=None):
 
 def test_total_variation_by_hand():
   one = jnp.array([[0.0, 3.0], [0.0, 3.0]]).reshape(1, 2, 2, 1)
-  energies = inversion_losses.variation_energies(
-    jnp.concatenate([one, 2 * one])
-  )
+  energies = deep_inversion.variation_energies(jnp.concatenate([one, 2 * one]))
   # Horizontal, vertical and both diagonals; norms over both images at once.
   np.testing.assert_allclose(energies, [18 + 72, 0, 9 + 36, 9 + 36])
-  found = inversion_losses.total_variation(energies)
-  np.testing.assert_allclose(found, np.sqrt(90) + 2 * np.sqrt(45), rtol=1e-6)
 
 
 def test_a_norm_has_no_gradient_where_it_is_zero():
   def variation(images):
-    energies = inversion_losses.variation_energies(images)
-    return inversion_losses.total_variation(energies)
+    energies = deep_inversion.variation_energies(images)
+    return batch_norm.root(energies).sum()
 
   value, grad = jax.value_and_grad(variation)(jnp.ones((2, 8, 8, 1)))
   assert value == 0
   np.testing.assert_array_equal(grad, 0)
-  assert jax.grad(inversion_losses.root)(4.0) == 0.25
+  assert jax.grad(batch_norm.root)(4.0) == 0.25
 
 
 def _distance(variables, images):
-  _, gaps = inversion_losses.read_batch_norm(Tiny(), variables, images)
-  return inversion_losses.batch_norm_distance(gaps)
+  _, gaps = batch_norm.read(Tiny(), variables, images)
+  return batch_norm.distance(batch_norm.moments(gaps))
 
 
 def test_batch_norm_prior_by_hand():
@@ -160,7 +156,7 @@ def test_every_batch_norm_of_every_model_is_read(name):
   image = jnp.zeros((2, 8, 8, 3))
   init = functools.partial(model.init, train=False)
   variables = jax.eval_shape(init, jax.random.key(0), image)
-  read = functools.partial(inversion_losses.read_batch_norm, model)
+  read = functools.partial(batch_norm.read, model)
   logits, gaps = jax.eval_shape(read, variables, image)
   stats = [
     x
@@ -183,7 +179,7 @@ def test_statistics_over_another_axis_are_refused():
 
   variables = First().init(jax.random.key(0), _images())
   with pytest.raises(ValueError, match='over the last axis'):
-    inversion_losses.read_batch_norm(First(), variables, _images())
+    batch_norm.read(First(), variables, _images())
 
 
 def test_a_step_descends_the_loss_written_as_one_function():

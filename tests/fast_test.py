@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from undistillable import errors, losses, oracle, plan
-from undistillable.attacks import fast, inversion_losses
+from undistillable.attacks import batch_norm, fast, generators
 from undistillable.models import layers
 
 RNG = jax.random.key(1)
@@ -115,9 +115,9 @@ def test_batches_before_count_as_much_as_their_momentum():
   old = ((jnp.array([0.0, 4.0]), jnp.array([0.0, -1.0])),)
   found = fast.statistics_distance(new, old, 0.1)
   assert found == pytest.approx(np.hypot(1.0, 3.6) + (2.0 - 0.9), rel=1e-6)
-  gaps = [inversion_losses.Gaps(mean, var + mean**2) for mean, var in new]
+  gaps = [batch_norm.Gaps(mean, var + mean**2) for mean, var in new]
   alone = fast.statistics_distance(new, old, 1.0)
-  expected = inversion_losses.batch_norm_distance(gaps)
+  expected = batch_norm.distance(batch_norm.moments(gaps))
   assert alone == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_the_first_layer_is_drawn_anew_in_time():
 
 def test_images_are_bytes_in_the_range_of_the_data():
   share = jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 3, 1) / 255.0
-  seen = fast.dfme.stretch(share, (-1.0,), (4.0,))
+  seen = generators.stretch(share, (-1.0,), (4.0,))
   np.testing.assert_allclose(seen.ravel(), [-1.0, 0.0, 4.0], atol=1e-6)
   images = _run()[1][0].pool.kept['image'][:18]
   assert images.dtype == np.uint8

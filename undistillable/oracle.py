@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -32,11 +32,7 @@ class Oracle:
   labels_only: bool = False
 
   def scores(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
-    """The answers, and with them the queries, of a batch of images.
-
-    Args:
-      variables: of the teacher, as in `frozen`.
-      images: float[B, H, W, C].
+    """The answers to images float[B, H, W, C], each of which is a query.
 
     Returns:
       float32[B, K], finite: a class that the teacher withholds has
@@ -56,7 +52,6 @@ class Oracle:
     return jnp.argmax(self._ask(variables, images), axis=-1)
 
   def _ask(self, variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
-    """See `scores`."""
     for count in _COUNTS:
       count.append(len(images))
     answers = self.answer_fn(
@@ -65,7 +60,11 @@ class Oracle:
     return jax.lax.stop_gradient(losses.finite(answers))
 
 
-def as_oracle(teacher: 'Oracle | method.ApplyFn | nn.Module') -> Oracle:
+# Whom an attack reads, by role: oracles, or what `as_oracle` takes.
+Parents = Mapping[str, Oracle | method.ApplyFn | nn.Module]
+
+
+def as_oracle(teacher: Oracle | method.ApplyFn | nn.Module) -> Oracle:
   """An oracle; of a module, which is then open, or of an answer function.
 
   Example:
@@ -78,7 +77,7 @@ def as_oracle(teacher: 'Oracle | method.ApplyFn | nn.Module') -> Oracle:
   return Oracle(method.as_frozen_fn(teacher), module)
 
 
-def open_module(teacher: Oracle | nn.Module) -> nn.Module:
+def open_module(teacher: Oracle | method.ApplyFn | nn.Module) -> nn.Module:
   """The network of a teacher whose weights are known.
 
   Raises:

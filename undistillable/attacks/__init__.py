@@ -4,10 +4,12 @@ An attack is one file and one line in `ATTACKS`. The file declares
 
   Settings   a frozen dataclass, every field with its default;
   PARENTS    ('teacher',), or () for a thief who asks nobody;
-  make       `(model, optimizer, settings, parents) -> method.Method`;
-             parents['teacher'] is an `oracle.Oracle`, any other a module; or
-             None where nothing is trained, and `plan` gives the student
-             candidates to be one of as further parents;
+  make       `(model, optimizer, settings, parents) -> method.Method`, of the
+             student's module and an optax transformation; parents['teacher'] is
+             an oracle, or what `oracle.as_oracle` takes, any other a module;
+             their variables are in frozen, by the same role. Or None where
+             nothing is trained, and `plan` gives the student candidates to be
+             one of as further parents;
 
 and, where it differs from the default,
 

@@ -5,7 +5,6 @@ it goes on with these images in a run of its own, with `kd`.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,18 +12,22 @@ import jax
 import optax
 
 from undistillable import losses, method, oracle
-from undistillable.attacks import deep_inversion, inversion, synthesis
+from undistillable.attacks import deep_inversion
 
 PARENTS = ('teacher', 'student')
 ACCESS = 'weights'
 DATA = 'none'
+
+updates_per_epoch = deep_inversion.updates_per_epoch
+judge = deep_inversion.judge
+watch = deep_inversion.watch
 
 # Of both softmaxes in the divergence, as released.
 TEMPERATURE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(inversion.Settings):
+class Settings(deep_inversion.Settings):
   """Those of DeepInversion, and one more.
 
   Attributes:
@@ -40,12 +43,6 @@ class Settings(inversion.Settings):
     return super().weights | {'competition': self.competition}
 
 
-# Every image counts its own updates, one an epoch.
-updates_per_epoch = inversion.updates_per_epoch
-judge = synthesis.judge
-watch = synthesis.watch
-
-
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """DeepInversion; then images that the student errs on, and one of all."""
   before = deep_inversion.plan(job, teacher, student)
@@ -58,7 +55,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Synthesises images on which a teacher and a student disagree.
 
@@ -66,16 +63,9 @@ def make(
   code puts other divergences, KL(M || T) and KL(M || S) to the mean M, and
   clamped probabilities in the place of the paper's JS, which is taken here.
 
-  Args:
-    model: not used; what is trained are the images.
-    optimizer: as in `deep_inversion.make`.
-    settings: see there.
-    parents: 'teacher' and 'student', their modules or oracles that have them;
-      their variables are frozen['teacher'] and frozen['student'].
-
-  Returns:
-    The method; see `inversion.images_method`. Metric `competition` is
-    1 - JS, with JS in nats at temperature 3.
+  The other parent is 'student', a module, or an oracle that has it; the rest is
+  as of `deep_inversion.make`. Metric `competition` is 1 - JS, with JS in nats
+  at temperature 3.
 
   Raises:
     ValueError: the weights of the teacher are not known.
@@ -96,4 +86,4 @@ def make(
     return {'competition': 1.0 - divergence}
 
   teacher = oracle.open_module(parents['teacher'])
-  return inversion.images_method(optimizer, teacher, settings, terms_fn)
+  return deep_inversion.images_method(optimizer, teacher, settings, terms_fn)

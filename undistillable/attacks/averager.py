@@ -1,6 +1,6 @@
 """Averager: each answer is replaced by the mean answer of its label."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,23 +19,16 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils what a teacher says of a class on average, on labelled images.
 
   Equation: `alpha tau^2 KL(m_y || S(x)) + (1 - alpha) CE(S(x), y)`, see
   `losses.distillation`, with `m_y` of `mean_answers`. What differs from image
-  to image, as false peaks do, averages out.
+  to image, as false peaks do, averages out. The released code multiplies alpha
+  twice.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: as of `kd`; the released code multiplies alpha twice.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `kl` is KL(m_y || S(x)) at tau, in nats.
+  Metric `kl` is KL(m_y || S(x)) at tau, in nats.
 
   Source: Keser and Toreyin (2023), "Averager Student: Distillation from
   Undistillable Teacher", ICLR Tiny Papers.

@@ -39,7 +39,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Trains a student on the mean of all scores that are served alike.
 

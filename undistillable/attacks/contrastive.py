@@ -9,7 +9,6 @@ implementation by others, for its authors published none.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -48,7 +47,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Trains a network away from what a teacher answers, on labelled images.
 
@@ -56,17 +55,7 @@ def make(
   see `losses.self_undermining`. Of an answer in which classes are withheld, a
   divergence without bounds, the logits are those of `dfme.centred_scores`.
 
-  Args:
-    model: the network to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `kl` is KL(N || T) at tau, in nats.
-
-  Source: Jandial et al. (2022), arXiv:2210.11728.
+  Metric `kl` is KL(N || T) at tau, in nats.
   """
   tau = settings.temperature
 

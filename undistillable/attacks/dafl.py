@@ -16,14 +16,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from undistillable import losses, method, oracle, state as state_lib
-from undistillable.attacks import generator_losses, generators
+from undistillable.attacks import generators
 
 PARENTS = ('teacher',)
 ACCESS = 'weights'
 DATA = 'none'
+
+updates_per_epoch = generators.updates_per_epoch
 
 _LOG_UNITS = {'natural': 1.0, 'log10': math.log(10.0)}  # In nats.
 
@@ -79,24 +82,16 @@ class Settings:
     for name in ('one_hot_weight', 'entropy_weight', 'activation_weight'):
       losses.check_not_negative(name, getattr(self, name))
     losses.check_one_of('entropy_log', self.entropy_log, _LOG_UNITS)
-    losses.check_one_of('student_images', self.student_images, _STUDENT_IMAGES)
-
-
-def updates_per_epoch(settings: Settings, steps: int) -> int:
-  """How often an epoch updates the student, which its schedule must know."""
-  return settings.student_steps * steps
-
-
-def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
-  """What a finished training has to say of its last epoch."""
-  return generator_losses.collapsed(metrics, dataclasses.asdict(settings))
+    losses.check_one_of(
+      'student_images', self.student_images, ('fresh', 'shared')
+    )
 
 
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a frozen teacher into a student, without any data.
 
@@ -105,41 +100,32 @@ def make(
   is the mean of softmax(T(x)) over the batch; the student
   `tau^2 KL(T(x) || S(x))`, which sends no gradient to the generator.
 
-  A batch is {'image': float[B, H, W, C], of which shape and type alone are
-  read; 'index': int32[B], distinct numbers, from which the noise is drawn}.
+  A batch is one of `generators`. The student is updated `student_steps` times a
+  step, which the schedule of `optimizer` must know.
 
-  Args:
-    model: the student to train.
-    optimizer: of the student; updated `student_steps` times a step, which a
-      schedule must know.
-    settings: see there.
-    parents: 'teacher', its module, or an oracle that has it; its variables
-      are frozen['teacher'].
-
-  Returns:
-    The method. Metrics: loss, of the student; accuracy, the percentage of
-    images on which it agrees with the teacher; one_hot, entropy and
-    activation, the generator's terms without their weights; classes and
-    classes_missing, see `generator_losses.collapsed`.
+  Metrics: loss, of the student; accuracy, the percentage of images on which it
+  agrees with the teacher; one_hot, entropy and activation, the generator's
+  terms without their weights; classes and classes_missing, see `warning`.
 
   Raises:
     ValueError: the weights of the teacher are not known.
 
   Source: Chen et al. (2019), arXiv:1904.01186, eqs. 2 to 7 and algorithm 1.
   """
-  weights = {
-    'one_hot': settings.one_hot_weight,
-    'entropy': settings.entropy_weight / _LOG_UNITS[settings.entropy_log],
-    'activation': settings.activation_weight,
-  }
   teacher = oracle.open_module(parents['teacher'])
-  next_images_fn = _STUDENT_IMAGES[settings.student_images]
-  loss_fn = images_loss_fn(teacher, weights)
   teacher_fn = method.frozen_fn(teacher)
+  loss_fn = images_loss_fn(
+    teacher,
+    {
+      'one_hot': settings.one_hot_weight,
+      'entropy': settings.entropy_weight / _LOG_UNITS[settings.entropy_log],
+      'activation': settings.activation_weight,
+    },
+  )
   student = method.supervised(
     model,
     optimizer,
-    _copy_loss_fn(settings.temperature),
+    copy_loss_fn(settings.temperature),
     answer_fns={'teacher': teacher_fn},
   )
   trainer = generators.Trainer(
@@ -148,15 +134,6 @@ def make(
     settings.batch_norm_epsilon,
     optax.adam(settings.generator_learning_rate),
   )
-
-  def init(
-    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
-  ) -> generators.State:
-    student_rng, generator_rng = jax.random.split(rng)
-    return generators.State(
-      student=student.init(student_rng, batch, frozen),
-      generator=trainer.init(generator_rng, batch),
-    )
 
   def step(
     state: generators.State,
@@ -176,24 +153,32 @@ def make(
     metrics = method.average(metrics, axis_name)
     student_state, every = state.student, []
     # A Python loop: XLA on a CPU is slow at convolutions inside its own.
-    for student_rng in jax.random.split(rng, settings.student_steps):
-      images, generator = next_images_fn(
-        trainer, generator, images, batch, student_rng, axis_name
-      )
-      logits = teacher_fn(frozen['teacher'], images)
-      lesson = {
-        'image': images,
-        'label': logits.argmax(-1),
-        'answers': {'teacher': logits},
-      }
-      student_state, student_metrics = student.step(
-        student_state, {}, lesson, student_rng, axis_name
+    for key in jax.random.split(rng, settings.student_steps):
+      if settings.student_images == 'fresh':
+        images, generator = trainer.sample(generator, batch, key, axis_name)
+      answers = teacher_fn(frozen['teacher'], images)
+      student_state, student_metrics = generators.learn(
+        student, student_state, images, answers, key, axis_name
       )
       every.append(student_metrics)
-    mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
+    mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), metrics | mean
 
-  return method.Method(init, step)
+  return method.Method(
+    functools.partial(generators.start, student, trainer), step
+  )
+
+
+def copy_loss_fn(temperature: float) -> method.LossFn:
+  """What the student minimises: `tau^2 KL(T(x) || S(x))`."""
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    loss = temperature**2 * losses.kl_divergence(
+      seen.answers['teacher'], seen.logits, temperature=temperature
+    )
+    return loss, {}
+
+  return loss_fn
 
 
 def images_loss_fn(
@@ -213,52 +198,89 @@ def images_loss_fn(
     )
     (features,) = sown['intermediates']['features']
     terms = {
-      'one_hot': generator_losses.one_hot(logits),
-      'entropy': generator_losses.negative_entropy(logits, axis_name),
-      'activation': generator_losses.activation(features),
+      'one_hot': one_hot(logits),
+      'entropy': negative_entropy(logits, axis_name),
+      'activation': activation(features),
     }
     loss: Any = sum(weight * terms[name] for name, weight in weights.items())
-    return loss, terms | generator_losses.count_classes(logits, axis_name)
+    return loss, terms | count_classes(logits, axis_name)
 
   return loss_fn
 
 
-def _copy_loss_fn(temperature: float) -> method.LossFn:
-  """What the student minimises; see `make`."""
+def one_hot(logits: jax.Array) -> jax.Array:
+  """How unsure the teacher is of its own answers, float[B, K], in nats.
 
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    loss = temperature**2 * losses.kl_divergence(
-      seen.answers['teacher'], seen.logits, temperature=temperature
-    )
-    return loss, {}
+  Equation: `mean_b CE(z_b, argmax z_b)`, eq. 2 of the paper; over this device
+  alone, as it is linear in the examples.
 
-  return loss_fn
-
-
-def _fresh(
-  trainer: generators.Trainer,
-  generator: state_lib.TrainState,
-  images: jax.Array,
-  batch: method.Batch,
-  rng: jax.Array,
-  axis_name: str | None,
-) -> tuple[jax.Array, state_lib.TrainState]:
-  """New images, by the generator as it now is."""
-  del images
-  return trainer.sample(generator, batch, rng, axis_name)
+  Example:
+    >>> float(one_hot(jnp.zeros((1, 4))))
+    1.3862943649291992
+  """
+  return losses.cross_entropy(logits, logits.argmax(-1)).mean()
 
 
-def _shared(
-  trainer: generators.Trainer,
-  generator: state_lib.TrainState,
-  images: jax.Array,
-  batch: method.Batch,
-  rng: jax.Array,
-  axis_name: str | None,
-) -> tuple[jax.Array, state_lib.TrainState]:
-  """The images that the generator has just learned from."""
-  del trainer, batch, rng, axis_name
-  return images, generator
+def activation(features: jax.Array) -> jax.Array:
+  """How little the images excite the teacher's last features, float[B, F].
+
+  Equation: `-mean_{b,f} |f_bf|`, eq. 3 of the paper, as its code divides it;
+  over this device alone.
+  """
+  return -jnp.abs(jnp.asarray(features, jnp.float32)).mean()
 
 
-_STUDENT_IMAGES = {'fresh': _fresh, 'shared': _shared}
+def negative_entropy(
+  logits: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+  """How unevenly the teacher finds the images to be of its classes.
+
+  Equation: `sum_k p_k log p_k`, with `p = mean_b softmax(z_b)`, eq. 4.
+
+  Args:
+    logits: float[B, K], of the teacher.
+    axis_name: the axis over which the batch is spread.
+
+  Returns:
+    float32[], in nats, from -log K to 0; the same on all devices.
+
+  Example:
+    >>> float(negative_entropy(100.0 * jnp.eye(4)))
+    -1.3862943649291992
+  """
+  log_p = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
+  # The mean in log space: of a class that no image is of, every probability
+  # underflows, and with it the only gradient that could bring it back.
+  top = jax.lax.stop_gradient(log_p).max(0)
+  if axis_name is not None:
+    top = jax.lax.pmax(top, axis_name)
+  mean = method.average(jnp.exp(log_p - top[None]).mean(0), axis_name)
+  log_mean = top + jnp.log(mean)
+  return jnp.sum(jnp.exp(log_mean) * log_mean)
+
+
+def count_classes(
+  logits: jax.Array, axis_name: str | None = None
+) -> dict[str, jax.Array]:
+  """How many classes a teacher finds in a batch, and how many it misses.
+
+  A class counts if a tenth of its fair share of the images, 1 / (10 K), is of
+  it; logits: float[B, K].
+  """
+  num_classes = logits.shape[-1]
+  hits = jax.nn.one_hot(logits.argmax(-1), num_classes)
+  share = method.average(hits.mean(0), axis_name)
+  made = jnp.sum(share >= 0.1 / num_classes, dtype=jnp.float32)
+  return {'classes': made, 'classes_missing': num_classes - made}
+
+
+def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
+  """Says so if the generator leaves out a tenth of the classes or more."""
+  made, missing = metrics['classes'], metrics['classes_missing']
+  if missing < 0.1 * (made + missing):
+    return None
+  return (
+    f'the generator makes images of {made:.0f} of {made + missing:.0f} '
+    f'classes; raise entropy_weight (now {settings.entropy_weight}) or lower '
+    f'generator_learning_rate (now {settings.generator_learning_rate})'
+  )

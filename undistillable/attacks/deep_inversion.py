@@ -1,28 +1,120 @@
 """DeepInversion: images from the weights of a network, without any data.
 
-The images train a student in a run of its own, with `kd`.
+The images are the parameters; they train a student in a run of its own, with
+`kd`. The state holds all of a set. A step takes the rows `batch['index']`,
+moves them down the gradient of a loss that reads a frozen network, and puts
+them back; an epoch moves every image once. The released code finishes one
+fixed batch after the other. Here every step mixes a batch anew, so that the
+BatchNorm prior compares other sets of images each time, the ordinary training
+loop with its checkpoints serves, and memory is bounded by the set: the images
+and the optimizer's moments of each, three times their size with Adam.
+
+Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released
+code.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 
-from undistillable import method, oracle
-from undistillable.attacks import inversion, synthesis
+from undistillable import losses, method, oracle, state as state_lib
+from undistillable.attacks import batch_norm, synthesis
 
 PARENTS = ('teacher',)
 ACCESS = 'weights'
 DATA = 'none'
 
-Settings = inversion.Settings
-
-
-# Every image counts its own updates, one an epoch.
-updates_per_epoch = inversion.updates_per_epoch
 judge = synthesis.judge
 watch = synthesis.watch
+
+# (frozen, images float[B, H, W, C], teacher's logits float[B, K]) -> further
+# terms of the loss, float[B] by name
+TermsFn = Callable[[method.Frozen, jax.Array, jax.Array], method.Metrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Those of the article's command for CIFAR-10.
+
+  Attributes:
+    num_images: N, with as many of each class as can be.
+    low: least value of each channel, as the teacher sees it.
+    high: largest value of each channel, likewise; a plan fills in both.
+    cross_entropy: w, weight of the labels.
+    total_variation: a_tv, of the differences between neighbours.
+    l2: a_l2, of the norm of the batch.
+    batch_norm: a_f, of the distance to the teacher's statistics.
+    jitter: pixels; a step rolls its images by up to as many.
+    flip: whether a step mirrors its images with probability 1/2.
+  """
+
+  num_images: int = 50_000
+  low: Sequence[float] = ()
+  high: Sequence[float] = ()
+  cross_entropy: float = 1.0
+  total_variation: float = 2.5e-5
+  l2: float = 0.0
+  batch_norm: float = 10.0
+  jitter: int = 2
+  flip: bool = False
+
+  def __post_init__(self) -> None:
+    if self.num_images < 1:
+      raise ValueError(f'num_images={self.num_images}; expected at least 1')
+    if self.jitter < 0:
+      raise ValueError(f'jitter={self.jitter}; expected pixels, 0 or more')
+    if len(self.low) != len(self.high) or not all(
+      least < most for least, most in zip(self.low, self.high, strict=False)
+    ):
+      raise ValueError(
+        f'low={self.low} and high={self.high}; expected one value a channel, '
+        'low < high'
+      )
+    for name, weight in self.weights.items():
+      losses.check_not_negative(name, weight)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Of the terms of the loss."""
+    names = ('cross_entropy', 'total_variation', 'l2', 'batch_norm')
+    return {name: getattr(self, name) for name in names}
+
+
+@flax.struct.dataclass
+class ImageState:
+  """A set of images in the making.
+
+  Attributes:
+    step: int32[], steps taken so far.
+    seed: uint32[], of the jitter; the key of a step differs between devices,
+      which must all see the images moved alike.
+    image: float32[N, H, W, C], normalised.
+    label: int32[N], what each image shall show.
+    opt_state: the optimizer's state of each image, with a leading axis N.
+  """
+
+  step: jax.Array
+  seed: jax.Array
+  image: jax.Array
+  label: jax.Array
+  opt_state: state_lib.PyTree
+
+  @property
+  def variables(self) -> dict[str, state_lib.PyTree]:
+    """What is published: the images and their labels."""
+    return {'images': {'image': self.image, 'label': self.label}}
+
+
+def updates_per_epoch(settings: Settings, steps: int) -> int:
+  """Every image counts its own updates, one an epoch."""
+  del settings, steps
+  return 1
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
@@ -35,31 +127,195 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Synthesises images that a teacher takes for its training data.
 
   Equation: `w CE(T(x), y) + a_tv TV(x) + a_l2 ||x|| + a_f sum_l (||mu_l(x) -
   mu_l|| + ||sigma^2_l(x) - sigma^2_l||)`, over the BatchNorm layers l of T.
+  All norms are over a whole batch, and not squared.
 
-  Args:
-    model: not used; what is trained are the images.
-    optimizer: an optax transformation of one image; its schedule counts
-      epochs, as every image is updated once in each.
-    settings: see there.
-    parents: 'teacher', its module, or an oracle that has it; its variables
-      are frozen['teacher'].
-
-  Returns:
-    The method; see `inversion.images_method`.
+  The model is not used: what is trained are the images. The optimizer is of one
+  image: each has its own moments and counts its own updates, so a schedule
+  counts epochs. See `images_method`.
 
   Raises:
     ValueError: the weights of the teacher are not known.
-
-  Source: Yin et al. (2020), arXiv:1912.08795, section 3.2.
   """
   del model
   teacher = oracle.open_module(parents['teacher'])
-  return inversion.images_method(
-    optimizer, teacher, settings, terms_fn=lambda *_: {}
+  return images_method(optimizer, teacher, settings, terms_fn=lambda *_: {})
+
+
+def images_method(
+  optimizer: optax.GradientTransformation,
+  teacher: nn.Module,
+  settings: Settings,
+  terms_fn: TermsFn,
+) -> method.Method:
+  """See `make`; `settings.weights` are also of the further terms.
+
+  It reads only the shape and type of batch['image'], which is what the networks
+  get, and batch['index'], int32[B], distinct in 0..N-1. Metrics: the loss, its
+  terms without their weights, and accuracy, the percentage of images of which
+  the teacher says what they shall show.
+  """
+  num_images, low, high = settings.num_images, settings.low, settings.high
+
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> ImageState:
+    del frozen
+    noise_rng, seed_rng = jax.random.split(rng)
+    shape = (num_images, *batch['image'].shape[1:])
+    if shape[-1] != len(low):
+      raise ValueError(
+        f'low and high have {len(low)} values, but images {shape[-1]} channels'
+      )
+    image = _clip(jax.random.normal(noise_rng, shape), low, high)
+    num_classes = _num_classes(teacher, batch['image'])
+    return ImageState(
+      step=jnp.zeros((), jnp.int32),
+      seed=jax.random.bits(seed_rng, (), jnp.uint32),
+      image=image,
+      label=jnp.arange(num_images, dtype=jnp.int32) % num_classes,
+      opt_state=jax.vmap(optimizer.init)(image),
+    )
+
+  def step(
+    state: ImageState,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[ImageState, method.Metrics]:
+    del rng  # See ImageState.seed.
+    index = batch['index']
+    label = state.label[index]
+    image, opt_state = jax.tree.map(
+      lambda x: x[index], (state.image, state.opt_state)
+    )
+    num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+    def share(image: jax.Array) -> tuple[Any, jax.Array]:
+      """What this device adds to the sums of which the loss is made."""
+      image = _move(image, state, settings.jitter, settings.flip)
+      seen = image.astype(batch['image'].dtype)
+      logits, gaps = batch_norm.read(teacher, frozen['teacher'], seen)
+      terms = {
+        'cross_entropy': losses.cross_entropy(logits, label),
+        **terms_fn(frozen, seen, logits),
+      }
+      means = (jax.tree.map(jnp.mean, terms), gaps)
+      means = jax.tree.map(lambda x: x / num_devices, means)
+      energies = variation_energies(image)
+      sums = (*means, energies, jnp.sum(jnp.square(image)))
+      return sums, 100.0 * jnp.mean(logits.argmax(-1) == label)
+
+    # The norms need the sums of all devices. They are pooled between the two
+    # halves of the chain rule, which so never differentiates through psum.
+    sums, pull_back, accuracy = jax.vjp(share, image, has_aux=True)
+    sums = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    (loss, terms), slopes = jax.value_and_grad(_loss, has_aux=True)(
+      sums, settings.weights
+    )
+    (grads,) = pull_back(slopes)
+    updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, image)
+    image = _clip(optax.apply_updates(image, updates), low, high)
+    index, rows = _gather((index, (image, opt_state)), axis_name)
+    image, opt_state = jax.tree.map(
+      lambda x, row: x.at[index].set(row, unique_indices=True),
+      (state.image, state.opt_state),
+      rows,
+    )
+    metrics = {
+      'loss': loss,
+      'accuracy': method.average(accuracy, axis_name),
+      **terms,
+    }
+    state = dataclasses.replace(
+      state, step=state.step + 1, image=image, opt_state=opt_state
+    )
+    return state, metrics
+
+  return method.Method(init, step)
+
+
+def _loss(
+  sums: Any, weights: Mapping[str, float]
+) -> tuple[jax.Array, method.Metrics]:
+  """The loss and its terms, of the sums over all devices."""
+  means, gaps, energies, energy = sums
+  terms = {
+    **means,
+    'total_variation': jnp.sum(batch_norm.root(energies)),
+    'l2': batch_norm.root(energy),
+    'batch_norm': batch_norm.distance(batch_norm.moments(gaps)),
+  }
+  weighted = [weights[name] * term for name, term in terms.items()]
+  return jnp.sum(jnp.stack(weighted)), terms
+
+
+def variation_energies(image: jax.Array) -> jax.Array:
+  """Sums of the squared differences of neighbours, in four directions.
+
+  The total variation of a batch is the sum of their roots, `sum_d
+  sqrt(energy_d)`.
+
+  Args:
+    image: float[B, H, W, C].
+
+  Returns:
+    float32[4]: horizontal, vertical and both diagonals; add those of the
+    devices.
+  """
+  x = image.astype(jnp.float32)
+  differences = (
+    x[:, :, :-1] - x[:, :, 1:],
+    x[:, :-1] - x[:, 1:],
+    x[:, 1:, :-1] - x[:, :-1, 1:],
+    x[:, :-1, :-1] - x[:, 1:, 1:],
   )
+  return jnp.stack([jnp.sum(jnp.square(d)) for d in differences])
+
+
+def _move(
+  image: jax.Array, state: ImageState, jitter: int, flip: bool
+) -> jax.Array:
+  """Rolls and mirrors a batch, float32[B, H, W, C], as a whole, as released."""
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+  shift_key, flip_key = jax.random.split(key)
+  if jitter:
+    shift = jax.random.randint(shift_key, (2,), -jitter, jitter + 1)
+    image = jnp.roll(image, shift, axis=(1, 2))
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key)
+    image = jnp.where(mirrored, image[:, :, ::-1], image)
+  return image
+
+
+def _clip(
+  image: jax.Array, low: Sequence[float], high: Sequence[float]
+) -> jax.Array:
+  """Keeps float32[N, H, W, C] where images of bytes lie."""
+  shape = (1,) * (image.ndim - 1) + (-1,)
+  least, most = (
+    jnp.asarray(x, jnp.float32).reshape(shape) for x in (low, high)
+  )
+  return jnp.clip(image, least, most)
+
+
+def _gather(rows: Any, axis_name: str | None) -> Any:
+  """The rows of all devices, one after the other."""
+  if axis_name is None:
+    return rows
+  return jax.lax.all_gather(rows, axis_name, tiled=True)
+
+
+def _num_classes(model: nn.Module, image: jax.Array) -> int:
+  """How many logits a network has; computes nothing."""
+
+  def logits(key: jax.Array, image: jax.Array) -> Any:
+    return model.init_with_output(key, image, train=False)[0]
+
+  return jax.eval_shape(logits, jax.random.key(0), image).shape[-1]

@@ -8,7 +8,8 @@ Source: Truong et al. (2021), arXiv:2011.14779.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,9 @@ from undistillable.attacks import generators, synthesis
 
 PARENTS = ('teacher',)
 DATA = 'none'
+
+updates_per_epoch = generators.updates_per_epoch
+remedy = generators.remedy
 
 # Of a class that is not served, for whoever must take it for some number: a
 # thousandth of its fair share.
@@ -59,14 +63,9 @@ class Settings:
   gamma: float = 0.3
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('budget', 1),
-      ('latent_dim', 1),
-      ('generator_width', 2),
-      ('student_steps', 1),
-      ('directions', 1),
-    ):
-      losses.check_whole(name, getattr(self, name), least=least)
+    for name in ('budget', 'latent_dim', 'student_steps', 'directions'):
+      losses.check_whole(name, getattr(self, name), least=1)
+    losses.check_whole('generator_width', self.generator_width, least=2)
     for name in ('generator_learning_rate', 'epsilon', 'gamma'):
       losses.check_positive(name, getattr(self, name))
     for share in self.milestones:
@@ -81,40 +80,20 @@ class Settings:
     return 1 + self.directions + self.student_steps
 
 
-def updates_per_epoch(settings: Settings, steps: int) -> int:
-  """How often an epoch updates the student, which its schedule must know."""
-  return settings.student_steps * steps
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the training diverges."""
-  return (
-    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
-  )
-
-
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, of as many steps as the budget allows."""
   run = within_budget(job, 'dfme', teacher, student)
   settings, epochs = run.method_settings, run.recipe['epochs']
-  changes = {
-    'milestones': tuple(
-      max(1, round(share * epochs)) for share in settings.milestones
-    ),
-    'gamma': settings.gamma,
-  }
+  milestones = (max(1, round(x * epochs)) for x in settings.milestones)
+  changes = {'milestones': tuple(milestones), 'gamma': settings.gamma}
   return [dataclasses.replace(run, recipe={**run.recipe, **changes})]
 
 
 def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
   """The run of a thief who makes up what he asks about, of a student.
 
-  Args:
-    job: see `plan.Job`.
-    name: of the attack, whose settings have `budget`, `queries_per_image`, and
-      `low` and `high`, which are filled in.
-    teacher: whom it robs; None for nobody.
-    student: the model.
+  The settings of the attack have `budget`, `queries_per_image`, and `low` and
+  `high`, which are filled in.
 
   Raises:
     errors.InputError: the budget is too small for one step, or an answer is
@@ -161,7 +140,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a teacher that answers into a student, without any data.
 
@@ -171,62 +150,27 @@ def make(
   `forward_differences`, in which S does not change and is evaluated as in a
   test.
 
-  A batch is {'image': float[B, H, W, C], of which shape and type alone are
-  read; 'index': int32[B], distinct numbers, from which all noise is drawn}.
+  A batch is one of `generators`. The student is updated `student_steps` times a
+  step, which the schedule of `optimizer` must know. The budget says when the
+  generator's learning rate falls, and not when to stop, which `plan` does.
 
-  Args:
-    model: the student to train.
-    optimizer: of the student; updated `student_steps` times a step, which a
-      schedule must know.
-    settings: see there; the budget says when the generator's learning rate
-      falls, and not when to stop, which `plan` does.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metrics: loss, D of the student's images; accuracy, the
-    percentage of these on which it agrees with the teacher; disagreement, D of
-    the generator's.
-
-  Source: Truong et al. (2021), arXiv:2011.14779.
+  Metrics: loss, D of the student's images; accuracy, the percentage of these on
+  which it agrees with the teacher; disagreement, D of the generator's.
   """
   teacher = oracle.as_oracle(parents['teacher'])
   student_fn = method.frozen_fn(model)
 
   def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    answers = seen.answers['teacher']
-    agrees = seen.logits.argmax(-1) == answers.argmax(-1)
-    return disagreement(seen.logits, answers), {'accuracy': 100.0 * agrees}
+    return disagreement(seen.logits, seen.answers['teacher']), {}
 
   student = method.supervised(
     model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
   )
 
-  def trainer(num_images: int) -> generators.Trainer:
-    """Of the generator, for a batch of so many images on all devices."""
-    steps = num_steps(settings, num_images)
-    schedule = optax.piecewise_constant_schedule(
-      settings.generator_learning_rate,
-      {round(share * steps): settings.gamma for share in settings.milestones},
-    )
-    return generators.Trainer(
-      settings.latent_dim,
-      settings.generator_width,
-      1e-5,
-      optax.adam(schedule),
-    )
-
-  def to_images(inputs: jax.Array) -> jax.Array:
-    return images_within(inputs, settings.low, settings.high)
-
   def init(
     rng: jax.Array, batch: method.Batch, frozen: method.Frozen
   ) -> generators.State:
-    student_rng, generator_rng = jax.random.split(rng)
-    return generators.State(
-      student=student.init(student_rng, batch, frozen),
-      generator=trainer(1).init(generator_rng, batch),
-    )
+    return generators.start(student, _trainer(settings, 1), rng, batch, frozen)
 
   def step(
     state: generators.State,
@@ -236,65 +180,60 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng, directions_rng = jax.random.split(rng, 3)
-    makes = trainer(len(batch['index']) * num_devices(axis_name))
+    num_images = len(batch['index']) * generators.num_devices(axis_name)
+    trainer = _trainer(settings, num_images)
+    ask = functools.partial(teacher.scores, frozen['teacher'])
 
     def gain(inputs: jax.Array) -> jax.Array:
       """-D of every image, which asks the teacher."""
-      images = to_images(inputs)
-      answers = teacher.scores(frozen['teacher'], images)
-      return -disagreement(student_fn(state.student.variables, images), answers)
+      images = to_images(inputs, settings)
+      logits = student_fn(state.student.variables, images)
+      return -disagreement(logits, ask(images))
 
     def generator_loss(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-      directions = draw_directions(
-        directions_rng, batch['index'], settings.directions, inputs.shape[1:]
-      )
-      values, grads = forward_differences(
-        gain, jax.lax.stop_gradient(inputs), directions, settings.epsilon
-      )
-      # A function of the images that has this gradient.
-      return jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3))), values
+      return blind_loss(gain, inputs, directions_rng, batch['index'], settings)
 
-    generator, _, values = makes.update(
+    generator, _, values = trainer.update(
       state.generator, generator_loss, batch, generator_rng, axis_name
     )
     found = method.average({'disagreement': -values.mean()}, axis_name)
     student_state, every = state.student, []
     # A Python loop, for every query to be counted.
-    for student_rng in jax.random.split(rng, settings.student_steps):
-      inputs, generator = makes.sample(generator, batch, student_rng, axis_name)
-      lesson = {'image': to_images(inputs), 'label': batch['label']}
-      student_state, metrics = student.step(
-        student_state, frozen, lesson, student_rng, axis_name
+    for key in jax.random.split(rng, settings.student_steps):
+      inputs, generator = trainer.sample(generator, batch, key, axis_name)
+      images = to_images(inputs, settings)
+      student_state, metrics = generators.learn(
+        student, student_state, images, ask(images), key, axis_name
       )
       every.append(metrics)
-    mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
+    mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), found | mean
 
   return method.Method(init, step)
 
 
-def images_within(
-  inputs: jax.Array, low: Sequence[float], high: Sequence[float]
-) -> jax.Array:
+def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
+  """Of the generator, for a batch of so many images on all devices."""
+  steps = num_steps(settings, num_images)
+  schedule = optax.piecewise_constant_schedule(
+    settings.generator_learning_rate,
+    {round(share * steps): settings.gamma for share in settings.milestones},
+  )
+  return generators.Trainer(
+    settings.latent_dim,
+    settings.generator_width,
+    1e-5,
+    optax.adam(schedule),
+  )
+
+
+def to_images(inputs: jax.Array, settings: Any) -> jax.Array:
   """What a client could send, whatever the inputs: tanh, stretched.
 
-  Args:
-    inputs: float[B, H, W, C].
-    low: least value of each channel.
-    high: largest value of each channel.
-
-  Returns:
-    float[B, H, W, C] in low..high.
+  Returns float[B, H, W, C], as the inputs, in `settings.low`..`settings.high`.
   """
-  return stretch(0.5 + 0.5 * jnp.tanh(inputs), low, high)
-
-
-def stretch(
-  share: jax.Array, low: Sequence[float], high: Sequence[float]
-) -> jax.Array:
-  """From 0..1 to what each channel can be: float[B, H, W, C], alike."""
-  least, most = (jnp.asarray(x).reshape(1, 1, 1, -1) for x in (low, high))
-  return share * (most - least) + least
+  share = 0.5 + 0.5 * jnp.tanh(inputs)
+  return generators.stretch(share, settings.low, settings.high)
 
 
 def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
@@ -343,6 +282,24 @@ def centred_scores(answers: jax.Array) -> jax.Array:
   return log_q - log_q.mean(-1, keepdims=True)
 
 
+def blind_loss(
+  fn: Callable[[jax.Array], jax.Array],
+  inputs: jax.Array,
+  rng: jax.Array,
+  index: jax.Array,
+  settings: Any,
+  values: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """A loss whose gradient is that of `forward_differences`; values of fn."""
+  directions = draw_directions(
+    rng, index, settings.directions, inputs.shape[1:]
+  )
+  values, grads = forward_differences(
+    fn, jax.lax.stop_gradient(inputs), directions, settings.epsilon, values
+  )
+  return jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3))), values
+
+
 def forward_differences(
   fn: Callable[[jax.Array], jax.Array],
   x: jax.Array,
@@ -365,8 +322,6 @@ def forward_differences(
 
   Returns:
     (values float[B], gradients float[B, ...]).
-
-  Source: Truong et al. (2021), arXiv:2011.14779.
   """
   values = fn(x) if values is None else values
   total = jnp.zeros_like(x)
@@ -382,19 +337,13 @@ def draw_directions(
 ) -> jax.Array:
   """Directions for each example, float32[number, B, *shape], of length 1.
 
-  Those of an example depend on its number in `index` and the key alone, so
-  that two devices draw those that one would.
+  For `index`, int32[B], see `generators`.
   """
 
-  def draw(one: jax.Array) -> jax.Array:
-    normal = jax.random.normal(jax.random.fold_in(rng, one), (number, *shape))
+  def draw(key: jax.Array) -> jax.Array:
+    normal = jax.random.normal(key, (number, *shape))
     axes = tuple(range(1, normal.ndim))
     square = jnp.sum(jnp.square(normal), axis=axes, keepdims=True)
     return normal * jax.lax.rsqrt(square)
 
-  return jax.vmap(draw, out_axes=1)(index)
-
-
-def num_devices(axis_name: str | None) -> int:
-  """How many share the batch."""
-  return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+  return jnp.moveaxis(generators.draw(draw, rng, index), 1, 0)

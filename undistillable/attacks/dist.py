@@ -8,7 +8,7 @@ arXiv:2205.10536.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -47,24 +47,14 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils the relations in a teacher's scores, on labelled images.
 
-  Equation: `CE(S(x), y) + tau^2 (beta inter + gamma intra)`, see `relations`.
+  Equation: `CE(S(x), y) + tau^2 (beta inter + gamma intra)`, see `relations`;
+  the factor tau^2 is of the released code.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metrics `inter` and `intra`, each in 0..2.
-
-  Source: Huang et al. (2022), arXiv:2205.10536; the factor tau^2 is of the
-  released code.
+  Metrics `inter` and `intra`, each in 0..2.
   """
   tau = settings.temperature
 
@@ -114,8 +104,6 @@ def relations(
     >>> inter, _ = relations(z, z, temperature=4.0)
     >>> [round(float(x), 5) for x in inter]
     [0.0, 0.0]
-
-  Source: Huang et al. (2022), arXiv:2205.10536.
   """
   s = jnp.exp(losses.log_scores(student_logits, temperature))
   t = jnp.exp(losses.log_scores(teacher_logits, temperature))

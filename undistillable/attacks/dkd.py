@@ -1,7 +1,6 @@
 """Decoupled distillation: what a teacher says of other classes counts more."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -42,7 +41,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a frozen teacher into a student, on labelled images.
 
@@ -50,15 +49,7 @@ def make(
   n_S))`, see `losses.decoupled_distillation`; w rises from 0 to 1 in
   `warmup_steps`, step by step, where the released code has epochs.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `decoupled` is the loss without cross entropy and w.
+  Metric `decoupled` is the loss without cross entropy and w.
 
   Source: Zhao et al. (2022), arXiv:2203.08679.
   """

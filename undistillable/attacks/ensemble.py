@@ -7,7 +7,6 @@ network are then averaged out; what a defense does to all answers alike is not.
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -84,24 +83,17 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils several protected networks of one owner into a student.
 
   Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
   CE(S(x), y)` with `m = mean_j softmax(log q_j / tau)`, see `scm.mean_scores`:
   a mean of scores and not of their logarithms, in which a class that one
-  network withholds would be withheld by all.
+  network withholds would be withheld by all. The teacher's partners are further
+  parents like it, by any role; `settings.networks` only `plan` reads.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there; how many networks there are, `plan` reads alone.
-    parents: 'teacher', and its partners by any role: oracles, or what
-      `oracle.as_oracle` takes; their variables are in frozen.
-
-  Returns:
-    The method. Metric `kl` is KL(m || S(x)) at tau, in nats.
+  Metric `kl` is KL(m || S(x)) at tau, in nats.
 
   Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
   arXiv:2210.11728.

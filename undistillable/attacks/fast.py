@@ -10,7 +10,7 @@ github.com/zju-vipa/Fast-Datafree.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
@@ -27,19 +27,18 @@ from undistillable import (
   oracle,
   state as state_lib,
 )
-from undistillable.attacks import (
-  dfme,
-  generators,
-  inversion_losses,
-  synthesis,
-)
+from undistillable.attacks import batch_norm, dafl, generators, synthesis
 from undistillable.data import augment
 
 PARENTS = ('teacher',)
 ACCESS = 'weights'
 DATA = 'none'
 
+updates_per_epoch = generators.updates_per_epoch
+remedy = generators.remedy
+
 _BETA_1 = 0.5  # Of Adam.
+_TERMS = ('adversarial', 'batch_norm', 'cross_entropy')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,30 +89,18 @@ class Settings:
   pool: int = 56_320
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('latent_dim', 1),
-      ('generator_width', 2),
-      ('generator_steps', 1),
-      ('warmup', 0),
-      ('reset_at', 0),
-      ('student_steps', 1),
-      ('pool', 1),
-    ):
-      losses.check_whole(name, getattr(self, name), least=least)
-    for name in (
-      'generator_learning_rate',
-      'latent_learning_rate',
-      'temperature',
-    ):
+    for name in ('latent_dim', 'generator_steps', 'student_steps', 'pool'):
+      losses.check_whole(name, getattr(self, name), least=1)
+    losses.check_whole('generator_width', self.generator_width, least=2)
+    for name in ('warmup', 'reset_at'):
+      losses.check_whole(name, getattr(self, name), least=0)
+    for name in ('generator_learning_rate', 'latent_learning_rate'):
       losses.check_positive(name, getattr(self, name))
+    losses.check_positive('temperature', self.temperature)
     for name in ('batch_norm', 'cross_entropy', 'adversarial'):
       losses.check_not_negative(name, getattr(self, name))
     losses.check_share('momentum', self.momentum)
     losses.check_one_of('augment', self.augment, augment.AUGMENTATIONS)
-
-
-# Of each BatchNorm layer the gaps of mean and variance, float32[C] each.
-Moments = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 @flax.struct.dataclass
@@ -127,7 +114,7 @@ class State(generators.State):
   """
 
   pool: generators.Memory
-  moments: Moments
+  moments: batch_norm.Moments
   made: jax.Array
 
 
@@ -135,36 +122,24 @@ class _Batch(NamedTuple):
   """A batch in the making.
 
   Attributes:
-    params: of its generator.
+    generator: its own, a copy.
     latent: float32[B, Z].
-    opt_state: of both.
-    meta_grads: the sum of the gradients of params.
+    latent_state: of the optimizer of latent.
+    meta_grads: the sum of the gradients of the generator.
     best: its images where the loss was lowest, uint8[B, H, W, C].
     least: that loss.
     moments: of the last images.
     terms: of the loss, alike.
   """
 
-  params: state_lib.PyTree
+  generator: state_lib.TrainState
   latent: jax.Array
-  opt_state: state_lib.PyTree
+  latent_state: state_lib.PyTree
   meta_grads: state_lib.PyTree
   best: jax.Array
   least: jax.Array
-  moments: Moments
+  moments: batch_norm.Moments
   terms: method.Metrics
-
-
-def updates_per_epoch(settings: Settings, steps: int) -> int:
-  """How often an epoch updates the student, which its schedule must know."""
-  return settings.student_steps * steps
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the training diverges."""
-  return (
-    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
-  )
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
@@ -186,7 +161,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a frozen teacher into a student, without any data.
 
@@ -199,197 +174,41 @@ def make(
   student minimises `tau^2 KL(T(x) || S(x))` over images of the pool.
 
   A step makes one batch, the first one `warmup` more, and then updates the
-  student `student_steps` times.
+  student `student_steps` times, which the schedule of `optimizer` must know. A
+  batch that is given is one of `generators`.
 
-  A batch is {'image': float[B, H, W, C], of which shape and type alone are
-  read; 'index': int32[B], distinct numbers, from which all noise is drawn}.
-
-  Args:
-    model: the student to train.
-    optimizer: of the student; updated `student_steps` times a step, which a
-      schedule must know.
-    settings: see there.
-    parents: 'teacher', its module, or an oracle that has it; its variables
-      are frozen['teacher'].
-
-  Returns:
-    The method. Metrics: loss, of the student; accuracy, the percentage of
-    images on which it agrees with the teacher; batch_norm, cross_entropy and
-    adversarial, the terms of the last images of a batch, without their weights.
+  Metrics: loss, of the student; accuracy, the percentage of images on which it
+  agrees with the teacher; batch_norm, cross_entropy and adversarial, the terms
+  of the last images of a batch, without their weights.
 
   Raises:
     ValueError: the weights of the teacher are not known.
-
-  Source: Fang et al. (2022), arXiv:2112.06253, and the released code.
   """
   teacher = oracle.open_module(parents['teacher'])
   teacher_fn = method.frozen_fn(teacher)
-  augment_fn = augment.get_augmentation(settings.augment)
-  trainer = generators.Trainer(
-    settings.latent_dim,
-    settings.generator_width,
-    1e-5,
-    optax.adam(
-      settings.generator_steps * settings.generator_learning_rate, _BETA_1
-    ),
-  )
-  inner = (
-    optax.adam(settings.generator_learning_rate, _BETA_1),
-    optax.adam(settings.latent_learning_rate, _BETA_1),
-  )
-
-  def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    kl = losses.kl_divergence(
-      seen.answers['teacher'], seen.logits, temperature=settings.temperature
-    )
-    return settings.temperature**2 * kl, {}
-
+  maker = _Maker(settings, model, teacher)
   student = method.supervised(
-    model, optimizer, copy_loss, answer_fns={'teacher': teacher_fn}
+    model,
+    optimizer,
+    dafl.copy_loss_fn(settings.temperature),
+    answer_fns={'teacher': teacher_fn},
   )
-
-  def look(share: jax.Array, rng: jax.Array, like: jax.Array) -> jax.Array:
-    """Images in 0..1 as the networks see them."""
-    seen = augment_fn(rng, share)
-    images = dfme.stretch(seen, settings.low, settings.high)
-    return images.astype(like.dtype)
-
-  def read(
-    variables: state_lib.PyTree, images: jax.Array, axis_name: str | None
-  ) -> tuple[jax.Array, Moments]:
-    """What the teacher says, and how its statistics are missed."""
-    logits, gaps = inversion_losses.read_batch_norm(teacher, variables, images)
-    gaps = method.average(gaps, axis_name)
-    # E[(x - mu)^2] is the variance and the square of the mean's gap.
-    return logits, tuple(
-      (gap.mean, gap.square - jnp.square(gap.mean)) for gap in gaps
-    )
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
-    student_rng, generator_rng = jax.random.split(rng)
+    start = generators.start(student, maker.meta, rng, batch, frozen)
     image = batch['image']
     _, moments = jax.eval_shape(
-      lambda x, image: read(x, image, None), frozen['teacher'], image
+      lambda x, image: maker.read(x, image, None), frozen['teacher'], image
     )
     pool = jnp.zeros((settings.pool, *image.shape[1:]), jnp.uint8)
     nothing = jnp.zeros((), jnp.int32)
     return State(
-      student=student.init(student_rng, batch, frozen),
-      generator=trainer.init(generator_rng, batch),
+      student=start.student,
+      generator=start.generator,
       pool=generators.Memory({'image': pool}, nothing),
       moments=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moments),
       made=nothing,
     )
-
-  def synthesize(
-    state: State,
-    frozen: method.Frozen,
-    batch: method.Batch,
-    rng: jax.Array,
-    axis_name: str | None,
-  ) -> tuple[State, method.Metrics]:
-    """Makes a batch, and what is learned by it."""
-    latent_rng, class_rng, reset_rng, look_rng = jax.random.split(rng, 4)
-    generator = _reset(state.generator, reset_rng, state.made, settings)
-    adversarial = jnp.where(
-      state.made < settings.warmup, 0.0, settings.adversarial
-    )
-    weight = jnp.where(state.made > 0, 1.0 - settings.momentum, 1.0)
-    num_devices = dfme.num_devices(axis_name)
-    answers = jax.eval_shape(teacher_fn, frozen['teacher'], batch['image'])
-    classes = _draw_classes(class_rng, batch['index'], answers.shape[-1])
-
-    def loss_fn(
-      params: state_lib.PyTree, latent: jax.Array, rng: jax.Array
-    ) -> tuple[jax.Array, Any]:
-      painter = dataclasses.replace(generator, params=params)
-      inputs, _ = trainer.paint(painter, batch, latent, axis_name)
-      share = 0.5 + 0.5 * jnp.tanh(inputs)
-      seen = look(share, rng, batch['image'])
-      logits, moments = read(frozen['teacher'], seen, axis_name)
-      student_logits: Any = model.apply(
-        jax.lax.stop_gradient(state.student.variables), seen, train=False
-      )
-      terms = {
-        'batch_norm': statistics_distance(moments, state.moments, weight),
-        'cross_entropy': losses.cross_entropy(logits, classes).mean(),
-        'adversarial': agreement_gap(logits, student_logits).mean(),
-      }
-      loss = (
-        settings.batch_norm * terms['batch_norm']
-        + settings.cross_entropy * terms['cross_entropy']
-        + adversarial * terms['adversarial']
-      )
-      return loss, (share, moments, terms)
-
-    def body(making: _Batch, key: jax.Array) -> tuple[_Batch, None]:
-      grad_fn = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)
-      (loss, (share, moments, terms)), (of_params, of_latent) = grad_fn(
-        making.params, making.latent, key
-      )
-      loss, terms, of_params = method.average(
-        (loss, terms, of_params), axis_name
-      )
-      # A device takes the mean over its own images; this one is over all.
-      grads = of_params, of_latent / num_devices
-      old = making.params, making.latent
-      updates, opt_states = zip(
-        *(
-          one.update(grad, opt_state, before)
-          for one, grad, opt_state, before in zip(
-            inner, grads, making.opt_state, old, strict=True
-          )
-        ),
-        strict=True,
-      )
-      params, latent = optax.apply_updates(old, updates)
-      image = jnp.round(255.0 * share).astype(jnp.uint8)
-      making = _Batch(
-        params=params,
-        latent=latent,
-        opt_state=opt_states,
-        meta_grads=jax.tree.map(jnp.add, making.meta_grads, of_params),
-        best=jnp.where(loss < making.least, image, making.best),
-        least=jnp.minimum(loss, making.least),
-        moments=jax.lax.stop_gradient(moments),
-        terms=terms,
-      )
-      return making, None
-
-    latent = trainer.draw(batch, latent_rng)
-    first = _Batch(
-      params=generator.params,
-      latent=latent,
-      opt_state=(inner[0].init(generator.params), inner[1].init(latent)),
-      meta_grads=jax.tree.map(jnp.zeros_like, generator.params),
-      best=jnp.zeros(batch['image'].shape, jnp.uint8),
-      least=jnp.asarray(jnp.inf),
-      moments=state.moments,
-      terms=dict.fromkeys(_TERMS, jnp.zeros(())),
-    )
-    keys = jax.random.split(look_rng, settings.generator_steps)
-    done, _ = jax.lax.scan(body, first, keys)
-    updates, opt_state = trainer.optimizer.update(
-      done.meta_grads, generator.opt_state, generator.params
-    )
-    generator = dataclasses.replace(
-      generator,
-      params=optax.apply_updates(generator.params, updates),
-      opt_state=opt_state,
-    )
-    moments = jax.tree.map(
-      lambda old, new: (1.0 - weight) * old + weight * new,
-      state.moments,
-      done.moments,
-    )
-    state = dataclasses.replace(
-      state,
-      generator=generator,
-      pool=state.pool.write({'image': done.best}, axis_name),
-      moments=moments,
-      made=state.made + 1,
-    )
-    return state, done.terms
 
   def step(
     state: State,
@@ -404,26 +223,25 @@ def make(
       i: jax.Array, carry: tuple[State, method.Metrics]
     ) -> tuple[State, method.Metrics]:
       key = jax.random.fold_in(making_rng, i)
-      return synthesize(carry[0], frozen, batch, key, axis_name)
+      return maker.add_batch(carry[0], frozen, batch, key, axis_name)
 
     number = jnp.where(state.step == 0, 1 + settings.warmup, 1)
     start = (state, dict.fromkeys(_TERMS, jnp.zeros(())))
     state, terms = jax.lax.fori_loop(0, number, another, start)
 
-    def learn(student_state: Any, key: jax.Array) -> tuple[Any, method.Metrics]:
+    def lesson(
+      student_state: Any, key: jax.Array
+    ) -> tuple[Any, method.Metrics]:
       draw_rng, look_rng, student_rng = jax.random.split(key, 3)
       drawn = state.pool.draw(draw_rng, batch['index'])['image']
-      images = look(drawn / 255.0, look_rng, batch['image'])
-      logits = teacher_fn(frozen['teacher'], images)
-      lesson = {
-        'image': images,
-        'label': logits.argmax(-1),
-        'answers': {'teacher': logits},
-      }
-      return student.step(student_state, {}, lesson, student_rng, axis_name)
+      images = maker.look(drawn / 255.0, look_rng, batch)
+      answers = teacher_fn(frozen['teacher'], images)
+      return generators.learn(
+        student, student_state, images, answers, student_rng, axis_name
+      )
 
     keys = jax.random.split(learning_rng, settings.student_steps)
-    student_state, every = jax.lax.scan(learn, state.student, keys)
+    student_state, every = jax.lax.scan(lesson, state.student, keys)
     generator = dataclasses.replace(
       state.generator, step=state.generator.step + 1
     )
@@ -435,40 +253,205 @@ def make(
   return method.Method(init, step)
 
 
-_TERMS = ('adversarial', 'batch_norm', 'cross_entropy')
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+  """How batches of images are made; see `make`."""
+
+  settings: Settings
+  model: nn.Module
+  teacher: nn.Module
+
+  @property
+  def meta(self) -> generators.Trainer:
+    """Of the generator with which all batches begin."""
+    rate = self.settings.generator_learning_rate
+    return self._trainer(self.settings.generator_steps * rate)
+
+  @property
+  def inner(self) -> generators.Trainer:
+    """Of a batch's own generator."""
+    return self._trainer(self.settings.generator_learning_rate)
+
+  def _trainer(self, learning_rate: float) -> generators.Trainer:
+    return generators.Trainer(
+      self.settings.latent_dim,
+      self.settings.generator_width,
+      1e-5,
+      optax.adam(learning_rate, _BETA_1),
+    )
+
+  def look(
+    self, share: jax.Array, rng: jax.Array, batch: method.Batch
+  ) -> jax.Array:
+    """Images in 0..1 as the networks see them."""
+    augment_fn = augment.get_augmentation(self.settings.augment)
+    images = generators.stretch(
+      augment_fn(rng, share), self.settings.low, self.settings.high
+    )
+    return images.astype(batch['image'].dtype)
+
+  def read(
+    self, variables: state_lib.PyTree, images: jax.Array, axis_name: str | None
+  ) -> tuple[jax.Array, batch_norm.Moments]:
+    """What the teacher says, and how its statistics are missed."""
+    logits, gaps = batch_norm.read(self.teacher, variables, images)
+    return logits, batch_norm.moments(method.average(gaps, axis_name))
+
+  def add_batch(
+    self,
+    state: State,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None,
+  ) -> tuple[State, method.Metrics]:
+    """A further batch in the pool, and what is learned by making it."""
+    latent_rng, class_rng, reset_rng, look_rng = jax.random.split(rng, 4)
+    weight = jnp.where(state.made > 0, 1.0 - self.settings.momentum, 1.0)
+    generator = _reset(state.generator, reset_rng, state.made, self.settings)
+    latent = self.meta.draw(batch, latent_rng)
+    first = _Batch(
+      generator=dataclasses.replace(
+        generator, opt_state=self.inner.optimizer.init(generator.params)
+      ),
+      latent=latent,
+      latent_state=self._latent_optimizer.init(latent),
+      meta_grads=jax.tree.map(jnp.zeros_like, generator.params),
+      best=jnp.zeros(batch['image'].shape, jnp.uint8),
+      least=jnp.asarray(jnp.inf),
+      moments=state.moments,
+      terms=dict.fromkeys(_TERMS, jnp.zeros(())),
+    )
+    loss_fn = self._loss_fn(state, frozen, batch, class_rng, weight, axis_name)
+    keys = jax.random.split(look_rng, self.settings.generator_steps)
+    done, _ = jax.lax.scan(self._update_fn(loss_fn, axis_name), first, keys)
+    moments = jax.tree.map(
+      lambda old, new: (1.0 - weight) * old + weight * new,
+      state.moments,
+      done.moments,
+    )
+    state = dataclasses.replace(
+      state,
+      generator=self.meta.descend(generator, done.meta_grads),
+      pool=state.pool.write({'image': done.best}, axis_name),
+      moments=moments,
+      made=state.made + 1,
+    )
+    return state, done.terms
+
+  @property
+  def _latent_optimizer(self) -> optax.GradientTransformation:
+    return optax.adam(self.settings.latent_learning_rate, _BETA_1)
+
+  def _loss_fn(
+    self,
+    state: State,
+    frozen: method.Frozen,
+    batch: method.Batch,
+    class_rng: jax.Array,
+    weight: jax.Array,
+    axis_name: str | None,
+  ) -> Callable[..., tuple[jax.Array, Any]]:
+    """What a batch minimises; see `make`."""
+    settings, teacher_variables = self.settings, frozen['teacher']
+    adversarial = jnp.where(
+      state.made < settings.warmup, 0.0, settings.adversarial
+    )
+    answers = jax.eval_shape(
+      method.frozen_fn(self.teacher), teacher_variables, batch['image']
+    )
+    classes = generators.draw(
+      lambda key: jax.random.randint(key, (), 0, answers.shape[-1]),
+      class_rng,
+      batch['index'],
+    )
+
+    def loss_fn(
+      params: state_lib.PyTree,
+      latent: jax.Array,
+      generator: state_lib.TrainState,
+      rng: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+      painter = dataclasses.replace(generator, params=params)
+      inputs, _ = self.inner.paint(painter, batch, latent, axis_name)
+      share = 0.5 + 0.5 * jnp.tanh(inputs)
+      seen = self.look(share, rng, batch)
+      logits, moments = self.read(teacher_variables, seen, axis_name)
+      student_logits: Any = self.model.apply(
+        jax.lax.stop_gradient(state.student.variables), seen, train=False
+      )
+      terms = {
+        'batch_norm': statistics_distance(moments, state.moments, weight),
+        'cross_entropy': losses.cross_entropy(logits, classes).mean(),
+        'adversarial': agreement_gap(logits, student_logits).mean(),
+      }
+      loss = (
+        settings.batch_norm * terms['batch_norm']
+        + settings.cross_entropy * terms['cross_entropy']
+        + adversarial * terms['adversarial']
+      )
+      return loss, (share, moments, terms)
+
+    return loss_fn
+
+  def _update_fn(
+    self, loss_fn: Callable[..., tuple[jax.Array, Any]], axis_name: str | None
+  ) -> Callable[[_Batch, jax.Array], tuple[_Batch, None]]:
+    """One of the k updates of a batch."""
+    num_devices = generators.num_devices(axis_name)
+    grad_fn = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)
+
+    def update(making: _Batch, key: jax.Array) -> tuple[_Batch, None]:
+      generator = making.generator
+      (loss, (share, moments, terms)), (grads, of_latent) = grad_fn(
+        generator.params, making.latent, generator, key
+      )
+      loss, terms, grads = method.average((loss, terms, grads), axis_name)
+      updates, latent_state = self._latent_optimizer.update(
+        # A device takes the mean over its own images; this one is over all.
+        of_latent / num_devices,
+        making.latent_state,
+        making.latent,
+      )
+      image = jnp.round(255.0 * share).astype(jnp.uint8)
+      making = _Batch(
+        generator=self.inner.descend(generator, grads),
+        latent=making.latent + updates,
+        latent_state=latent_state,
+        meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
+        best=jnp.where(loss < making.least, image, making.best),
+        least=jnp.minimum(loss, making.least),
+        moments=jax.lax.stop_gradient(moments),
+        terms=terms,
+      )
+      return making, None
+
+    return update
 
 
 def statistics_distance(
-  moments: Moments, before: Moments, weight: jax.Array | float
+  moments: batch_norm.Moments,
+  before: batch_norm.Moments,
+  weight: jax.Array | float,
 ) -> jax.Array:
   """How far batches are from a network's BatchNorm statistics, one after other.
 
   Equation: `sum_l ||w m_l + (1 - w) m'_l|| + ||w v_l + (1 - w) v'_l||`, of the
   gaps m of the mean and v of the variance of this batch, and those of the
-  batches before it, which are such means themselves. With w = 1 it is
-  `inversion_losses.batch_norm_distance`.
-
-  Args:
-    moments: gaps (m, v) of each layer, float32[C] each.
-    before: m' and v', alike; no gradient reaches them.
-    weight: w, in 0..1.
-
-  Returns:
-    float32[].
+  batches before it, which are such means themselves and get no gradient. With
+  weight w = 1 of 0..1 it is `batch_norm.distance`.
 
   Example:
     >>> gap = (jnp.array([3.0, 4.0]), jnp.array([0.0, 0.0]))
     >>> float(statistics_distance((gap,), (gap,), 0.1))
     5.0
   """
-  total = jnp.zeros((), jnp.float32)
-  before = jax.lax.stop_gradient(before)
-  for new, old in zip(
-    jax.tree.leaves(moments), jax.tree.leaves(before), strict=True
-  ):
-    mean = weight * new + (1.0 - weight) * old
-    total += inversion_losses.root(jnp.sum(jnp.square(mean)))
-  return total
+  mean = jax.tree.map(
+    lambda new, old: weight * new + (1.0 - weight) * old,
+    moments,
+    jax.lax.stop_gradient(before),
+  )
+  return batch_norm.distance(mean)
 
 
 def agreement_gap(
@@ -479,12 +462,7 @@ def agreement_gap(
   Equation: `-1[argmax T = argmax S] KL(T || S)`, which is at most 0: images on
   which the student is right for other reasons lower it the most.
 
-  Args:
-    teacher_logits: float[B, K].
-    student_logits: float[B, K].
-
-  Returns:
-    float32[B].
+  Of logits float[B, K] each, it is float32[B].
 
   Source: Fang et al. (2021), "Contrastive Model Inversion", arXiv:2105.08584.
 
@@ -496,19 +474,6 @@ def agreement_gap(
   agree = teacher_logits.argmax(-1) == student_logits.argmax(-1)
   kl = losses.kl_divergence(teacher_logits, student_logits)
   return -jnp.where(agree, kl, 0.0)
-
-
-def _draw_classes(
-  rng: jax.Array, index: jax.Array, num_classes: int
-) -> jax.Array:
-  """What each image shall show, int32[B]; see `generators.Memory.draw`."""
-
-  def one(index: jax.Array) -> jax.Array:
-    return jax.random.randint(
-      jax.random.fold_in(rng, index), (), 0, num_classes
-    )
-
-  return jax.vmap(one)(index)
 
 
 def _reset(

@@ -1,7 +1,13 @@
-"""How a generator of training images is trained, whatever is asked of it."""
+"""What attacks without data share: a generator of images, who learns of them.
+
+A batch says how the images look: of `image`, float[B, H, W, C], shape and type
+alone are read, and `index`, int32[B], tells the examples of all devices apart.
+Whatever is drawn for an example depends on its number and the key alone, so
+that two devices draw what one would.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -69,29 +75,16 @@ class Memory:
     return Memory(kept, self.count + number)
 
   def draw(self, rng: jax.Array, index: jax.Array) -> state_lib.PyTree:
-    """One example at random for each number in index, int32[B].
-
-    Which one depends on the number and the key alone, so that two devices draw
-    what one would.
-    """
+    """One example at random for each number in index, int32[B]."""
     size = len(jax.tree.leaves(self.kept)[0])
     known = jnp.minimum(self.count, size)
-
-    def one(index: jax.Array) -> jax.Array:
-      return jax.random.randint(jax.random.fold_in(rng, index), (), 0, known)
-
-    rows = jax.vmap(one)(index)
+    rows = draw(lambda key: jax.random.randint(key, (), 0, known), rng, index)
     return jax.tree.map(lambda x: x[rows], self.kept)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """A generator, and how it learns.
-
-  A batch says how the images look: of `image`, float[B, H, W, C], shape and
-  type alone are read, and `index`, int32[B], tells the examples of all devices
-  apart. The noise of an example depends on it and the key alone, so that two
-  devices make the images that one would.
 
   Attributes:
     latent_dim: normal random numbers from which one image is made.
@@ -116,25 +109,10 @@ class Trainer:
       opt_state=self.optimizer.init(variables['params']),
     )
 
-  def sample(
-    self,
-    state: state_lib.TrainState,
-    batch: method.Batch,
-    rng: jax.Array,
-    axis_name: str | None = None,
-  ) -> tuple[jax.Array, state_lib.TrainState]:
-    """Images [B, H, W, C], and the state with the statistics of these."""
-    return self.paint(state, batch, self.draw(batch, rng), axis_name)
-
   def draw(self, batch: method.Batch, rng: jax.Array) -> jax.Array:
     """The noise of each image, float32[B, Z]."""
-
-    def one(index: jax.Array) -> jax.Array:
-      return jax.random.normal(
-        jax.random.fold_in(rng, index), (self.latent_dim,)
-      )
-
-    return jax.vmap(one)(batch['index'])
+    shape = (self.latent_dim,)
+    return draw(lambda key: jax.random.normal(key, shape), rng, batch['index'])
 
   def paint(
     self,
@@ -143,13 +121,23 @@ class Trainer:
     noise: jax.Array,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, state_lib.TrainState]:
-    """`sample`, of a noise float[B, Z] that is given."""
+    """Images [B, H, W, C], and the state with the statistics of these."""
     images, updates = self._network(batch, axis_name).apply(
       state.variables, noise, train=True, mutable=['batch_stats']
     )
     return images, dataclasses.replace(
       state, batch_stats=updates['batch_stats']
     )
+
+  def sample(
+    self,
+    state: state_lib.TrainState,
+    batch: method.Batch,
+    rng: jax.Array,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, state_lib.TrainState]:
+    """`paint`, of noise that is drawn."""
+    return self.paint(state, batch, self.draw(batch, rng), axis_name)
 
   def update(
     self,
@@ -159,14 +147,7 @@ class Trainer:
     rng: jax.Array,
     axis_name: str | None = None,
   ) -> tuple[state_lib.TrainState, jax.Array, Any]:
-    """One step down the loss of new images.
-
-    Args:
-      state: before the step.
-      loss_fn: of the images of this device.
-      batch: see the class.
-      rng: of the noise.
-      axis_name: the axis over which the batch is spread.
+    """One step down the loss of new images, which is of this device's alone.
 
     Returns:
       The new state, the images of the old one, what else loss_fn returned.
@@ -182,18 +163,22 @@ class Trainer:
     grads, (images, batch_stats, aux) = jax.grad(image_loss, has_aux=True)(
       state.params
     )
-    grads = method.average(grads, axis_name)
+    state = self.descend(state, method.average(grads, axis_name))
+    # The statistics are pooled over the devices already.
+    state = dataclasses.replace(
+      state, step=state.step + 1, batch_stats=batch_stats
+    )
+    return state, images, aux
+
+  def descend(
+    self, state: state_lib.TrainState, grads: state_lib.PyTree
+  ) -> state_lib.TrainState:
+    """The parameters after one update, of gradients that are given."""
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params
     )
-    state = dataclasses.replace(
-      state,
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,  # Already pooled over the devices.
-      opt_state=opt_state,
-    )
-    return state, images, aux
+    params = optax.apply_updates(state.params, updates)
+    return dataclasses.replace(state, params=params, opt_state=opt_state)
 
   def _network(
     self, batch: method.Batch, axis_name: str | None
@@ -206,3 +191,70 @@ class Trainer:
       axis_name,
       batch['image'].dtype,
     )
+
+
+def start(
+  student: method.Method,
+  trainer: Trainer,
+  rng: jax.Array,
+  batch: method.Batch,
+  frozen: method.Frozen,
+) -> State:
+  """Both networks before the first step."""
+  student_rng, generator_rng = jax.random.split(rng)
+  return State(
+    student=student.init(student_rng, batch, frozen),
+    generator=trainer.init(generator_rng, batch),
+  )
+
+
+def learn(
+  student: method.Method,
+  state: state_lib.TrainState,
+  images: jax.Array,
+  answers: jax.Array,
+  rng: jax.Array,
+  axis_name: str | None,
+) -> tuple[state_lib.TrainState, method.Metrics]:
+  """One update of the student, from a teacher's answers float[B, K] to images.
+
+  Its accuracy is the percentage of images on which it agrees with the teacher.
+  """
+  lesson = {
+    'image': images,
+    'label': answers.argmax(-1),
+    'answers': {'teacher': answers},
+  }
+  return student.step(state, {}, lesson, rng, axis_name)
+
+
+def draw(
+  draw_fn: Callable[[jax.Array], jax.Array], rng: jax.Array, index: jax.Array
+) -> jax.Array:
+  """What draw_fn makes of a key, once for each number in index, int32[B]."""
+  return jax.vmap(lambda one: draw_fn(jax.random.fold_in(rng, one)))(index)
+
+
+def stretch(
+  share: jax.Array, low: Sequence[float], high: Sequence[float]
+) -> jax.Array:
+  """From 0..1 to what each channel can be: float[B, H, W, C], alike."""
+  least, most = (jnp.asarray(x).reshape(1, 1, 1, -1) for x in (low, high))
+  return share * (most - least) + least
+
+
+def num_devices(axis_name: str | None) -> int:
+  """How many share the batch."""
+  return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def updates_per_epoch(settings: Any, steps: int) -> int:
+  """How often an epoch updates the student, which its schedule must know."""
+  return settings.student_steps * steps
+
+
+def remedy(settings: Any) -> str:
+  """What to change where the training diverges."""
+  return (
+    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
+  )

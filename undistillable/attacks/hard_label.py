@@ -1,7 +1,6 @@
 """Hard labels: the student learns the teacher's top class and nothing else."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -22,19 +21,12 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Trains a student on the top classes that a teacher answers.
 
   Equation: `CE(S(x), argmax T(x))`; of equal scores the first. A defense that
   keeps the top class cannot be told from none here.
-
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: none.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
 
   Returns:
     The method; it reads no labels of a batch. Metric `accuracy` is the

@@ -6,7 +6,6 @@ implementation by others, for its authors published none.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -42,7 +41,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a teacher at a very high temperature, on labelled images.
 
@@ -50,17 +49,7 @@ def make(
   `symmetric`. As T grows the first becomes label smoothing with epsilon alpha,
   but for a constant: compare it with that control.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `divergence` is D.
-
-  Source: Jandial et al. (2022), arXiv:2210.11728.
+  Metric `divergence` is D.
   """
   divergence_fn = _FORMS[settings.form]
 

@@ -1,7 +1,6 @@
 """Knowledge distillation with data: the student copies the teacher."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -33,19 +32,11 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a frozen teacher into a student, on labelled images.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `kl` is KL(teacher || student) at tau_S, in nats.
+  Metric `kl` is KL(teacher || student) at tau_S, in nats.
 
   Source: Hinton et al. (2015), arXiv:1503.02531; Ma et al. (2021),
   arXiv:2105.07381, eq. 1.

@@ -1,7 +1,6 @@
 """Knockoff nets: the student learns the answers to other people's images."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -40,20 +39,13 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Trains a student on a teacher's answers to foreign images.
 
   Equation: `-sum_k q_k log p_k`, with the answers q and the student's
   `p = softmax(S(x))`, both at temperature 1. Its gradient is that of KL(q ||
   p); of answers that are certain of one class it is cross entropy.
-
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
 
   Returns:
     The method; it reads no labels of a batch. Metric `accuracy` is the

@@ -9,7 +9,7 @@ github.com/sanjaykariyappa/MAZE.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import flax
@@ -23,6 +23,8 @@ from undistillable.attacks import dfme, generators
 
 PARENTS = ('teacher',)
 DATA = 'none'
+
+remedy = generators.remedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +60,16 @@ class Settings:
   memory: int = 10_000
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('budget', 1),
-      ('latent_dim', 1),
-      ('generator_width', 2),
-      ('student_steps', 1),
-      ('directions', 1),
-      ('replay_steps', 0),
-      ('memory', 1),
+    for name in (
+      'budget',
+      'latent_dim',
+      'student_steps',
+      'directions',
+      'memory',
     ):
-      losses.check_whole(name, getattr(self, name), least=least)
+      losses.check_whole(name, getattr(self, name), least=1)
+    losses.check_whole('generator_width', self.generator_width, least=2)
+    losses.check_whole('replay_steps', self.replay_steps, least=0)
     for name in ('generator_learning_rate', 'epsilon'):
       losses.check_positive(name, getattr(self, name))
 
@@ -89,13 +91,6 @@ def updates_per_epoch(settings: Settings, steps: int) -> int:
   return (settings.student_steps + settings.replay_steps) * steps
 
 
-def remedy(settings: Settings) -> str:
-  """What to change where the training diverges."""
-  return (
-    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
-  )
-
-
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, of as many steps as the budget allows."""
   run = dfme.within_budget(job, 'maze', teacher, student)
@@ -111,7 +106,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a teacher that answers into a student, without any data.
 
@@ -123,72 +118,35 @@ def make(
   step enter the memory, from which the student learns in further steps. What
   the paper calls MAZE-PD, with a few images of the owner's, is not here.
 
-  A batch is {'image': float[B, H, W, C], of which shape and type alone are
-  read; 'index': int32[B], distinct numbers, from which all noise is drawn}.
+  A batch is one of `generators`. The student is updated `student_steps +
+  replay_steps` times a step, which the schedule of `optimizer` must know. The
+  budget says how the generator's learning rate falls, and not when to stop,
+  which `plan` does.
 
-  Args:
-    model: the student to train.
-    optimizer: of the student; updated `student_steps + replay_steps` times a
-      step, which a schedule must know.
-    settings: see there; the budget says how the generator's learning rate
-      falls, and not when to stop, which `plan` does.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metrics: loss, the divergence of the student's new images;
-    accuracy, the percentage of these on which it agrees with the teacher;
-    disagreement, the divergence of the generator's.
-
-  Source: Kariyappa et al. (2021), arXiv:2005.03161.
+  Metrics: loss, the divergence of the student's new images; accuracy, the
+  percentage of these on which it agrees with the teacher; disagreement, the
+  divergence of the generator's.
   """
   teacher = oracle.as_oracle(parents['teacher'])
   student_fn = method.frozen_fn(model)
 
   def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    answers = seen.answers['teacher']
-    agrees = seen.logits.argmax(-1) == answers.argmax(-1)
-    loss = losses.kl_divergence(answers, seen.logits)
-    return loss, {'accuracy': 100.0 * agrees}
+    return losses.kl_divergence(seen.answers['teacher'], seen.logits), {}
 
   student = method.supervised(
     model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
   )
 
-  def trainer(num_images: int) -> generators.Trainer:
-    """Of the generator, for a batch of so many images on all devices."""
-    steps = max(1, dfme.num_steps(settings, num_images))
-    schedule = optax.cosine_decay_schedule(
-      settings.generator_learning_rate, steps
-    )
-    return generators.Trainer(
-      settings.latent_dim,
-      settings.generator_width,
-      1e-5,
-      optax.chain(
-        optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
-      ),
-    )
-
-  def to_images(inputs: jax.Array) -> jax.Array:
-    return dfme.images_within(inputs, settings.low, settings.high)
-
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
-    student_rng, generator_rng = jax.random.split(rng)
-    start = student.init(student_rng, batch, frozen)
-    shape = batch['image'].shape
-    logits = jax.eval_shape(student_fn, start.variables, batch['image'])
-    return State(
-      student=start,
-      generator=trainer(1).init(generator_rng, batch),
-      memory=generators.Memory(
-        {
-          'image': jnp.zeros((settings.memory, *shape[1:])),
-          'answers': jnp.zeros((settings.memory, logits.shape[-1])),
-        },
-        jnp.zeros((), jnp.int32),
-      ),
-    )
+    start = generators.start(student, _trainer(settings, 1), rng, batch, frozen)
+    image = batch['image']
+    logits = jax.eval_shape(student_fn, start.variables, image)
+    empty = {
+      'image': jnp.zeros((settings.memory, *image.shape[1:])),
+      'answers': jnp.zeros((settings.memory, logits.shape[-1])),
+    }
+    memory = generators.Memory(empty, jnp.zeros((), jnp.int32))
+    return State(start.student, start.generator, memory)
 
   def step(
     state: State,
@@ -198,61 +156,47 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[State, method.Metrics]:
     rng, generator_rng, directions_rng, replay_rng = jax.random.split(rng, 4)
-    devices = dfme.num_devices(axis_name)
-    makes = trainer(len(batch['index']) * devices)
-
-    def ask(images: jax.Array) -> jax.Array:
-      return teacher.scores(frozen['teacher'], images)
+    num_images = len(batch['index']) * generators.num_devices(axis_name)
+    trainer = _trainer(settings, num_images)
+    ask = functools.partial(teacher.scores, frozen['teacher'])
+    learn = functools.partial(generators.learn, student, axis_name=axis_name)
 
     def gain(images: jax.Array, answers: jax.Array) -> jax.Array:
       """What the generator minimises, of every image."""
       logits = student_fn(state.student.variables, images)
       return -losses.kl_divergence(answers, logits)
 
+    def gain_nearby(inputs: jax.Array) -> jax.Array:
+      images = dfme.to_images(inputs, settings)
+      return gain(images, ask(images))
+
     def generator_loss(inputs: jax.Array) -> tuple[jax.Array, Any]:
-      fixed = jax.lax.stop_gradient(inputs)
-      images = to_images(fixed)
+      images = dfme.to_images(jax.lax.stop_gradient(inputs), settings)
       answers = ask(images)
-      directions = dfme.draw_directions(
-        directions_rng, batch['index'], settings.directions, inputs.shape[1:]
+      loss, values = dfme.blind_loss(
+        gain_nearby,
+        inputs,
+        directions_rng,
+        batch['index'],
+        settings,
+        gain(images, answers),
       )
-
-      def gain_nearby(inputs: jax.Array) -> jax.Array:
-        nearby = to_images(inputs)
-        return gain(nearby, ask(nearby))
-
-      values, grads = dfme.forward_differences(
-        gain_nearby, fixed, directions, settings.epsilon, gain(images, answers)
-      )
-      # A function of the images that has this gradient.
-      loss = jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3)))
       return loss, (values, images, answers)
 
-    generator, _, (values, images, answers) = makes.update(
+    generator, _, (values, images, answers) = trainer.update(
       state.generator, generator_loss, batch, generator_rng, axis_name
     )
     found = method.average({'disagreement': -values.mean()}, axis_name)
-
-    def learn(
-      student_state: Any, images: jax.Array, answers: jax.Array, rng: jax.Array
-    ) -> tuple[Any, method.Metrics]:
-      lesson = {
-        'image': images,
-        'label': batch['label'],
-        'answers': {'teacher': answers},
-      }
-      return student.step(student_state, {}, lesson, rng, axis_name)
-
     student_state, every = state.student, []
     # A Python loop, for every query to be counted.
     for i, key in enumerate(jax.random.split(rng, settings.student_steps)):
-      if i > 0:
-        inputs, generator = makes.sample(generator, batch, key, axis_name)
-        images = to_images(inputs)
+      if i > 0:  # The first lesson is paid for already.
+        inputs, generator = trainer.sample(generator, batch, key, axis_name)
+        images = dfme.to_images(inputs, settings)
         answers = ask(images)
       student_state, metrics = learn(student_state, images, answers, key)
       every.append(metrics)
-    mean = jax.tree.map(lambda *x: sum(x) / settings.student_steps, *every)
+    mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     written = {'image': images, 'answers': answers}
     memory = state.memory.write(written, axis_name)
 
@@ -265,3 +209,19 @@ def make(
     return State(student_state, generator, memory), found | mean
 
   return method.Method(init, step)
+
+
+def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
+  """Of the generator, for a batch of so many images on all devices."""
+  steps = max(1, dfme.num_steps(settings, num_images))
+  schedule = optax.cosine_decay_schedule(
+    settings.generator_learning_rate, steps
+  )
+  return generators.Trainer(
+    settings.latent_dim,
+    settings.generator_width,
+    1e-5,
+    optax.chain(
+      optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
+    ),
+  )

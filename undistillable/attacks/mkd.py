@@ -58,7 +58,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils mapped answers into a student, and learns how to map them.
 
@@ -71,18 +71,8 @@ def make(
   distribution, and softens it once more, which leaves almost nothing of it;
   here rows are, and t' is taken as it is.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation, of the student.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
-
-  Returns:
-    The method. Metric `kl` is KL(t' || S(x)) at tau, in nats; `mapped` the
-    total variation between the answer at tau and t', in percent.
-
-  Source: Yang and Ye (2024).
+  Metric `kl` is KL(t' || S(x)) at tau, in nats; `mapped` the
+  total variation between the answer at tau and t', in percent.
   """
   tau, alpha = settings.temperature, settings.alpha
 

@@ -9,7 +9,7 @@ there is has a plain chain of students; the mean is ours.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -67,24 +67,15 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a teacher and a chain of contrastive networks into a student.
 
   Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
-  CE(S(x), y)`, with m of `mean_scores` of the teacher and all links.
+  CE(S(x), y)`, with m of `mean_scores` of the teacher and all links. These are
+  further parents like it, by any role; `settings.links` only `plan` reads.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there; how many links there are, `plan` reads alone.
-    parents: 'teacher', and the links by any role: oracles, or what
-      `oracle.as_oracle` takes; their variables are in frozen.
-
-  Returns:
-    The method. Metric `kl` is KL(m || S(x)) at tau, in nats.
-
-  Source: Jandial et al. (2022), arXiv:2210.11728.
+  Metric `kl` is KL(m || S(x)) at tau, in nats.
   """
   tau = settings.temperature
 

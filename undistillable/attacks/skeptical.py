@@ -60,7 +60,7 @@ def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   settings: Settings,
-  parents: Mapping[str, oracle.Oracle | method.ApplyFn | nn.Module],
+  parents: oracle.Parents,
 ) -> method.Method:
   """Distils a frozen teacher into an inner head of a student.
 
@@ -71,19 +71,12 @@ def make(
   the second, which would reach the final layer in the released code; as there
   it has no tau^2.
 
-  Args:
-    model: the student to train, with enough feature maps; see `feature_maps`.
-    optimizer: an optax transformation, of the network and, apart, its heads.
-    settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; its
-      variables are frozen['teacher'].
+  The optimizer trains the network and, apart, its heads. Metric `kl` is
+  KL(teacher || z_loc) at tau, in nats.
 
-  Returns:
-    The method, whose step raises errors.InputError, while it is traced, for a
-    network with too few feature maps. Metric `kl` is KL(teacher || z_loc) at
-    tau, in nats.
-
-  Source: Kundu et al. (2021), and the released code.
+  Raises:
+    errors.InputError: the step, while it is traced, for a network with too few
+      feature maps; see `feature_maps`.
   """
 
   def features_fn(intermediates: Mapping[str, Any]) -> dict[int, jax.Array]:

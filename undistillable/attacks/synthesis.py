@@ -22,7 +22,7 @@ from undistillable import (
   parallel,
   state as state_lib,
 )
-from undistillable.attacks import inversion_losses
+from undistillable.attacks import batch_norm
 
 _SHOWN_IMAGES = 100
 
@@ -221,11 +221,11 @@ def batch_norm_distance(
   @jax.jit
   def read(
     variables: state_lib.PyTree, arrays: Mapping[str, jax.Array]
-  ) -> list[inversion_losses.Gaps]:
+  ) -> list[batch_norm.Gaps]:
     everything = np.arange(len(arrays['label']))
     batch = prepare(arrays, everything, jax.random.key(0))
     image = batch['image']
-    return inversion_losses.read_batch_norm(model, variables, image)[1]
+    return batch_norm.read(model, variables, image)[1]
 
   num_images = len(arrays['label'])
   parts, shares = [], []
@@ -236,5 +236,5 @@ def batch_norm_distance(
   gaps = jax.tree.map(
     lambda *x: sum(a * b for a, b in zip(shares, x, strict=True)), *parts
   )
-  distance = inversion_losses.batch_norm_distance(gaps)
+  distance = batch_norm.distance(batch_norm.moments(gaps))
   return float(distance) / max(1, len(gaps))

@@ -1,8 +1,8 @@
-"""What makes an image look natural, as pure functions: DeepInversion's priors.
+"""How far images are from the BatchNorm statistics of a network.
 
-Each prior is a norm that is not squared, over a whole batch. The batch may lie
-on several devices, so every prior comes in two parts: sums or means over the
-examples, which can be pooled, and the norm of what was pooled.
+The images may lie on several devices or in several batches, so there are two
+parts: means over the examples, which can be pooled, and norms of what was
+pooled. No norm is squared.
 
 Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released
 code.
@@ -31,57 +31,11 @@ class Gaps(NamedTuple):
   square: jax.Array
 
 
-def root(energy: jax.Array) -> jax.Array:
-  """`sqrt(energy)`, whose gradient at 0 is 0 and not infinite.
-
-  Example:
-    >>> float(jax.grad(root)(0.0))
-    0.0
-  """
-  positive = energy > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
+# Of each layer the gaps of mean and variance, float32[C] each.
+Moments = tuple[tuple[jax.Array, jax.Array], ...]
 
 
-def variation_energies(image: jax.Array) -> jax.Array:
-  """Sums of the squared differences of neighbours, in four directions.
-
-  Args:
-    image: float[B, H, W, C].
-
-  Returns:
-    float32[4]: horizontal, vertical and both diagonals; add those of the
-    devices.
-  """
-  x = image.astype(jnp.float32)
-  differences = (
-    x[:, :, :-1] - x[:, :, 1:],
-    x[:, :-1] - x[:, 1:],
-    x[:, 1:, :-1] - x[:, :-1, 1:],
-    x[:, :-1, :-1] - x[:, 1:, 1:],
-  )
-  return jnp.stack([jnp.sum(jnp.square(d)) for d in differences])
-
-
-def total_variation(energies: jax.Array) -> jax.Array:
-  """The sum of the norms of the differences over a whole batch.
-
-  Equation: `sum_d sqrt(energy_d)`
-
-  Args:
-    energies: float32[4], of `variation_energies`.
-
-  Returns:
-    float32[].
-
-  Example:
-    >>> image = jnp.array([[0.0, 3.0], [0.0, 3.0]]).reshape(1, 2, 2, 1)
-    >>> round(float(total_variation(variation_energies(image))), 3)
-    10.243
-  """
-  return jnp.sum(root(energies))
-
-
-def read_batch_norm(
+def read(
   model: nn.Module, variables: state_lib.PyTree, image: jax.Array
 ) -> tuple[jax.Array, list[Gaps]]:
   """Applies a network and reads what enters each of its BatchNorm layers.
@@ -93,8 +47,7 @@ def read_batch_norm(
 
   Args:
     model: a linen module, `model.apply(variables, images, train=False)`.
-    variables: 'params' and, with BatchNorm, 'batch_stats'. They get no
-      gradient.
+    variables: of the network, which get no gradient.
     image: float[B, H, W, C]; gradients do reach it.
 
   Returns:
@@ -110,7 +63,9 @@ def read_batch_norm(
     next_fn: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
   ) -> Any:
     module = context.module
-    if context.method_name == '__call__' and _is_batch_norm(module):
+    if context.method_name == '__call__' and all(
+      module.has_variable('batch_stats', name) for name in ('mean', 'var')
+    ):
       mean: Any = module.get_variable('batch_stats', 'mean')
       var: Any = module.get_variable('batch_stats', 'var')
       gaps.append(_gaps('/'.join(module.path), args[0], mean, var))
@@ -120,32 +75,6 @@ def read_batch_norm(
     frozen = jax.lax.stop_gradient(variables)
     logits: Any = model.apply(frozen, image, train=False)
   return logits, gaps
-
-
-def batch_norm_distance(gaps: Sequence[Gaps]) -> jax.Array:
-  """How far a batch is from a network's BatchNorm statistics.
-
-  Equation: `sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`, with the
-  biased variance of the batch, as released.
-
-  Args:
-    gaps: one a layer, of `read_batch_norm`; none for a network without.
-
-  Returns:
-    float32[].
-  """
-  total = jnp.zeros((), jnp.float32)
-  for gap in gaps:
-    # E[(x - mu)^2] is the variance and the square of the mean's gap.
-    var_gap = gap.square - jnp.square(gap.mean)
-    for x in (gap.mean, var_gap):
-      total += root(jnp.sum(jnp.square(x)))
-  return total
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-  """Whether a bound module has running statistics of its own."""
-  return all(module.has_variable('batch_stats', x) for x in ('mean', 'var'))
 
 
 def _gaps(
@@ -162,3 +91,39 @@ def _gaps(
   centred = inputs.astype(jnp.float32) - mean.reshape(shape)
   square = jnp.mean(jnp.square(centred), axis=axes)
   return Gaps(jnp.mean(centred, axis=axes), square - var)
+
+
+def moments(gaps: Sequence[Gaps]) -> Moments:
+  """`mu_l(x) - mu_l` and `sigma^2_l(x) - sigma^2_l` of each layer l.
+
+  The variance of x is the biased one, as released.
+  """
+  # E[(x - mu)^2] is the variance and the square of the mean's gap.
+  return tuple((gap.mean, gap.square - jnp.square(gap.mean)) for gap in gaps)
+
+
+def distance(moments: Moments) -> jax.Array:
+  """`sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`, float32[].
+
+  It is 0 for a network without BatchNorm.
+
+  Example:
+    >>> gap = (jnp.array([3.0, 4.0]), jnp.array([0.0, 0.0]))
+    >>> float(distance((gap,)))
+    5.0
+  """
+  total = jnp.zeros((), jnp.float32)
+  for gap in jax.tree.leaves(moments):
+    total += root(jnp.sum(jnp.square(gap)))
+  return total
+
+
+def root(energy: jax.Array) -> jax.Array:
+  """`sqrt(energy)`, whose gradient at 0 is 0 and not infinite.
+
+  Example:
+    >>> float(jax.grad(root)(0.0))
+    0.0
+  """
+  positive = energy > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
