@@ -107,9 +107,7 @@ def _equal(one, two):
 def test_one_hot_is_the_surprise_at_the_top_class():
   logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
   expected = -(math.log(0.5) + math.log(0.8)) / 2
-  np.testing.assert_allclose(
-    dafl.one_hot(logits), expected, rtol=1e-6
-  )
+  np.testing.assert_allclose(dafl.one_hot(logits), expected, rtol=1e-6)
 
 
 def test_activation_is_the_mean_size_of_the_features():
@@ -120,9 +118,7 @@ def test_activation_is_the_mean_size_of_the_features():
 def test_negative_entropy_is_that_of_the_mean_answer():
   logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.7, 0.2]]))
   expected = 0.3 * math.log(0.3) + 0.5 * math.log(0.5) + 0.2 * math.log(0.2)
-  np.testing.assert_allclose(
-    dafl.negative_entropy(logits), expected, rtol=1e-6
-  )
+  np.testing.assert_allclose(dafl.negative_entropy(logits), expected, rtol=1e-6)
 
 
 def test_negative_entropy_is_finite_where_a_class_has_no_image():

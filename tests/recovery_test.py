@@ -1,5 +1,6 @@
 """Recovery: what is undone and what cannot be, and what the thief knows."""
 
+import functools
 import types
 
 import bare
@@ -39,9 +40,8 @@ def _images(rows=16, seed=0):
 
 def _pairs(images, network=None, **settings):
   """Of scores around those that the images are the logits of."""
-  door = recovery.Defense(recovery.Settings(**settings), optax.sgd(0.1))
-  centres = images[:, 0, 0, :]
-  return jax.jit(door.pairs)(KEY, centres, images, network)
+  draw = functools.partial(recovery.pairs, recovery.Settings(**settings))
+  return jax.jit(draw)(KEY, images[:, 0, 0, :], images, network)
 
 
 def _served(module, parents=('teacher', 'shadow'), **settings):
@@ -112,13 +112,13 @@ def test_what_the_owner_trains_beside_the_thief_trains_himself(defense):
   images, network = _images(32), _Net()
   variables = network.init(KEY, images)
   settings = recovery.Settings(defense=defense, draws=2)
-  door = recovery.Defense(settings, optax.sgd(0.1))
 
   @jax.jit
   def run(variables):
     shadow = serving.Network(network, variables)
-    replica = door.replica(KEY, shadow, images)
-    return replica.variables, door.pairs(KEY, shadow(images), images, replica)
+    replica = recovery.replica(settings, optax.sgd(0.1), KEY, shadow, images)
+    pairs = recovery.pairs(settings, KEY, shadow(images), images, replica)
+    return replica.variables, pairs
 
   protected, (y, q) = run(variables)
   jax.tree.map(

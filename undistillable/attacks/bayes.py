@@ -24,10 +24,7 @@ warning = recovery.warning
 
 @dataclasses.dataclass(frozen=True)
 class Settings(recovery.Settings):
-  """Those of `recovery.Settings`: of 500 images, a table of 100,000 pairs.
-
-  The authors' code has a million.
-  """
+  """Of 500 images a table of 100,000 pairs; the authors' code has a million."""
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
@@ -44,20 +41,13 @@ def make(
   """Trains a student on the mean of all scores that are served alike.
 
   Equation: of an answer q the estimate is the mean of y over the pairs (y,
-  q(y)) of `recovery.Defense.pairs` with `|q(y) - q|_1 <= max(0.01, d)`, where d
+  q(y)) of `recovery.pairs` with `|q(y) - q|_1 <= max(0.01, d)`, where d
   is the distance of the nearest: under the prior of the pairs the posterior
   mean, which has the least expected squared error. Where every pair keeps its
   top class, those of another one than q do not count, if there are others. The
   student learns it as `knockoff` learns answers.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: see `recovery.attack`.
-
-  Returns:
-    The method; see `recovery.attack`.
+  See `recovery.attack` for parents and metrics.
 
   Source: Tang et al. (2024), "ModelGuard", USENIX Security, and its code,
   whose prior is the oracle.
@@ -77,15 +67,12 @@ def make(
 def posterior_mean(
   table_y: jax.Array, table_q: jax.Array, q: jax.Array
 ) -> jax.Array:
-  """The mean of the scores whose answers are near another; see `make`.
+  """The mean float32[B, K] of scores whose answers are near q; see `make`.
 
   Args:
     table_y: float32[N, K], scores.
     table_q: float32[N, K], the answers to them.
     q: float32[B, K], answers.
-
-  Returns:
-    float32[B, K], scores.
 
   Example:
     >>> y = jnp.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])

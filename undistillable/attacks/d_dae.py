@@ -43,11 +43,7 @@ class Settings(recovery.Settings):
 
 
 class Restorer(nn.Module):
-  """Two hidden layers with BatchNorm, as wide as the classes need.
-
-  Attributes:
-    widths: features of the hidden layers.
-  """
+  """Hidden layers of these widths, with BatchNorm."""
 
   widths: tuple[int, ...]
 
@@ -85,19 +81,12 @@ def make(
   """Trains a student on answers that a network has restored.
 
   Equation: the restorer R minimises `mean |R(q(y)) - y|_1` over the pairs of
-  `recovery.Defense.pairs`; the student learns R(q) as `knockoff` learns
-  answers. With scores from Dirichlets it is what Tang et al. call D-DAE+. As in
-  their code there is no tanh before the softmax of R, with which no score of 10
-  classes could be above 0.451.
+  `recovery.pairs`; the student learns R(q) as `knockoff` learns answers. With
+  scores from Dirichlets it is what Tang et al. call D-DAE+. As in their code
+  there is no tanh before the softmax of R, with which no score of 10 classes
+  could be above 0.451.
 
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation, of the student.
-    settings: see there.
-    parents: see `recovery.attack`.
-
-  Returns:
-    The method; see `recovery.attack`.
+  See `recovery.attack` for parents and metrics.
 
   Source: "D-DAE: Defense-Penetrating Model Extraction Attacks", IEEE Symposium
   on Security and Privacy (2023); Tang et al. (2024), "ModelGuard", USENIX
@@ -117,18 +106,12 @@ def make(
 def train_restorer(
   rng: jax.Array, y: jax.Array, q: jax.Array, settings: Settings
 ) -> dict[str, state_lib.PyTree]:
-  """Learns the way back; see `make`.
+  """The variables of `restorer(K)`, of scores y and answers q float32[N, K]."""
 
-  Args:
-    rng: a key.
-    y: float32[N, K], scores.
-    q: float32[N, K], the answers to them.
-    settings: see there.
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    error = jnp.abs(jax.nn.softmax(seen.logits) - seen.batch['y'])
+    return error.sum(-1), {}
 
-  Returns:
-    The variables of `restorer(K)`.
-  """
-  network = restorer(y.shape[-1])
   size = min(settings.batch_size, len(y))
   steps = settings.epochs * (len(y) // size)
   rate = optax.piecewise_constant_schedule(
@@ -137,29 +120,14 @@ def train_restorer(
   optimizer = optax.chain(
     optax.add_decayed_weights(1e-4), optax.sgd(rate, momentum=0.9)
   )
+  learner = method.supervised(restorer(y.shape[-1]), optimizer, loss_fn)
   init_rng, order_rng = jax.random.split(rng)
-  variables = network.init(init_rng, q[:1])
-  params = variables['params']
 
-  def body(i: jax.Array, carry: Any) -> Any:
-    params, batch_stats, opt_state = carry
+  def body(i: jax.Array, state: state_lib.TrainState) -> state_lib.TrainState:
     key = jax.random.fold_in(order_rng, i)
     rows = jax.random.randint(key, (size,), 0, len(y))
+    pairs = {'image': q[rows], 'label': y[rows].argmax(-1), 'y': y[rows]}
+    return learner.step(state, {}, pairs, key)[0]
 
-    def loss_fn(params: state_lib.PyTree) -> tuple[jax.Array, Any]:
-      logits, updates = network.apply(
-        {'params': params, 'batch_stats': batch_stats},
-        q[rows],
-        train=True,
-        mutable=['batch_stats'],
-      )
-      error = jnp.abs(jax.nn.softmax(logits) - y[rows]).sum(-1)
-      return error.mean(), updates['batch_stats']
-
-    grads, batch_stats = jax.grad(loss_fn, has_aux=True)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), batch_stats, opt_state
-
-  start = (params, variables['batch_stats'], optimizer.init(params))
-  params, batch_stats, _ = jax.lax.fori_loop(0, steps, body, start)
-  return {'params': params, 'batch_stats': batch_stats}
+  state = learner.init(init_rng, {'image': q[:1]}, {})
+  return jax.lax.fori_loop(0, steps, body, state).variables

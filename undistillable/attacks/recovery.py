@@ -36,7 +36,7 @@ from undistillable import (
 from undistillable.attacks import knockoff
 
 PRIORS = ('honest', 'oracle')
-# Of what the thief trains as the owner trains it, see `Defense.replica`.
+# Of what the thief trains as the owner trains it, see `replica`.
 _REPLICA_EPOCHS = 5
 _REPLICA_BATCH = 64
 _LEAST_CONCENTRATION = 1e-6  # A gamma variable of 0 has no logarithm.
@@ -103,13 +103,7 @@ def plan(job: Any, name: str, teacher: Any, student: str) -> list[Any]:
   """The shadow of a thief, and his student.
 
   Each image is asked about once. The shadow learns from the same answers, which
-  the thief keeps.
-
-  Args:
-    job: see `plan.Job`.
-    name: of the attack.
-    teacher: whom it robs; None for nobody, whose answers no defense changes.
-    student: the model of the student, and of the shadow.
+  the thief keeps. The answers of nobody no defense changes.
 
   Raises:
     ValueError: what protects the teacher is trained into it, so that there are
@@ -117,7 +111,7 @@ def plan(job: Any, name: str, teacher: Any, student: str) -> list[Any]:
       normal network alone.
   """
   parents = {'teacher': teacher}
-  run = job.student(name, student, parents, _known(name, teacher))
+  run = job.student(name, student, parents, _told(name, teacher))
   settings = run.method_settings
   shadow = job.helper(
     'knockoff',
@@ -136,7 +130,7 @@ def plan(job: Any, name: str, teacher: Any, student: str) -> list[Any]:
   return [shadow, run]
 
 
-def _known(name: str, teacher: Any) -> dict[str, Any]:
+def _told(name: str, teacher: Any) -> dict[str, Any]:
   """What the thief knows of how a teacher is served."""
   if teacher is None or teacher.method == 'none':
     return {'defense': 'none', 'defense_settings': {}}
@@ -151,10 +145,8 @@ def _known(name: str, teacher: Any) -> dict[str, Any]:
       f"{teacher.module.PARENTS}; expected a defense of ('normal',), whose "
       'scores it changes'
     )
-  return {
-    'defense': teacher.method,
-    'defense_settings': dict(teacher.settings),
-  }
+  own = dict(teacher.settings)
+  return {'defense': teacher.method, 'defense_settings': own}
 
 
 def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
@@ -185,9 +177,8 @@ def attack(
     model: the student to train.
     optimizer: an optax transformation.
     settings: see there.
-    parents: 'teacher', an oracle, or what `oracle.as_oracle` takes; and
-      modules: 'shadow', or without one the prior is flat; 'clean', the owner's
-      network, for the oracle.
+    parents: beside 'teacher' modules: 'shadow', or without one the prior is
+      flat; 'clean', the owner's network, for the oracle.
     learn_fn: learns the way back of pairs.
     restore_fn: goes it.
 
@@ -199,7 +190,6 @@ def attack(
     model, optimizer, knockoff.Settings(), {'teacher': parents['teacher']}
   )
   ask = student.answer_fns['teacher']
-  defense = Defense(settings, optimizer)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
     images = batch['image']
@@ -212,10 +202,10 @@ def attack(
     if 'shadow' in parents:
       shadow = serving.Network(parents['shadow'], frozen['shadow'])
       centres = shadow(images)
-      network = defense.replica(replica_rng, shadow, images)
+      network = replica(settings, optimizer, replica_rng, shadow, images)
     if 'clean' in parents:
       centres = serving.Network(parents['clean'], frozen['clean'])(images)
-    y, q = defense.pairs(pairs_rng, centres, images, network)
+    y, q = pairs(settings, pairs_rng, centres, images, network)
     return State(start, learn_fn(learn_rng, y, q))
 
   def step(
@@ -242,104 +232,91 @@ def attack(
   return method.Method(init, step, student.answer_fns, student.logits_fn)
 
 
-@dataclasses.dataclass(frozen=True)
-class Defense:
-  """A defense in the hands of a thief.
+def replica(
+  settings: Settings,
+  optimizer: optax.GradientTransformation,
+  rng: jax.Array,
+  shadow: serving.Network,
+  images: jax.Array,
+) -> serving.Network:
+  """The shadow, protected: with what the defense trains beside a network.
 
-  Attributes:
-    settings: see there.
-    optimizer: for whatever the defense trains besides.
+  The owner's own is not known. The thief trains another as the owner does, on
+  his images float[N, H, W, C] with the shadow's top classes for labels.
   """
+  module = defenses.get(settings.defense)
+  if module.make is None or not hasattr(module, 'serve'):
+    return shadow
+  learner = module.make(
+    shadow.module, optimizer, _known(settings), {'normal': shadow.module}
+  )
+  frozen = {'normal': shadow.variables}
+  logits = shadow(images)
+  batch = {
+    'image': images,
+    'label': logits.argmax(-1).astype(jnp.int32),
+    'index': jnp.arange(len(images)),
+    'answers': {'normal': logits},
+  }
+  size = min(_REPLICA_BATCH, len(images))
+  num_batches = len(images) // size
+  init_rng, order_rng, step_rng = jax.random.split(rng, 3)
 
-  settings: Settings
-  optimizer: optax.GradientTransformation
+  def body(i: jax.Array, state: Any) -> Any:
+    key = jax.random.fold_in(order_rng, i // num_batches)
+    order = jax.random.permutation(key, len(images))
+    start = (i % num_batches) * size
+    rows = jax.lax.dynamic_slice_in_dim(order, start, size)
+    few = jax.tree.map(lambda x: x[rows], batch)
+    return learner.step(state, frozen, few, jax.random.fold_in(step_rng, i))[0]
 
-  def replica(
-    self, rng: jax.Array, shadow: serving.Network, images: jax.Array
-  ) -> serving.Network:
-    """The shadow, protected: with what the defense trains beside a network.
+  state = learner.init(init_rng, batch, frozen)
+  state = jax.lax.fori_loop(0, _REPLICA_EPOCHS * num_batches, body, state)
+  return serving.Network(shadow.module, state.variables)
 
-    The owner's own is not known. The thief trains another as the owner does, on
-    his images with the shadow's top classes for labels.
 
-    Args:
-      rng: a key.
-      shadow: of the thief.
-      images: float[N, H, W, C].
-    """
-    module = defenses.get(self.settings.defense)
-    if module.make is None or not hasattr(module, 'serve'):
-      return shadow
-    learner = module.make(
-      shadow.module, self.optimizer, self._own, {'normal': shadow.module}
-    )
-    frozen = {'normal': shadow.variables}
-    logits = shadow(images)
-    batch = {
-      'image': images,
-      'label': logits.argmax(-1).astype(jnp.int32),
-      'index': jnp.arange(len(images)),
-      'answers': {'normal': logits},
-    }
-    size = min(_REPLICA_BATCH, len(images))
-    num_batches = len(images) // size
-    init_rng, order_rng, step_rng = jax.random.split(rng, 3)
+def pairs(
+  settings: Settings,
+  rng: jax.Array,
+  centres: jax.Array,
+  images: jax.Array,
+  network: serving.Network | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Scores that a thief chooses, and how they are answered.
 
-    def body(i: jax.Array, state: Any) -> Any:
-      key = jax.random.fold_in(order_rng, i // num_batches)
-      order = jax.random.permutation(key, len(images))
-      start = (i % num_batches) * size
-      rows = jax.lax.dynamic_slice_in_dim(order, start, size)
-      few = jax.tree.map(lambda x: x[rows], batch)
-      key = jax.random.fold_in(step_rng, i)
-      return learner.step(state, frozen, few, key)[0]
+  Equation: `y ~ Dirichlet(concentration K softmax(z))` for every centre z, as
+  often as `draws` says; q is what the defense serves of y.
 
-    state = learner.init(init_rng, batch, frozen)
-    steps = _REPLICA_EPOCHS * num_batches
-    state = jax.lax.fori_loop(0, steps, body, state)
-    return serving.Network(shadow.module, state.variables)
+  Args:
+    settings: see there.
+    rng: a key.
+    centres: float[N, K], z.
+    images: float[N, H, W, C], which some defenses read as well.
+    network: of `replica`.
 
-  def pairs(
-    self,
-    rng: jax.Array,
-    centres: jax.Array,
-    images: jax.Array,
-    network: serving.Network | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Scores that a thief chooses, and how they are answered.
+  Returns:
+    (y, q), each float32[draws * N, K] of scores.
+  """
+  serve = getattr(defenses.get(settings.defense), 'serve', None)
+  num_classes = centres.shape[-1]
+  mean = jnp.exp(losses.log_scores(centres))
+  alpha = settings.concentration * num_classes * mean
+  alpha = jnp.maximum(alpha, _LEAST_CONCENTRATION)
 
-    Equation: `y ~ Dirichlet(concentration K softmax(z))` for every centre z, as
-    often as `draws` says; q is what the defense serves of y.
+  def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # In logarithms, in which no score is 0.
+    log_y = losses.log_scores(jax.random.loggamma(key, alpha))
+    log_q = log_y
+    if serve:
+      query = serving.Query(images, log_y, {}, network)
+      log_q = losses.log_scores(serve(query, _known(settings)))
+    return jnp.exp(log_y), jnp.exp(log_q)
 
-    Args:
-      rng: a key.
-      centres: float[N, K], z.
-      images: float[N, H, W, C], which some defenses read as well.
-      network: of `replica`.
+  y, q = jax.lax.map(one, jax.random.split(rng, settings.draws))
+  return y.reshape(-1, num_classes), q.reshape(-1, num_classes)
 
-    Returns:
-      (y, q), each float32[draws * N, K] of scores.
-    """
-    serve = getattr(defenses.get(self.settings.defense), 'serve', None)
-    num_classes = centres.shape[-1]
-    mean = jnp.exp(losses.log_scores(centres))
-    alpha = self.settings.concentration * num_classes * mean
-    alpha = jnp.maximum(alpha, _LEAST_CONCENTRATION)
 
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-      # In logarithms, in which no score is 0.
-      log_y = losses.log_scores(jax.random.loggamma(key, alpha))
-      log_q = log_y
-      if serve:
-        query = serving.Query(images, log_y, {}, network)
-        log_q = losses.log_scores(serve(query, self._own))
-      return jnp.exp(log_y), jnp.exp(log_q)
-
-    y, q = jax.lax.map(one, jax.random.split(rng, self.settings.draws))
-    return y.reshape(-1, num_classes), q.reshape(-1, num_classes)
-
-  @property
-  def _own(self) -> Any:
-    """The settings of the defense, as it takes them."""
-    module = defenses.get(self.settings.defense)
-    return registry.settings(module, dict(self.settings.defense_settings))
+def _known(settings: Settings) -> Any:
+  """The settings of the defense, as it takes them."""
+  module = defenses.get(settings.defense)
+  return registry.settings(module, dict(settings.defense_settings))

@@ -1,9 +1,6 @@
-"""Sets of images that an attack made up: their bytes, and what they are worth.
+"""Sets of images that an attack made up: their bytes and their worth."""
 
-How many of them a classifier names as their labels do, `evaluate.scores`
-says.
-"""
-
+import io
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +18,7 @@ from undistillable import (
   oracle,
   parallel,
   state as state_lib,
+  writers,
 )
 from undistillable.attacks import batch_norm
 
@@ -48,12 +46,7 @@ def as_arrays(
 
 
 def judge(material: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-  """What its teacher makes of the images of a finished run.
-
-  Args:
-    material: the `store.Material` of the run.
-    variables: of the run.
-  """
+  """What its teacher makes of the images of a finished run."""
   arrays = as_arrays(variables, material.run.normalization)
   logits = material.answers_of('teacher', arrays)
   found = evaluate.scores(logits, arrays['label'])
@@ -71,14 +64,7 @@ def judge(material: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
-  """Draws the first images while they are made; there are no numbers.
-
-  Args:
-    material: the `store.Material` of the run; into its folder goes images.png.
-
-  Returns:
-    `variables -> {}`.
-  """
+  """Draws the first images while they are made; there are no numbers."""
   normalization, folder = material.run.normalization, material.folder
 
   @hosts.by_main
@@ -93,14 +79,7 @@ def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
 def value_range(
   mean: Sequence[float], std: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """The least and the largest value of each channel after `normalize`.
-
-  Args:
-    mean: of each channel, in units of 0..1.
-    std: of each channel, alike.
-
-  Returns:
-    What the bytes 0 and 255 become, each float[C].
+  """What the bytes 0 and 255 of each channel become by `augment.normalize`.
 
   Example:
     >>> value_range((0.5,), (0.25,))
@@ -114,15 +93,7 @@ def value_range(
 def to_uint8(
   image: np.ndarray | jax.Array, mean: Sequence[float], std: Sequence[float]
 ) -> np.ndarray:
-  """The bytes of normalised images: the inverse of `augment.normalize`.
-
-  Args:
-    image: float[N, H, W, C].
-    mean: of each channel, in units of 0..1.
-    std: of each channel, alike.
-
-  Returns:
-    uint8[N, H, W, C], rounded, and clipped to 0..255.
+  """The bytes of normalised images [N, H, W, C], rounded and clipped.
 
   Example:
     >>> to_uint8(np.zeros((1, 1, 1, 1)), (0.5,), (0.25,)).ravel()
@@ -134,15 +105,7 @@ def to_uint8(
 
 
 def image_grid(image: np.ndarray, columns: int) -> np.ndarray:
-  """Lays images out in rows, with black pixels of distance.
-
-  Args:
-    image: uint8[N, H, W, C].
-    columns: images in a row.
-
-  Returns:
-    uint8[rows * (H + 1) - 1, columns * (W + 1) - 1, C]; the rest of the last
-    row is black.
+  """Lays images uint8[N, H, W, C] out in rows, with black pixels of distance.
 
   Example:
     >>> image_grid(np.full((3, 8, 8, 1), 255, np.uint8), 2).shape
@@ -158,37 +121,19 @@ def image_grid(image: np.ndarray, columns: int) -> np.ndarray:
 
 
 def write_grid(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes `image_grid` as a PNG, enlarged where the images are small.
-
-  Args:
-    path: of the file, replaced whole.
-    image: uint8[N, H, W, C] with one or three channels.
-  """
-  columns = math.ceil(math.sqrt(len(image)))
-  grid = image_grid(image, columns)
+  """Writes `image_grid` as a PNG, enlarged where the images are small."""
+  grid = image_grid(image, math.ceil(math.sqrt(len(image))))
   zoom = max(1, 32 // image.shape[1])
   grid = grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
-  picture = PIL.Image.fromarray(
-    grid.squeeze(-1) if grid.shape[-1] == 1 else grid
+  picture = io.BytesIO()
+  PIL.Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(
+    picture, format='PNG'
   )
-  part = path.with_name(f'.{path.name}.part')
-  picture.save(part, format='PNG')
-  part.replace(path)
+  writers.replace(path, picture.getvalue())
 
 
 def class_balance(logits: np.ndarray) -> np.ndarray:
-  """Which share of the images a classifier puts into each class.
-
-  Args:
-    logits: float[N, K].
-
-  Returns:
-    float64[K], whose sum is 1.
-
-  Example:
-    >>> class_balance(np.array([[1.0, 0.0], [2.0, 0.0]]))
-    array([1., 0.])
-  """
+  """Which share of the images a classifier puts into each class, float64[K]."""
   counts = np.bincount(logits.argmax(-1), minlength=logits.shape[-1])
   return counts / len(logits)
 
@@ -201,9 +146,10 @@ def batch_norm_distance(
   *,
   batch_size: int = 256,
 ) -> float:
-  """How far a whole set is from a network's BatchNorm statistics, per layer.
+  """`batch_norm.distance` of a whole set, as a mean over the layers.
 
-  Equation: `1/L sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`
+  The images that a network was trained on are not at 0: it saw them in batches,
+  and earlier on.
 
   Args:
     model: a linen module.
@@ -211,11 +157,6 @@ def batch_norm_distance(
     arrays: image uint8[N, H, W, C] and label int32[N].
     prepare: without augmentation; see `data.batches.prepare_fn`.
     batch_size: bounds the memory only.
-
-  Returns:
-    The mean over the L layers; 0 for a network without BatchNorm. The images
-    that it was trained on are not at 0 either: it saw them in batches, and
-    earlier on.
   """
 
   @jax.jit
@@ -224,8 +165,7 @@ def batch_norm_distance(
   ) -> list[batch_norm.Gaps]:
     everything = np.arange(len(arrays['label']))
     batch = prepare(arrays, everything, jax.random.key(0))
-    image = batch['image']
-    return batch_norm.read(model, variables, image)[1]
+    return batch_norm.read(model, variables, batch['image'])[1]
 
   num_images = len(arrays['label'])
   parts, shares = [], []
