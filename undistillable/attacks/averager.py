@@ -26,37 +26,27 @@ def make(
   Equation: `alpha tau^2 KL(m_y || S(x)) + (1 - alpha) CE(S(x), y)`, see
   `losses.distillation`, with `m_y` of `mean_answers`. What differs from image
   to image, as false peaks do, averages out. The released code multiplies alpha
-  twice.
-
-  Metric `kl` is KL(m_y || S(x)) at tau, in nats.
+  twice. Metric `kl` is KL(m_y || S(x)) at tau, in nats.
 
   Source: Keser and Toreyin (2023), "Averager Student: Distillation from
   Undistillable Teacher", ICLR Tiny Papers.
   """
 
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    labels = seen.batch['label']
-    means = mean_answers(
+  def heard(seen: method.Forward) -> jax.Array:
+    return mean_answers(
       seen.answers['teacher'],
-      labels,
+      seen.batch['label'],
       temperature=settings.temperature,
       total=seen.total,
     )
-    loss = losses.distillation(
-      seen.logits,
-      means,
-      labels,
-      temperature=settings.temperature,
-      alpha=settings.alpha,
-    )
-    kl = losses.kl_divergence(
-      means, seen.logits, temperature=settings.temperature
-    )
-    return loss, {'kl': kl}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
+  return kd.distil(
+    model,
+    optimizer,
+    parents,
+    heard,
+    temperature=settings.temperature,
+    alpha=settings.alpha,
   )
 
 
@@ -81,13 +71,6 @@ def mean_answers(
 
   Returns:
     float32[B, K], log-scores for a softmax at tau; without gradients.
-
-  Example:
-    >>> z = jnp.array([[2.0, 0.0], [0.0, 2.0]])
-    >>> y = jnp.array([0, 0])
-    >>> m = mean_answers(z, y, temperature=4.0, total=lambda x: x)
-    >>> bool(m[0, 0] == m[0, 1])
-    True
   """
   num_classes = answers.shape[-1]
 

@@ -54,7 +54,6 @@ def make(
   Equation: `CE(N(x), y) - omega tau^2 KL(N(x) || T(x))`, both softened by tau;
   see `losses.self_undermining`. Of an answer in which classes are withheld, a
   divergence without bounds, the logits are those of `dfme.centred_scores`.
-
   Metric `kl` is KL(N || T) at tau, in nats.
   """
   tau = settings.temperature

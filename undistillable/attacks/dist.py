@@ -52,9 +52,7 @@ def make(
   """Distils the relations in a teacher's scores, on labelled images.
 
   Equation: `CE(S(x), y) + tau^2 (beta inter + gamma intra)`, see `relations`;
-  the factor tau^2 is of the released code.
-
-  Metrics `inter` and `intra`, each in 0..2.
+  the factor tau^2 is of the released code. Metrics: inter, intra.
   """
   tau = settings.temperature
 
@@ -79,7 +77,7 @@ def relations(
   temperature: float,
   total: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, jax.Array]:
-  """How far two networks are from correlated scores.
+  """How far two networks are from correlated scores, each in 0..2.
 
   Equation: `inter = 1 - mean_i rho(s_i., t_i.)`, over the classes of each
   image, and `intra = 1 - mean_k rho(s_.k, t_.k)`, over the images of each
@@ -98,12 +96,6 @@ def relations(
   Returns:
     (inter, intra), float32[B] each, whose means over the whole batch are these
     two, in value and in gradient.
-
-  Example:
-    >>> z = jnp.array([[3.0, 1.0, -1.0], [0.0, 2.0, 1.0]])
-    >>> inter, _ = relations(z, z, temperature=4.0)
-    >>> [round(float(x), 5) for x in inter]
-    [0.0, 0.0]
   """
   s = jnp.exp(losses.log_scores(student_logits, temperature))
   t = jnp.exp(losses.log_scores(teacher_logits, temperature))

@@ -47,9 +47,8 @@ def make(
 
   Equation: `CE(S(x), y) + w tau^2 (alpha KL(b_T || b_S) + beta KL(n_T ||
   n_S))`, see `losses.decoupled_distillation`; w rises from 0 to 1 in
-  `warmup_steps`, step by step, where the released code has epochs.
-
-  Metric `decoupled` is the loss without cross entropy and w.
+  `warmup_steps`, step by step, where the released code has epochs. Metric
+  `decoupled` is the loss without cross entropy and w.
 
   Source: Zhao et al. (2022), arXiv:2203.08679.
   """

@@ -60,11 +60,8 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
 def partner(run: Any, number: int) -> Any:
   """The same network from another seed, with all that it depends on.
 
-  Args:
-    run: of the owner, or one that it depends on.
-    number: of the partner; the seed follows from it and the run's own, and is
-      the same for all of a partner's line. Weights from a file stay as they
-      are.
+  The seed follows from the number and the run's own, and is the same for all of
+  a partner's line. Weights from a file stay as they are.
   """
   parents = {role: partner(one, number) for role, one in run.parents.items()}
   seed = zlib.crc32(f'{run.seed} {number}'.encode())
@@ -87,13 +84,12 @@ def make(
 ) -> method.Method:
   """Distils several protected networks of one owner into a student.
 
-  Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
-  CE(S(x), y)` with `m = mean_j softmax(log q_j / tau)`, see `scm.mean_scores`:
-  a mean of scores and not of their logarithms, in which a class that one
-  network withholds would be withheld by all. The teacher's partners are further
-  parents like it, by any role; `settings.networks` only `plan` reads.
-
-  Metric `kl` is KL(m || S(x)) at tau, in nats.
+  Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha) CE(S(x), y)`
+  with `m = mean_j softmax(log q_j / tau)`, see `scm.mean_scores`: a mean of
+  scores and not of their logarithms, in which a class that one network
+  withholds would be withheld by all. The teacher's partners are further parents
+  like it, by any role; `settings.networks` only `plan` reads. Metric `kl` is
+  KL(m || S(x)) at tau, in nats.
 
   Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
   arXiv:2210.11728.

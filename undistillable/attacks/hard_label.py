@@ -26,11 +26,9 @@ def make(
   """Trains a student on the top classes that a teacher answers.
 
   Equation: `CE(S(x), argmax T(x))`; of equal scores the first. A defense that
-  keeps the top class cannot be told from none here.
-
-  Returns:
-    The method; it reads no labels of a batch. Metric `accuracy` is the
-    percentage of images on which the student agrees with the teacher.
+  keeps the top class cannot be told from none here. No labels of a batch are
+  read; metric `accuracy` is the percentage of images on which the student
+  agrees with the teacher.
 
   Source: Papernot et al. (2017), arXiv:1602.02697.
   """

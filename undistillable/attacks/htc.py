@@ -47,9 +47,7 @@ def make(
 
   Equation: `alpha D + (1 - alpha) CE(S(x), y)`, with D of `asymmetric` or
   `symmetric`. As T grows the first becomes label smoothing with epsilon alpha,
-  but for a constant: compare it with that control.
-
-  Metric `divergence` is D.
+  but for a constant: compare it with that control. Metric `divergence` is D.
   """
   divergence_fn = _FORMS[settings.form]
 
@@ -69,37 +67,18 @@ def make(
 
 
 def asymmetric(
-  student_logits: jax.Array, teacher_logits: jax.Array, *, temperature: float
+  student: jax.Array, teacher: jax.Array, *, temperature: float
 ) -> jax.Array:
-  """The divergence of a student as it is from a teacher at T.
-
-  Equation: `KL(softmax(z_T / T) || softmax(z_S))`, without a factor T^2.
-
-  Args:
-    student_logits: float[B, K].
-    teacher_logits: float[B, K].
-    temperature: T > 0.
-
-  Returns:
-    float32[B], in nats.
-
-  Example:
-    >>> z = jnp.array([[3.0, 1.0, -1.0]])
-    >>> float(asymmetric(z, z, temperature=1.0)[0])
-    0.0
-  """
-  softened = losses.log_scores(teacher_logits, temperature)
-  return losses.kl_divergence(softened, student_logits)
+  """`KL(softmax(z_T / T) || softmax(z_S))`, float32[B], without a factor T^2."""
+  return losses.kl_divergence(losses.log_scores(teacher, temperature), student)
 
 
 def symmetric(
-  student_logits: jax.Array, teacher_logits: jax.Array, *, temperature: float
+  student: jax.Array, teacher: jax.Array, *, temperature: float
 ) -> jax.Array:
   """The divergence of `kd`, `T^2 KL(z_T || z_S)` at T; float32[B]."""
-  divergence = losses.kl_divergence(
-    teacher_logits, student_logits, temperature=temperature
-  )
-  return temperature**2 * divergence
+  kl = losses.kl_divergence(teacher, student, temperature=temperature)
+  return temperature**2 * kl
 
 
 _FORMS = {'asymmetric': asymmetric, 'symmetric': symmetric}

@@ -1,6 +1,7 @@
 """Knowledge distillation with data: the student copies the teacher."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -36,27 +37,55 @@ def make(
 ) -> method.Method:
   """Distils a frozen teacher into a student, on labelled images.
 
-  Metric `kl` is KL(teacher || student) at tau_S, in nats.
+  Equation: `alpha tau^2 KL(T(x) || S(x)) + (1 - alpha) CE(S(x), y)`, see
+  `losses.distillation`. Metric `kl` is KL(T(x) || S(x)) at tau, in nats.
 
   Source: Hinton et al. (2015), arXiv:1503.02531; Ma et al. (2021),
   arXiv:2105.07381, eq. 1.
   """
+  return distil(
+    model,
+    optimizer,
+    parents,
+    lambda seen: seen.answers['teacher'],
+    temperature=settings.temperature,
+    alpha=settings.alpha,
+  )
+
+
+def distil(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  parents: oracle.Parents,
+  heard_fn: Callable[[method.Forward], jax.Array],
+  *,
+  temperature: float,
+  alpha: float,
+) -> method.Method:
+  """`make`, where the student hears something else of what all parents answer.
+
+  Args:
+    model: the student.
+    optimizer: an optax transformation.
+    parents: all of whom are asked.
+    heard_fn: `Forward -> float[B, K]`, logits or log-scores.
+    temperature: tau > 0.
+    alpha: weight of what is heard against the labels, in 0..1.
+  """
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    teacher_logits = seen.answers['teacher']
+    heard = heard_fn(seen)
     loss = losses.distillation(
       seen.logits,
-      teacher_logits,
+      heard,
       seen.batch['label'],
-      temperature=settings.temperature,
-      alpha=settings.alpha,
+      temperature=temperature,
+      alpha=alpha,
     )
-    kl = losses.kl_divergence(
-      teacher_logits, seen.logits, temperature=settings.temperature
-    )
+    kl = losses.kl_divergence(heard, seen.logits, temperature=temperature)
     return loss, {'kl': kl}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  answer_fns = {
+    role: oracle.as_oracle(parent).scores for role, parent in parents.items()
+  }
+  return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)

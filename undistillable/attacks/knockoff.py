@@ -43,13 +43,11 @@ def make(
 ) -> method.Method:
   """Trains a student on a teacher's answers to foreign images.
 
-  Equation: `-sum_k q_k log p_k`, with the answers q and the student's
-  `p = softmax(S(x))`, both at temperature 1. Its gradient is that of KL(q ||
-  p); of answers that are certain of one class it is cross entropy.
-
-  Returns:
-    The method; it reads no labels of a batch. Metric `accuracy` is the
-    percentage of images on which the student agrees with the teacher.
+  Equation: `-sum_k q_k log p_k`, with the answers q and the student's `p =
+  softmax(S(x))`, both at temperature 1. Its gradient is that of KL(q || p); of
+  answers that are certain of one class it is cross entropy. No labels of a
+  batch are read; metric `accuracy` is the percentage of images on which the
+  student agrees with the teacher.
 
   Source: Orekondy et al. (2019), arXiv:1812.02766, with random images.
   """

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from undistillable import losses, method, oracle
+from undistillable.attacks import kd
 
 PARENTS = ('teacher',)
 
@@ -26,25 +27,20 @@ _SCALE = 0.1  # Of the normal numbers that U and V start with.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the paper leaves to be chosen is ours.
+class Settings(kd.Settings):
+  """Those of `kd`, and more; what the paper leaves to be chosen is ours.
 
   Attributes:
-    temperature: tau > 0, of the power transform and of the divergence.
-    alpha: weight of the teacher against the labels, in 0..1.
     rank: r, of what each matrix has beside a multiple of the identity.
     matrix_learning_rate: of the matrices' Adam, constant; a hundredth of the
       student's 0.1.
   """
 
-  temperature: float = 4.0
-  alpha: float = 0.9
   rank: int = 3
   matrix_learning_rate: float = 1e-3
 
   def __post_init__(self) -> None:
-    losses.check_positive('temperature', self.temperature)
-    losses.check_alpha(self.alpha)
+    super().__post_init__()
     losses.check_whole('rank', self.rank, least=1)
     losses.check_positive('matrix_learning_rate', self.matrix_learning_rate)
 
@@ -71,8 +67,8 @@ def make(
   distribution, and softens it once more, which leaves almost nothing of it;
   here rows are, and t' is taken as it is.
 
-  Metric `kl` is KL(t' || S(x)) at tau, in nats; `mapped` the
-  total variation between the answer at tau and t', in percent.
+  Metric `kl` is KL(t' || S(x)) at tau, in nats; `mapped` the total variation
+  between the answer at tau and t', in percent.
   """
   tau, alpha = settings.temperature, settings.alpha
 
@@ -105,11 +101,6 @@ def init_matrices(
 ) -> dict[str, jax.Array]:
   """The parameters of all matrices before the first step.
 
-  Args:
-    rng: a key.
-    num_classes: K.
-    rank: r.
-
   Returns:
     u and v: float32[K, K, r], small; s: float32[K], of 1: 2 K K r + K numbers.
   """
@@ -141,14 +132,6 @@ def mapped_answers(
 
   Returns:
     log t', float32[B, K].
-
-  Example:
-    >>> no = jnp.zeros((3, 3, 1))
-    >>> matrices = {'u': no, 'v': no, 's': jnp.ones(3)}
-    >>> z, y = jnp.array([[3.0, 1.0, -1.0]]), jnp.array([0])
-    >>> log_t = mapped_answers(matrices, z, y, temperature=4.0)
-    >>> [round(float(x), 4) for x in jnp.exp(log_t)[0]]
-    [0.3964, 0.3238, 0.2798]
   """
   log_t = losses.log_scores(answers, temperature)
   u, v, s = (matrices[name][labels] for name in ('u', 'v', 's'))

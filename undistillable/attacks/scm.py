@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from undistillable import losses, method, oracle
+from undistillable.attacks import kd
 
 PARENTS = ('teacher',)
 _MAX_LINKS = 20  # All of them are networks that are trained, and then asked.
@@ -74,47 +75,24 @@ def make(
   Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
   CE(S(x), y)`, with m of `mean_scores` of the teacher and all links. These are
   further parents like it, by any role; `settings.links` only `plan` reads.
-
   Metric `kl` is KL(m || S(x)) at tau, in nats.
   """
   tau = settings.temperature
 
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    mean = tau * mean_scores(list(seen.answers.values()), temperature=tau)
-    loss = losses.distillation(
-      seen.logits,
-      mean,
-      seen.batch['label'],
-      temperature=tau,
-      alpha=settings.alpha,
-    )
-    kl = losses.kl_divergence(mean, seen.logits, temperature=tau)
-    return loss, {'kl': kl}
+  def heard(seen: method.Forward) -> jax.Array:
+    return tau * mean_scores(list(seen.answers.values()), temperature=tau)
 
-  answer_fns = {
-    role: oracle.as_oracle(parent).scores for role, parent in parents.items()
-  }
-  return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)
+  return kd.distil(
+    model, optimizer, parents, heard, temperature=tau, alpha=settings.alpha
+  )
 
 
 def mean_scores(
   answers: Sequence[jax.Array], *, temperature: float
 ) -> jax.Array:
-  """The mean of what several networks answer.
+  """The mean of what several networks answer, each float[B, K].
 
-  Equation: `log mean_j softmax(z_j / tau)`.
-
-  Args:
-    answers: float[B, K] of each network, logits or log-scores.
-    temperature: tau > 0.
-
-  Returns:
-    float32[B, K], log-scores, finite.
-
-  Example:
-    >>> z = jnp.array([[4.0, 0.0]])
-    >>> [float(x) for x in jnp.exp(mean_scores([z, -z], temperature=4.0))[0]]
-    [0.5, 0.5]
+  Equation: `log mean_j softmax(z_j / tau)`; log-scores, finite.
   """
   log_q = jnp.stack([losses.log_scores(z, temperature) for z in answers])
   return jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(len(answers)))
