@@ -243,7 +243,7 @@ def test_the_student_minimises_the_softened_divergence():
   start, batch = _start(), _batch()
   _, metrics = _step(student_images='shared', temperature=3.0)
   _, generator_rng = jax.random.split(jax.random.key(1))
-  trainer = generators.Trainer(6, 4, 1e-5, optax.adam(1e-3))
+  trainer = generators.Trainer(dafl.Settings(**TINY), optax.adam(1e-3))
   sample = jax.jit(trainer.sample)
   images, _ = sample(start.generator, batch, generator_rng)
   z_teacher = jax.jit(_model().apply)(_frozen()['teacher'], images)
@@ -311,7 +311,7 @@ def test_every_network_can_be_the_teacher(name):
   teacher = registry_test.shrunk(name)
   image = jnp.zeros((2, 8, 8, 3))
   variables = jax.eval_shape(teacher.init, jax.random.key(0), image)
-  loss_fn = dafl.images_loss_fn(teacher, {'activation': 1.0})
+  loss_fn = functools.partial(dafl.images_loss, teacher, {'activation': 1.0})
   loss, terms = jax.eval_shape(
     functools.partial(loss_fn, axis_name=None), variables, images=image
   )

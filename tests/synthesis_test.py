@@ -25,9 +25,12 @@ def test_bytes_come_back_from_what_normalize_made_of_them():
 
 def test_the_range_is_what_normalize_makes_of_0_and_255():
   ends = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1).repeat(3, -1)
-  expected = np.array(augment.normalize(ends, MEAN, STD)).reshape(2, 3)
-  found = synthesis.value_range(MEAN, STD)
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  for name, (mean, std) in data.NORMALIZATIONS.items():
+    shown = ends[..., : len(mean)]
+    expected = np.array(augment.normalize(shown, mean, std)).reshape(2, -1)
+    found = synthesis.value_range(name)
+    np.testing.assert_allclose(found['low'], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found['high'], expected[1], rtol=1e-6)
 
 
 def test_a_grid_is_filled_row_by_row():

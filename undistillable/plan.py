@@ -249,13 +249,10 @@ class Job:
 
   def images(self, method: str, parents: Mapping[str, Run]) -> Run:
     """Images that an attack makes up from the network of a teacher."""
-    normalization = data.NORMALIZATIONS[self.config.normalization]
     # The range that a byte can have, as the teacher sees it.
-    low, high = synthesis.value_range(*normalization)
+    settings = synthesis.value_range(self.config.normalization)
     model = parents['teacher'].model
-    return self._run(
-      'images', model, method, parents, {'low': low, 'high': high}
-    )
+    return self._run('images', model, method, parents, settings)
 
   def student_of_images(self, model: str, teacher: Run, images: Run) -> Run:
     """A student of a teacher's answers to images that were made up."""

@@ -44,11 +44,7 @@ def read(
   'batch_stats', whose features are the last axis of its input: ours, Flax's,
   and a user's own. Its calls are intercepted, so no network has to provide for
   it; only under `nn.remat` or `nn.scan` would the readings not get out.
-
-  Args:
-    model: a linen module, `model.apply(variables, images, train=False)`.
-    variables: of the network, which get no gradient.
-    image: float[B, H, W, C]; gradients do reach it.
+  Gradients reach the images, float[B, H, W, C], and not the variables.
 
   Returns:
     logits float[B, K], and one `Gaps` a call of a layer, in the order of the
@@ -103,15 +99,7 @@ def moments(gaps: Sequence[Gaps]) -> Moments:
 
 
 def distance(moments: Moments) -> jax.Array:
-  """`sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`, float32[].
-
-  It is 0 for a network without BatchNorm.
-
-  Example:
-    >>> gap = (jnp.array([3.0, 4.0]), jnp.array([0.0, 0.0]))
-    >>> float(distance((gap,)))
-    5.0
-  """
+  """`sum_l ||mu_l(x) - mu_l|| + ||sigma^2_l(x) - sigma^2_l||`, float32[]."""
   total = jnp.zeros((), jnp.float32)
   for gap in jax.tree.leaves(moments):
     total += root(jnp.sum(jnp.square(gap)))
@@ -119,11 +107,6 @@ def distance(moments: Moments) -> jax.Array:
 
 
 def root(energy: jax.Array) -> jax.Array:
-  """`sqrt(energy)`, whose gradient at 0 is 0 and not infinite.
-
-  Example:
-    >>> float(jax.grad(root)(0.0))
-    0.0
-  """
+  """`sqrt(energy)`, whose gradient at 0 is 0 and not infinite."""
   positive = energy > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)

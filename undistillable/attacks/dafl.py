@@ -11,7 +11,7 @@ Source: Chen et al. (2019), arXiv:1904.01186.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -114,25 +114,18 @@ def make(
   """
   teacher = oracle.open_module(parents['teacher'])
   teacher_fn = method.frozen_fn(teacher)
-  loss_fn = images_loss_fn(
-    teacher,
-    {
-      'one_hot': settings.one_hot_weight,
-      'entropy': settings.entropy_weight / _LOG_UNITS[settings.entropy_log],
-      'activation': settings.activation_weight,
-    },
-  )
-  student = method.supervised(
-    model,
-    optimizer,
-    copy_loss_fn(settings.temperature),
-    answer_fns={'teacher': teacher_fn},
+  weights = {
+    'one_hot': settings.one_hot_weight,
+    'entropy': settings.entropy_weight / _LOG_UNITS[settings.entropy_log],
+    'activation': settings.activation_weight,
+  }
+  student = generators.copier(
+    model, optimizer, teacher_fn, settings.temperature
   )
   trainer = generators.Trainer(
-    settings.latent_dim,
-    settings.generator_width,
-    settings.batch_norm_epsilon,
+    settings,
     optax.adam(settings.generator_learning_rate),
+    settings.batch_norm_epsilon,
   )
 
   def step(
@@ -143,12 +136,11 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng = jax.random.split(rng)
+    loss_fn = functools.partial(
+      images_loss, teacher, weights, frozen['teacher'], axis_name
+    )
     generator, images, metrics = trainer.update(
-      state.generator,
-      functools.partial(loss_fn, frozen['teacher'], axis_name),
-      batch,
-      generator_rng,
-      axis_name,
+      state.generator, loss_fn, batch, generator_rng, axis_name
     )
     metrics = method.average(metrics, axis_name)
     student_state, every = state.student, []
@@ -169,43 +161,29 @@ def make(
   )
 
 
-def copy_loss_fn(temperature: float) -> method.LossFn:
-  """What the student minimises: `tau^2 KL(T(x) || S(x))`."""
-
-  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    loss = temperature**2 * losses.kl_divergence(
-      seen.answers['teacher'], seen.logits, temperature=temperature
-    )
-    return loss, {}
-
-  return loss_fn
-
-
-def images_loss_fn(
-  teacher: nn.Module, weights: Mapping[str, float]
-) -> Callable[..., tuple[jax.Array, method.Metrics]]:
+def images_loss(
+  teacher: nn.Module,
+  weights: Mapping[str, float],
+  variables: state_lib.PyTree,
+  axis_name: str | None,
+  images: jax.Array,
+) -> tuple[jax.Array, method.Metrics]:
   """What the generator minimises, of the teacher's view of its images."""
-
-  def loss_fn(
-    variables: state_lib.PyTree, axis_name: str | None, images: jax.Array
-  ) -> tuple[jax.Array, method.Metrics]:
-    # Not frozen_fn: the gradient goes through the teacher, to the images.
-    logits, sown = teacher.apply(
-      jax.lax.stop_gradient(variables),
-      images,
-      train=False,
-      mutable=['intermediates'],
-    )
-    (features,) = sown['intermediates']['features']
-    terms = {
-      'one_hot': one_hot(logits),
-      'entropy': negative_entropy(logits, axis_name),
-      'activation': activation(features),
-    }
-    loss: Any = sum(weight * terms[name] for name, weight in weights.items())
-    return loss, terms | count_classes(logits, axis_name)
-
-  return loss_fn
+  # Not frozen_fn: the gradient goes through the teacher, to the images.
+  logits, sown = teacher.apply(
+    jax.lax.stop_gradient(variables),
+    images,
+    train=False,
+    mutable=['intermediates'],
+  )
+  (features,) = sown['intermediates']['features']
+  terms = {
+    'one_hot': one_hot(logits),
+    'entropy': negative_entropy(logits, axis_name),
+    'activation': activation(features),
+  }
+  loss: Any = sum(weight * terms[name] for name, weight in weights.items())
+  return loss, terms | count_classes(logits, axis_name)
 
 
 def one_hot(logits: jax.Array) -> jax.Array:
@@ -213,10 +191,6 @@ def one_hot(logits: jax.Array) -> jax.Array:
 
   Equation: `mean_b CE(z_b, argmax z_b)`, eq. 2 of the paper; over this device
   alone, as it is linear in the examples.
-
-  Example:
-    >>> float(one_hot(jnp.zeros((1, 4))))
-    1.3862943649291992
   """
   return losses.cross_entropy(logits, logits.argmax(-1)).mean()
 
@@ -235,18 +209,8 @@ def negative_entropy(
 ) -> jax.Array:
   """How unevenly the teacher finds the images to be of its classes.
 
-  Equation: `sum_k p_k log p_k`, with `p = mean_b softmax(z_b)`, eq. 4.
-
-  Args:
-    logits: float[B, K], of the teacher.
-    axis_name: the axis over which the batch is spread.
-
-  Returns:
-    float32[], in nats, from -log K to 0; the same on all devices.
-
-  Example:
-    >>> float(negative_entropy(100.0 * jnp.eye(4)))
-    -1.3862943649291992
+  Equation: `sum_k p_k log p_k`, with `p = mean_b softmax(z_b)` over all
+  devices, eq. 4; of logits z, float[B, K], in nats, from -log K to 0.
   """
   log_p = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
   # The mean in log space: of a class that no image is of, every probability

@@ -14,6 +14,7 @@ code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class Settings:
   Attributes:
     num_images: N, with as many of each class as can be.
     low: least value of each channel, as the teacher sees it.
-    high: largest value of each channel, likewise; a plan fills in both.
+    high: largest value of each channel; the plan fills in both.
     cross_entropy: w, weight of the labels.
     total_variation: a_tv, of the differences between neighbours.
     l2: a_l2, of the norm of the batch.
@@ -160,25 +161,30 @@ def images_method(
   terms without their weights, and accuracy, the percentage of images of which
   the teacher says what they shall show.
   """
-  num_images, low, high = settings.num_images, settings.low, settings.high
+  low, high = settings.low, settings.high
 
   def init(
     rng: jax.Array, batch: method.Batch, frozen: method.Frozen
   ) -> ImageState:
     del frozen
     noise_rng, seed_rng = jax.random.split(rng)
-    shape = (num_images, *batch['image'].shape[1:])
+    shape = (settings.num_images, *batch['image'].shape[1:])
     if shape[-1] != len(low):
       raise ValueError(
         f'low and high have {len(low)} values, but images {shape[-1]} channels'
       )
     image = _clip(jax.random.normal(noise_rng, shape), low, high)
-    num_classes = _num_classes(teacher, batch['image'])
+    logits, _ = jax.eval_shape(
+      functools.partial(teacher.init_with_output, train=False),
+      rng,
+      batch['image'],
+    )
+    label = jnp.arange(settings.num_images, dtype=jnp.int32) % logits.shape[-1]
     return ImageState(
       step=jnp.zeros((), jnp.int32),
       seed=jax.random.bits(seed_rng, (), jnp.uint32),
       image=image,
-      label=jnp.arange(num_images, dtype=jnp.int32) % num_classes,
+      label=label,
       opt_state=jax.vmap(optimizer.init)(image),
     )
 
@@ -191,9 +197,8 @@ def images_method(
   ) -> tuple[ImageState, method.Metrics]:
     del rng  # See ImageState.seed.
     index = batch['index']
-    label = state.label[index]
-    image, opt_state = jax.tree.map(
-      lambda x: x[index], (state.image, state.opt_state)
+    image, label, opt_state = jax.tree.map(
+      lambda x: x[index], (state.image, state.label, state.opt_state)
     )
     num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
@@ -208,9 +213,8 @@ def images_method(
       }
       means = (jax.tree.map(jnp.mean, terms), gaps)
       means = jax.tree.map(lambda x: x / num_devices, means)
-      energies = variation_energies(image)
-      sums = (*means, energies, jnp.sum(jnp.square(image)))
-      return sums, 100.0 * jnp.mean(logits.argmax(-1) == label)
+      energies = variation_energies(image), jnp.sum(jnp.square(image))
+      return (*means, *energies), 100.0 * jnp.mean(logits.argmax(-1) == label)
 
     # The norms need the sums of all devices. They are pooled between the two
     # halves of the chain rule, which so never differentiates through psum.
@@ -222,21 +226,19 @@ def images_method(
     (grads,) = pull_back(slopes)
     updates, opt_state = jax.vmap(optimizer.update)(grads, opt_state, image)
     image = _clip(optax.apply_updates(image, updates), low, high)
-    index, rows = _gather((index, (image, opt_state)), axis_name)
+    rows = (image, opt_state)
+    if axis_name is not None:  # Those of all devices, one after the other.
+      index, rows = jax.lax.all_gather((index, rows), axis_name, tiled=True)
     image, opt_state = jax.tree.map(
       lambda x, row: x.at[index].set(row, unique_indices=True),
       (state.image, state.opt_state),
       rows,
     )
-    metrics = {
-      'loss': loss,
-      'accuracy': method.average(accuracy, axis_name),
-      **terms,
-    }
     state = dataclasses.replace(
       state, step=state.step + 1, image=image, opt_state=opt_state
     )
-    return state, metrics
+    accuracy = method.average(accuracy, axis_name)
+    return state, {'loss': loss, 'accuracy': accuracy, **terms}
 
   return method.Method(init, step)
 
@@ -257,17 +259,10 @@ def _loss(
 
 
 def variation_energies(image: jax.Array) -> jax.Array:
-  """Sums of the squared differences of neighbours, in four directions.
+  """Sums of squared differences of neighbours, float32[4]; add up all devices'.
 
-  The total variation of a batch is the sum of their roots, `sum_d
-  sqrt(energy_d)`.
-
-  Args:
-    image: float[B, H, W, C].
-
-  Returns:
-    float32[4]: horizontal, vertical and both diagonals; add those of the
-    devices.
+  Of images float[B, H, W, C] horizontal, vertical and both diagonals; their
+  total variation is `sum_d sqrt(energy_d)`.
   """
   x = image.astype(jnp.float32)
   differences = (
@@ -298,24 +293,5 @@ def _clip(
   image: jax.Array, low: Sequence[float], high: Sequence[float]
 ) -> jax.Array:
   """Keeps float32[N, H, W, C] where images of bytes lie."""
-  shape = (1,) * (image.ndim - 1) + (-1,)
-  least, most = (
-    jnp.asarray(x, jnp.float32).reshape(shape) for x in (low, high)
-  )
+  least, most = (jnp.float32(x).reshape(1, 1, 1, -1) for x in (low, high))
   return jnp.clip(image, least, most)
-
-
-def _gather(rows: Any, axis_name: str | None) -> Any:
-  """The rows of all devices, one after the other."""
-  if axis_name is None:
-    return rows
-  return jax.lax.all_gather(rows, axis_name, tiled=True)
-
-
-def _num_classes(model: nn.Module, image: jax.Array) -> int:
-  """How many logits a network has; computes nothing."""
-
-  def logits(key: jax.Array, image: jax.Array) -> Any:
-    return model.init_with_output(key, image, train=False)[0]
-
-  return jax.eval_shape(logits, jax.random.key(0), image).shape[-1]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import data, errors, losses, method, oracle
+from undistillable import errors, losses, method, oracle
 from undistillable.attacks import generators, synthesis
 
 PARENTS = ('teacher',)
@@ -32,22 +32,20 @@ _FLOOR = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Those of the released code for CIFAR-10, with our generator.
+class Budgeted:
+  """Settings of a thief who pays for answers to images that he makes up.
 
   Attributes:
     budget: queries, at most; the plan finds out how many steps they are.
     low: least value of each channel, after normalisation.
-    high: largest value of each channel, alike.
+    high: largest value of each channel; the plan fills in both.
     latent_dim: normal random numbers from which one image is made.
     generator_width: see models.generator.
-    generator_learning_rate: of Adam.
-    student_steps: updates of the student for each of the generator.
+    generator_learning_rate: of the generator's optimizer.
+    student_steps: updates of the student with new answers for each of the
+      generator.
     directions: m, in which each image of the generator is moved.
     epsilon: how far, in units of tanh's argument.
-    milestones: shares of the budget at which both learning rates fall.
-    gamma: the factor by which they do; the student's only where its schedule
-      is 'step'.
   """
 
   budget: int = 20_000_000
@@ -59,25 +57,41 @@ class Settings:
   student_steps: int = 5
   directions: int = 1
   epsilon: float = 1e-3
-  milestones: tuple[float, ...] = (0.1, 0.3, 0.5)
-  gamma: float = 0.3
 
   def __post_init__(self) -> None:
     for name in ('budget', 'latent_dim', 'student_steps', 'directions'):
       losses.check_whole(name, getattr(self, name), least=1)
     losses.check_whole('generator_width', self.generator_width, least=2)
-    for name in ('generator_learning_rate', 'epsilon', 'gamma'):
+    for name in ('generator_learning_rate', 'epsilon'):
       losses.check_positive(name, getattr(self, name))
-    for share in self.milestones:
-      if not 0 < share < 1:
-        raise ValueError(
-          f'milestones={self.milestones}; expected shares of the budget in 0..1'
-        )
 
   @property
   def queries_per_image(self) -> int:
     """Of one step: the image itself, m beside it, and the student's."""
     return 1 + self.directions + self.student_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Budgeted):
+  """Those of the released code for CIFAR-10, with our generator and Adam.
+
+  Attributes:
+    milestones: shares of the budget at which both learning rates fall.
+    gamma: the factor by which they do; the student's only where its schedule
+      is 'step'.
+  """
+
+  milestones: tuple[float, ...] = (0.1, 0.3, 0.5)
+  gamma: float = 0.3
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    losses.check_positive('gamma', self.gamma)
+    for share in self.milestones:
+      if not 0 < share < 1:
+        raise ValueError(
+          f'milestones={self.milestones}; expected shares of the budget in 0..1'
+        )
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
@@ -92,19 +106,13 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
 def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
   """The run of a thief who makes up what he asks about, of a student.
 
-  The settings of the attack have `budget`, `queries_per_image`, and `low` and
-  `high`, which are filled in.
-
   Raises:
     errors.InputError: the budget is too small for one step, or an answer is
       computed in less than float32.
     ValueError: a step or an epoch of the recipe is empty.
   """
-  normalization = data.NORMALIZATIONS[job.config.normalization]
-  low, high = synthesis.value_range(*normalization)
-  run = job.student(
-    name, student, {'teacher': teacher}, {'low': low, 'high': high}
-  )
+  in_range = synthesis.value_range(job.config.normalization)
+  run = job.student(name, student, {'teacher': teacher}, in_range)
   for one in filter(None, (run, teacher)):
     if one.dtype != 'float32':
       raise errors.InputError(
@@ -126,13 +134,8 @@ def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
   return dataclasses.replace(run, recipe={**run.recipe, **changes})
 
 
-def num_steps(settings: Any, batch_size: int) -> int:
-  """How many steps the budget of settings pays for.
-
-  Example:
-    >>> num_steps(Settings(), 256)
-    11160
-  """
+def num_steps(settings: Budgeted, batch_size: int) -> int:
+  """How many steps the budget pays for."""
   return settings.budget // (batch_size * settings.queries_per_image)
 
 
@@ -219,40 +222,20 @@ def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
     settings.generator_learning_rate,
     {round(share * steps): settings.gamma for share in settings.milestones},
   )
-  return generators.Trainer(
-    settings.latent_dim,
-    settings.generator_width,
-    1e-5,
-    optax.adam(schedule),
-  )
+  return generators.Trainer(settings, optax.adam(schedule))
 
 
-def to_images(inputs: jax.Array, settings: Any) -> jax.Array:
-  """What a client could send, whatever the inputs: tanh, stretched.
-
-  Returns float[B, H, W, C], as the inputs, in `settings.low`..`settings.high`.
-  """
+def to_images(inputs: jax.Array, settings: Budgeted) -> jax.Array:
+  """What a client could send: tanh of whatever inputs, stretched."""
   share = 0.5 + 0.5 * jnp.tanh(inputs)
   return generators.stretch(share, settings.low, settings.high)
 
 
 def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
-  """How far the student is from what a teacher answers.
+  """How far the student is from what a teacher answers, float32[B].
 
   Equation: `D = mean_k |z_k - v_k|`, with v of `centred_scores`; as in the
-  released code the student's logits z are not centred.
-
-  Args:
-    student_logits: float[B, K].
-    answers: float[B, K], logits or log-scores.
-
-  Returns:
-    float32[B].
-
-  Example:
-    >>> z = jnp.array([[1.0, 0.0, 0.5]])
-    >>> round(float(disagreement(z, jnp.array([[3.0, 1.0, -1.0]]))[0]), 6)
-    1.166667
+  released code the student's logits z, float[B, K], are not centred.
   """
   difference = losses.finite(student_logits) - centred_scores(answers)
   return jnp.mean(jnp.abs(difference), axis=-1)
@@ -261,19 +244,14 @@ def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
 def centred_scores(answers: jax.Array) -> jax.Array:
   """The logits behind some scores, but for their mean.
 
-  Equation: `v = log q - mean_k log q_k`. Where any class is withheld, no
-  log q is below log(1e-3 / K).
+  Equation: `v = log q - mean_k log q_k`. Where any class is withheld, no log q
+  is below log(1e-3 / K).
 
   Args:
     answers: float[B, K], logits or log-scores.
 
   Returns:
     float32[B, K], whose mean over the classes is 0.
-
-  Example:
-    >>> v = centred_scores(jnp.array([[3.0, 1.0, -1.0]]))
-    >>> [round(float(x), 5) for x in v[0]]
-    [2.0, 0.0, -2.0]
   """
   log_q = losses.log_scores(answers)
   withheld = jnp.any(losses.is_withheld(answers), axis=-1, keepdims=True)
@@ -287,7 +265,7 @@ def blind_loss(
   inputs: jax.Array,
   rng: jax.Array,
   index: jax.Array,
-  settings: Any,
+  settings: Budgeted,
   values: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """A loss whose gradient is that of `forward_differences`; values of fn."""

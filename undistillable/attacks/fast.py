@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import optax
 
 from undistillable import (
-  data,
   errors,
   losses,
   method,
   oracle,
   state as state_lib,
 )
-from undistillable.attacks import batch_norm, dafl, generators, synthesis
+from undistillable.attacks import batch_norm, generators, synthesis
 from undistillable.data import augment
 
 PARENTS = ('teacher',)
@@ -109,7 +108,7 @@ class State(generators.State):
 
   Attributes:
     pool: of the images, uint8.
-    moments: those of the batches so far, see `statistics_distance`.
+    moments: of the batches so far, see `statistics_distance`.
     made: int32[], batches so far.
   """
 
@@ -119,36 +118,20 @@ class State(generators.State):
 
 
 class _Batch(NamedTuple):
-  """A batch in the making.
+  """A batch in the making."""
 
-  Attributes:
-    generator: its own, a copy.
-    latent: float32[B, Z].
-    latent_state: of the optimizer of latent.
-    meta_grads: the sum of the gradients of the generator.
-    best: its images where the loss was lowest, uint8[B, H, W, C].
-    least: that loss.
-    moments: of the last images.
-    terms: of the loss, alike.
-  """
-
-  generator: state_lib.TrainState
-  latent: jax.Array
-  latent_state: state_lib.PyTree
-  meta_grads: state_lib.PyTree
-  best: jax.Array
-  least: jax.Array
-  moments: batch_norm.Moments
-  terms: method.Metrics
+  generator: state_lib.TrainState  # Its own, a copy.
+  latent: jax.Array  # float32[B, Z]
+  latent_state: state_lib.PyTree  # Of the optimizer of latent.
+  meta_grads: state_lib.PyTree  # The sum of those of the generator.
+  best: jax.Array  # Its images where the loss was lowest, uint8[B, H, W, C].
+  least: jax.Array  # That loss.
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, who makes his images on the way."""
-  normalization = data.NORMALIZATIONS[job.config.normalization]
-  low, high = synthesis.value_range(*normalization)
-  run = job.student(
-    'fast', student, {'teacher': teacher}, {'low': low, 'high': high}
-  )
+  in_range = synthesis.value_range(job.config.normalization)
+  run = job.student('fast', student, {'teacher': teacher}, in_range)
   pool, batch_size = run.method_settings.pool, run.recipe['batch_size']
   if pool < batch_size:
     raise errors.InputError(
@@ -187,11 +170,8 @@ def make(
   teacher = oracle.open_module(parents['teacher'])
   teacher_fn = method.frozen_fn(teacher)
   maker = _Maker(settings, model, teacher)
-  student = method.supervised(
-    model,
-    optimizer,
-    dafl.copy_loss_fn(settings.temperature),
-    answer_fns={'teacher': teacher_fn},
+  student = generators.copier(
+    model, optimizer, teacher_fn, settings.temperature
   )
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
@@ -265,20 +245,14 @@ class _Maker:
   def meta(self) -> generators.Trainer:
     """Of the generator with which all batches begin."""
     rate = self.settings.generator_learning_rate
-    return self._trainer(self.settings.generator_steps * rate)
+    optimizer = optax.adam(self.settings.generator_steps * rate, _BETA_1)
+    return generators.Trainer(self.settings, optimizer)
 
   @property
   def inner(self) -> generators.Trainer:
     """Of a batch's own generator."""
-    return self._trainer(self.settings.generator_learning_rate)
-
-  def _trainer(self, learning_rate: float) -> generators.Trainer:
-    return generators.Trainer(
-      self.settings.latent_dim,
-      self.settings.generator_width,
-      1e-5,
-      optax.adam(learning_rate, _BETA_1),
-    )
+    optimizer = optax.adam(self.settings.generator_learning_rate, _BETA_1)
+    return generators.Trainer(self.settings, optimizer)
 
   def look(
     self, share: jax.Array, rng: jax.Array, batch: method.Batch
@@ -319,16 +293,13 @@ class _Maker:
       meta_grads=jax.tree.map(jnp.zeros_like, generator.params),
       best=jnp.zeros(batch['image'].shape, jnp.uint8),
       least=jnp.asarray(jnp.inf),
-      moments=state.moments,
-      terms=dict.fromkeys(_TERMS, jnp.zeros(())),
     )
     loss_fn = self._loss_fn(state, frozen, batch, class_rng, weight, axis_name)
     keys = jax.random.split(look_rng, self.settings.generator_steps)
-    done, _ = jax.lax.scan(self._update_fn(loss_fn, axis_name), first, keys)
+    done, every = jax.lax.scan(self._update_fn(loss_fn, axis_name), first, keys)
+    last, terms = jax.tree.map(lambda x: x[-1], every)
     moments = jax.tree.map(
-      lambda old, new: (1.0 - weight) * old + weight * new,
-      state.moments,
-      done.moments,
+      lambda old, new: (1.0 - weight) * old + weight * new, state.moments, last
     )
     state = dataclasses.replace(
       state,
@@ -337,7 +308,7 @@ class _Maker:
       moments=moments,
       made=state.made + 1,
     )
-    return state, done.terms
+    return state, terms
 
   @property
   def _latent_optimizer(self) -> optax.GradientTransformation:
@@ -396,12 +367,12 @@ class _Maker:
 
   def _update_fn(
     self, loss_fn: Callable[..., tuple[jax.Array, Any]], axis_name: str | None
-  ) -> Callable[[_Batch, jax.Array], tuple[_Batch, None]]:
+  ) -> Callable[[_Batch, jax.Array], tuple[_Batch, Any]]:
     """One of the k updates of a batch."""
     num_devices = generators.num_devices(axis_name)
     grad_fn = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)
 
-    def update(making: _Batch, key: jax.Array) -> tuple[_Batch, None]:
+    def update(making: _Batch, key: jax.Array) -> tuple[_Batch, Any]:
       generator = making.generator
       (loss, (share, moments, terms)), (grads, of_latent) = grad_fn(
         generator.params, making.latent, generator, key
@@ -421,10 +392,8 @@ class _Maker:
         meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
         best=jnp.where(loss < making.least, image, making.best),
         least=jnp.minimum(loss, making.least),
-        moments=jax.lax.stop_gradient(moments),
-        terms=terms,
       )
-      return making, None
+      return making, (moments, terms)
 
     return update
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import method, state as state_lib
+from undistillable import losses, method, state as state_lib
 from undistillable.models import generator
 
 # images float[B, H, W, C] -> (loss float32[], anything else)
@@ -47,10 +48,10 @@ class State:
 
 @flax.struct.dataclass
 class Memory:
-  """The last examples of those that were written; a full one forgets the first.
+  """The last N examples of those that were written.
 
   Attributes:
-    kept: arrays [N, ...] of N examples.
+    kept: arrays [N, ...].
     count: int32[], how many have been written, forgotten ones as well.
   """
 
@@ -63,15 +64,15 @@ class Memory:
     """With further examples, of all devices: of arrays [B, ...], B <= N."""
     if axis_name is not None:
       examples = jax.lax.all_gather(examples, axis_name, tiled=True)
-    (size, *_), (number, *_) = (
-      [len(x) for x in jax.tree.leaves(tree)] for tree in (self.kept, examples)
+    size, number = (
+      len(jax.tree.leaves(tree)[0]) for tree in (self.kept, examples)
     )
     rows = (self.count + jnp.arange(number)) % size
-    kept = jax.tree.map(
-      lambda old, new: old.at[rows].set(new, unique_indices=True),
-      self.kept,
-      examples,
-    )
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+      return old.at[rows].set(new, unique_indices=True)
+
+    kept = jax.tree.map(put, self.kept, examples)
     return Memory(kept, self.count + number)
 
   def draw(self, rng: jax.Array, index: jax.Array) -> state_lib.PyTree:
@@ -87,20 +88,18 @@ class Trainer:
   """A generator, and how it learns.
 
   Attributes:
-    latent_dim: normal random numbers from which one image is made.
-    width: see `models.generator.Generator`.
-    epsilon: alike.
+    settings: with `latent_dim`, how many normal random numbers one image is
+      made from, and `generator_width`.
     optimizer: an optax transformation.
+    epsilon: see `models.generator.Generator`, like the width.
   """
 
-  latent_dim: int
-  width: int
-  epsilon: float
+  settings: Any
   optimizer: optax.GradientTransformation
+  epsilon: float = 1e-5
 
   def init(self, rng: jax.Array, batch: method.Batch) -> state_lib.TrainState:
-    """The state before the first step."""
-    noise = jnp.zeros((1, self.latent_dim))
+    noise = jnp.zeros((1, self.settings.latent_dim))
     variables = self._network(batch, None).init(rng, noise)
     return state_lib.TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -111,7 +110,7 @@ class Trainer:
 
   def draw(self, batch: method.Batch, rng: jax.Array) -> jax.Array:
     """The noise of each image, float32[B, Z]."""
-    shape = (self.latent_dim,)
+    shape = (self.settings.latent_dim,)
     return draw(lambda key: jax.random.normal(key, shape), rng, batch['index'])
 
   def paint(
@@ -186,11 +185,30 @@ class Trainer:
     _, height, width, channels = batch['image'].shape
     return generator.Generator(
       (height, width, channels),
-      self.width,
+      self.settings.generator_width,
       self.epsilon,
       axis_name,
       batch['image'].dtype,
     )
+
+
+def copier(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  ask: method.ApplyFn,
+  temperature: float = 1.0,
+) -> method.Method:
+  """A student who minimises `tau^2 KL(T(x) || S(x))`."""
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    kl = losses.kl_divergence(
+      seen.answers['teacher'], seen.logits, temperature=temperature
+    )
+    return temperature**2 * kl, {}
+
+  return method.supervised(
+    model, optimizer, loss_fn, answer_fns={'teacher': ask}
+  )
 
 
 def start(

@@ -69,7 +69,7 @@ def make(
 def asymmetric(
   student: jax.Array, teacher: jax.Array, *, temperature: float
 ) -> jax.Array:
-  """`KL(softmax(z_T / T) || softmax(z_S))`, float32[B], without a factor T^2."""
+  """`KL(softmax(z_T / T) || softmax(z_S))`, float32[B]; no factor T^2."""
   return losses.kl_divergence(losses.log_scores(teacher, temperature), student)
 
 

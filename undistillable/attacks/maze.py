@@ -28,50 +28,27 @@ remedy = generators.remedy
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(dfme.Budgeted):
   """Those of the released code, with our generator, and a memory that ends.
 
+  The generator learns by SGD with momentum 0.9 and weight decay 5e-4, at a rate
+  that falls to 0 as a cosine.
+
   Attributes:
-    budget: queries, at most; the plan finds out how many steps they are.
-    low: least value of each channel, after normalisation.
-    high: largest value of each channel, alike.
-    latent_dim: normal random numbers from which one image is made.
-    generator_width: see models.generator.
-    generator_learning_rate: of SGD with momentum 0.9 and weight decay 5e-4,
-      which falls to 0 as a cosine.
-    student_steps: updates of the student with new answers for each of the
-      generator; the first is with those that the generator was given.
-    directions: m, in which each image of the generator is moved.
-    epsilon: mu, how far, in units of tanh's argument.
     replay_steps: updates of the student with answers of the memory.
     memory: images that it holds, the last ones; that of the code has no end.
   """
 
   budget: int = 5_000_000
-  low: tuple[float, ...] = (-2.0,)
-  high: tuple[float, ...] = (2.0,)
   latent_dim: int = 100
-  generator_width: int = 128
-  generator_learning_rate: float = 1e-4
-  student_steps: int = 5
   directions: int = 10
-  epsilon: float = 1e-3
   replay_steps: int = 10
   memory: int = 10_000
 
   def __post_init__(self) -> None:
-    for name in (
-      'budget',
-      'latent_dim',
-      'student_steps',
-      'directions',
-      'memory',
-    ):
-      losses.check_whole(name, getattr(self, name), least=1)
-    losses.check_whole('generator_width', self.generator_width, least=2)
+    super().__post_init__()
     losses.check_whole('replay_steps', self.replay_steps, least=0)
-    for name in ('generator_learning_rate', 'epsilon'):
-      losses.check_positive(name, getattr(self, name))
+    losses.check_whole('memory', self.memory, least=1)
 
   @property
   def queries_per_image(self) -> int:
@@ -129,13 +106,7 @@ def make(
   """
   teacher = oracle.as_oracle(parents['teacher'])
   student_fn = method.frozen_fn(model)
-
-  def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    return losses.kl_divergence(seen.answers['teacher'], seen.logits), {}
-
-  student = method.supervised(
-    model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
-  )
+  student = generators.copier(model, optimizer, teacher.scores)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
     start = generators.start(student, _trainer(settings, 1), rng, batch, frozen)
@@ -217,11 +188,7 @@ def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
   schedule = optax.cosine_decay_schedule(
     settings.generator_learning_rate, steps
   )
-  return generators.Trainer(
-    settings.latent_dim,
-    settings.generator_width,
-    1e-5,
-    optax.chain(
-      optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
-    ),
+  optimizer = optax.chain(
+    optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
   )
+  return generators.Trainer(settings, optimizer)

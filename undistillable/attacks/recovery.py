@@ -72,15 +72,10 @@ class Settings:
 
 @flax.struct.dataclass
 class State:
-  """A student, and what restores the answers that he learns from.
-
-  Attributes:
-    student: the state of its training.
-    way_back: what was learned of the defense; it does not change any more.
-  """
+  """A student, and what restores the answers that he learns from."""
 
   student: state_lib.TrainState
-  way_back: state_lib.PyTree
+  way_back: state_lib.PyTree  # It does not change any more.
 
   @property
   def step(self) -> jax.Array:
@@ -171,20 +166,10 @@ def attack(
   """Trains a student as `knockoff` does, on restored answers.
 
   The way back is learned when the training begins, from images alone: no one is
-  asked for it.
-
-  Args:
-    model: the student to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: beside 'teacher' modules: 'shadow', or without one the prior is
-      flat; 'clean', the owner's network, for the oracle.
-    learn_fn: learns the way back of pairs.
-    restore_fn: goes it.
-
-  Returns:
-    The method; it reads no labels of a batch. Metrics: those of `knockoff`, and
-    `moved`, `|y - q|_1` between restored and served scores.
+  asked for it. Beside 'teacher' the parents are modules: 'shadow', or without
+  one the prior is flat; and 'clean', the owner's network, for the oracle. No
+  labels of a batch are read. Metrics: those of `knockoff`, and `moved`, `|y -
+  q|_1` between restored and served scores.
   """
   student = knockoff.make(
     model, optimizer, knockoff.Settings(), {'teacher': parents['teacher']}

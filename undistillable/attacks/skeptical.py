@@ -128,7 +128,7 @@ def skeptical_loss(
   step: jax.Array,
   settings: Settings,
 ) -> tuple[jax.Array, method.Metrics]:
-  """See `make`.
+  """See `make`; (loss float32[B], metrics).
 
   Args:
     logits: float[B, K], of the network at 0, of a head at its place.
@@ -136,9 +136,6 @@ def skeptical_loss(
     labels: int[B], in 0..K-1.
     step: int32[], steps taken before this one.
     settings: see there.
-
-  Returns:
-    (loss float32[B], metrics).
   """
   tau = settings.temperature
   heard, deepest = logits[settings.loc], logits[1]
@@ -157,26 +154,17 @@ def skeptical_loss(
   )
   # The first steps are those of a student alone.
   loss = cross_entropy + jnp.where(step < settings.delay_steps, 0.0, later)
-  return loss, {
-    'kl': losses.kl_divergence(teacher_logits, heard, temperature=tau)
-  }
+  kl = losses.kl_divergence(teacher_logits, heard, temperature=tau)
+  return loss, {'kl': kl}
 
 
 def feature_maps(intermediates: Mapping[str, Any]) -> list[jax.Array]:
   """What a network computes at each of its resolutions, in order of depth.
 
-  Of the outputs float[B, H, W, C] of its modules, the last of every size H, W
-  above 1 x 1. What lies between modules is not seen: of a residual block that
-  ends in a sum, this is the branch before it.
-
-  Args:
-    intermediates: of flax's `capture_intermediates`.
-
-  Example:
-    >>> shapes = ((2, 8, 8, 3), (2, 4, 4, 6), (2, 4, 4, 9))
-    >>> sown = {str(s): {'__call__': (jnp.zeros(s),)} for s in shapes}
-    >>> [x.shape for x in feature_maps(sown)]
-    [(2, 8, 8, 3), (2, 4, 4, 9)]
+  Of the outputs float[B, H, W, C] of its modules, as flax's
+  `capture_intermediates` has them, the last of every size H, W above 1 x 1.
+  What lies between modules is not seen: of a residual block that ends in a sum,
+  this is the branch before it.
   """
   found: dict[tuple[int, ...], jax.Array] = {}
   for output in _outputs(intermediates):
@@ -197,11 +185,7 @@ def _outputs(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:
 class Head(nn.Module):
   """A mask, depthwise convolutions down to 4x4 pixels, a mean, a dense layer.
 
-  Its BatchNorm always normalises by the batch.
-
-  Attributes:
-    num_classes: K.
-    axis_name: the pmapped axis over which BatchNorm pools its batch.
+  Its BatchNorm always normalises by the batch, pooled over `axis_name`.
   """
 
   num_classes: int

@@ -76,18 +76,17 @@ def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
   return draw
 
 
-def value_range(
-  mean: Sequence[float], std: Sequence[float]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """What the bytes 0 and 255 of each channel become by `augment.normalize`.
+def value_range(normalization: str) -> dict[str, tuple[float, ...]]:
+  """What the bytes 0 and 255 of each channel become when they are normalised.
 
-  Example:
-    >>> value_range((0.5,), (0.25,))
-    ((-2.0,), (2.0,))
+  Returns:
+    Settings low and high, float[C] each.
   """
-  low = tuple(-m / s for m, s in zip(mean, std, strict=True))
-  high = tuple((1 - m) / s for m, s in zip(mean, std, strict=True))
-  return low, high
+  mean, std = data.NORMALIZATIONS[normalization]
+  return {
+    'low': tuple(-m / s for m, s in zip(mean, std, strict=True)),
+    'high': tuple((1 - m) / s for m, s in zip(mean, std, strict=True)),
+  }
 
 
 def to_uint8(
