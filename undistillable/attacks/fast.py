@@ -10,7 +10,7 @@ github.com/zju-vipa/Fast-Datafree.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -117,17 +117,6 @@ class State(generators.State):
   made: jax.Array
 
 
-class _Batch(NamedTuple):
-  """A batch in the making."""
-
-  generator: state_lib.TrainState  # Its own, a copy.
-  latent: jax.Array  # float32[B, Z]
-  latent_state: state_lib.PyTree  # Of the optimizer of latent.
-  meta_grads: state_lib.PyTree  # The sum of those of the generator.
-  best: jax.Array  # Its images where the loss was lowest, uint8[B, H, W, C].
-  least: jax.Array  # That loss.
-
-
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, who makes his images on the way."""
   in_range = synthesis.value_range(job.config.normalization)
@@ -169,17 +158,16 @@ def make(
   """
   teacher = oracle.open_module(parents['teacher'])
   teacher_fn = method.frozen_fn(teacher)
-  maker = _Maker(settings, model, teacher)
   student = generators.copier(
     model, optimizer, teacher_fn, settings.temperature
   )
+  maker_of = functools.partial(_Maker, settings, model, teacher)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
-    start = generators.start(student, maker.meta, rng, batch, frozen)
-    image = batch['image']
-    _, moments = jax.eval_shape(
-      lambda x, image: maker.read(x, image, None), frozen['teacher'], image
-    )
+    trainer = _trainer(settings, settings.generator_steps)
+    start = generators.start(student, trainer, rng, batch, frozen)
+    maker, image = maker_of(frozen['teacher'], batch, None), batch['image']
+    _, moments = jax.eval_shape(maker.read, image)
     pool = jnp.zeros((settings.pool, *image.shape[1:]), jnp.uint8)
     nothing = jnp.zeros((), jnp.int32)
     return State(
@@ -198,23 +186,19 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[State, method.Metrics]:
     making_rng, learning_rng = jax.random.split(rng)
+    maker = maker_of(frozen['teacher'], batch, axis_name)
 
-    def another(
-      i: jax.Array, carry: tuple[State, method.Metrics]
-    ) -> tuple[State, method.Metrics]:
-      key = jax.random.fold_in(making_rng, i)
-      return maker.add_batch(carry[0], frozen, batch, key, axis_name)
+    def another(i: jax.Array, found: tuple[State, Any]) -> tuple[State, Any]:
+      return maker.add_batch(found[0], jax.random.fold_in(making_rng, i))
 
     number = jnp.where(state.step == 0, 1 + settings.warmup, 1)
     start = (state, dict.fromkeys(_TERMS, jnp.zeros(())))
     state, terms = jax.lax.fori_loop(0, number, another, start)
 
-    def lesson(
-      student_state: Any, key: jax.Array
-    ) -> tuple[Any, method.Metrics]:
+    def lesson(student_state: Any, key: jax.Array) -> tuple[Any, Any]:
       draw_rng, look_rng, student_rng = jax.random.split(key, 3)
       drawn = state.pool.draw(draw_rng, batch['index'])['image']
-      images = maker.look(drawn / 255.0, look_rng, batch)
+      images = maker.look(drawn / 255.0, look_rng)
       answers = teacher_fn(frozen['teacher'], images)
       return generators.learn(
         student, student_state, images, answers, student_rng, axis_name
@@ -233,169 +217,163 @@ def make(
   return method.Method(init, step)
 
 
+class _Goal(NamedTuple):
+  """What stays the same while a batch is made."""
+
+  student: state_lib.PyTree  # Its variables.
+  before: batch_norm.Moments  # Of earlier batches.
+  weight: jax.Array  # Of this one against them.
+  adversarial: jax.Array  # Weight of that term.
+  classes: jax.Array  # What each image shall show, int32[B].
+
+
+class _Batch(NamedTuple):
+  """A batch in the making."""
+
+  generator: state_lib.TrainState  # Its own, a copy.
+  latent: jax.Array  # float32[B, Z]
+  latent_state: state_lib.PyTree  # Of the optimizer of latent.
+  meta_grads: state_lib.PyTree  # The sum of those of the generator.
+  best: jax.Array  # Its images where the loss was lowest, uint8[B, H, W, C].
+  least: jax.Array  # That loss.
+
+
 @dataclasses.dataclass(frozen=True)
 class _Maker:
-  """How batches of images are made; see `make`."""
+  """How the batches of a step are made; see `make`."""
 
   settings: Settings
   model: nn.Module
   teacher: nn.Module
+  variables: state_lib.PyTree  # Of the teacher.
+  like: method.Batch  # How the images look.
+  axis_name: str | None
 
-  @property
-  def meta(self) -> generators.Trainer:
-    """Of the generator with which all batches begin."""
-    rate = self.settings.generator_learning_rate
-    optimizer = optax.adam(self.settings.generator_steps * rate, _BETA_1)
-    return generators.Trainer(self.settings, optimizer)
-
-  @property
-  def inner(self) -> generators.Trainer:
-    """Of a batch's own generator."""
-    optimizer = optax.adam(self.settings.generator_learning_rate, _BETA_1)
-    return generators.Trainer(self.settings, optimizer)
-
-  def look(
-    self, share: jax.Array, rng: jax.Array, batch: method.Batch
-  ) -> jax.Array:
+  def look(self, share: jax.Array, rng: jax.Array) -> jax.Array:
     """Images in 0..1 as the networks see them."""
-    augment_fn = augment.get_augmentation(self.settings.augment)
-    images = generators.stretch(
-      augment_fn(rng, share), self.settings.low, self.settings.high
-    )
-    return images.astype(batch['image'].dtype)
+    seen = augment.get_augmentation(self.settings.augment)(rng, share)
+    low, high = self.settings.low, self.settings.high
+    images = generators.stretch(seen, low, high)
+    return images.astype(self.like['image'].dtype)
 
-  def read(
-    self, variables: state_lib.PyTree, images: jax.Array, axis_name: str | None
-  ) -> tuple[jax.Array, batch_norm.Moments]:
+  def read(self, images: jax.Array) -> tuple[jax.Array, batch_norm.Moments]:
     """What the teacher says, and how its statistics are missed."""
-    logits, gaps = batch_norm.read(self.teacher, variables, images)
-    return logits, batch_norm.moments(method.average(gaps, axis_name))
+    logits, gaps = batch_norm.read(self.teacher, self.variables, images)
+    return logits, batch_norm.moments(method.average(gaps, self.axis_name))
 
   def add_batch(
-    self,
-    state: State,
-    frozen: method.Frozen,
-    batch: method.Batch,
-    rng: jax.Array,
-    axis_name: str | None,
+    self, state: State, rng: jax.Array
   ) -> tuple[State, method.Metrics]:
     """A further batch in the pool, and what is learned by making it."""
+    settings, like = self.settings, self.like
     latent_rng, class_rng, reset_rng, look_rng = jax.random.split(rng, 4)
-    weight = jnp.where(state.made > 0, 1.0 - self.settings.momentum, 1.0)
-    generator = _reset(state.generator, reset_rng, state.made, self.settings)
-    latent = self.meta.draw(batch, latent_rng)
-    first = _Batch(
-      generator=dataclasses.replace(
-        generator, opt_state=self.inner.optimizer.init(generator.params)
+    meta = _trainer(settings, settings.generator_steps)
+    generator = _reset(state.generator, reset_rng, state.made, settings)
+    answers, _ = jax.eval_shape(self.read, like['image'])
+    goal = _Goal(
+      student=state.student.variables,
+      before=state.moments,
+      weight=jnp.where(state.made > 0, 1.0 - settings.momentum, 1.0),
+      adversarial=jnp.where(
+        state.made < settings.warmup, 0.0, settings.adversarial
       ),
+      classes=generators.draw(
+        lambda key: jax.random.randint(key, (), 0, answers.shape[-1]),
+        class_rng,
+        like['index'],
+      ),
+    )
+    latent = meta.draw(like, latent_rng)
+    opt_state = _trainer(settings, 1).optimizer.init(generator.params)
+    first = _Batch(
+      generator=dataclasses.replace(generator, opt_state=opt_state),
       latent=latent,
-      latent_state=self._latent_optimizer.init(latent),
+      latent_state=_latent_optimizer(settings).init(latent),
       meta_grads=jax.tree.map(jnp.zeros_like, generator.params),
-      best=jnp.zeros(batch['image'].shape, jnp.uint8),
+      best=jnp.zeros(like['image'].shape, jnp.uint8),
       least=jnp.asarray(jnp.inf),
     )
-    loss_fn = self._loss_fn(state, frozen, batch, class_rng, weight, axis_name)
-    keys = jax.random.split(look_rng, self.settings.generator_steps)
-    done, every = jax.lax.scan(self._update_fn(loss_fn, axis_name), first, keys)
+    keys = jax.random.split(look_rng, settings.generator_steps)
+    update = functools.partial(self.update, goal)
+    done, every = jax.lax.scan(update, first, keys)
     last, terms = jax.tree.map(lambda x: x[-1], every)
-    moments = jax.tree.map(
-      lambda old, new: (1.0 - weight) * old + weight * new, state.moments, last
-    )
     state = dataclasses.replace(
       state,
-      generator=self.meta.descend(generator, done.meta_grads),
-      pool=state.pool.write({'image': done.best}, axis_name),
-      moments=moments,
+      generator=meta.descend(generator, done.meta_grads),
+      pool=state.pool.write({'image': done.best}, self.axis_name),
+      moments=_mixed(last, state.moments, goal.weight),
       made=state.made + 1,
     )
     return state, terms
 
-  @property
-  def _latent_optimizer(self) -> optax.GradientTransformation:
-    return optax.adam(self.settings.latent_learning_rate, _BETA_1)
+  def update(
+    self, goal: _Goal, making: _Batch, rng: jax.Array
+  ) -> tuple[_Batch, tuple[batch_norm.Moments, method.Metrics]]:
+    """One of the k updates; also how its images were judged."""
+    generator, latent = making.generator, making.latent
+    grad_fn = jax.value_and_grad(self.loss, (0, 1), has_aux=True)
+    (loss, (share, moments, terms)), (grads, latent_grads) = grad_fn(
+      generator.params, latent, generator, goal, rng
+    )
+    loss, terms, grads = method.average((loss, terms, grads), self.axis_name)
+    # A device takes the mean over its own images; this one is over all.
+    latent_grads /= generators.num_devices(self.axis_name)
+    updates, latent_state = _latent_optimizer(self.settings).update(
+      latent_grads, making.latent_state, latent
+    )
+    image = jnp.round(255.0 * share).astype(jnp.uint8)
+    making = _Batch(
+      generator=_trainer(self.settings, 1).descend(generator, grads),
+      latent=latent + updates,
+      latent_state=latent_state,
+      meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
+      best=jnp.where(loss < making.least, image, making.best),
+      least=jnp.minimum(loss, making.least),
+    )
+    return making, (moments, terms)
 
-  def _loss_fn(
+  def loss(
     self,
-    state: State,
-    frozen: method.Frozen,
-    batch: method.Batch,
-    class_rng: jax.Array,
-    weight: jax.Array,
-    axis_name: str | None,
-  ) -> Callable[..., tuple[jax.Array, Any]]:
-    """What a batch minimises; see `make`."""
-    settings, teacher_variables = self.settings, frozen['teacher']
-    adversarial = jnp.where(
-      state.made < settings.warmup, 0.0, settings.adversarial
+    params: state_lib.PyTree,
+    latent: jax.Array,
+    generator: state_lib.TrainState,
+    goal: _Goal,
+    rng: jax.Array,
+  ) -> tuple[jax.Array, tuple[jax.Array, batch_norm.Moments, method.Metrics]]:
+    """What a batch minimises; its images in 0..1, and how they were judged."""
+    inputs, _ = _trainer(self.settings, 1).paint(
+      dataclasses.replace(generator, params=params),
+      self.like,
+      latent,
+      self.axis_name,
     )
-    answers = jax.eval_shape(
-      method.frozen_fn(self.teacher), teacher_variables, batch['image']
+    share = 0.5 + 0.5 * jnp.tanh(inputs)
+    seen = self.look(share, rng)
+    logits, moments = self.read(seen)
+    student_logits: Any = self.model.apply(
+      jax.lax.stop_gradient(goal.student), seen, train=False
     )
-    classes = generators.draw(
-      lambda key: jax.random.randint(key, (), 0, answers.shape[-1]),
-      class_rng,
-      batch['index'],
+    terms = {
+      'batch_norm': statistics_distance(moments, goal.before, goal.weight),
+      'cross_entropy': losses.cross_entropy(logits, goal.classes).mean(),
+      'adversarial': agreement_gap(logits, student_logits).mean(),
+    }
+    loss = (
+      self.settings.batch_norm * terms['batch_norm']
+      + self.settings.cross_entropy * terms['cross_entropy']
+      + goal.adversarial * terms['adversarial']
     )
+    return loss, (share, moments, terms)
 
-    def loss_fn(
-      params: state_lib.PyTree,
-      latent: jax.Array,
-      generator: state_lib.TrainState,
-      rng: jax.Array,
-    ) -> tuple[jax.Array, Any]:
-      painter = dataclasses.replace(generator, params=params)
-      inputs, _ = self.inner.paint(painter, batch, latent, axis_name)
-      share = 0.5 + 0.5 * jnp.tanh(inputs)
-      seen = self.look(share, rng, batch)
-      logits, moments = self.read(teacher_variables, seen, axis_name)
-      student_logits: Any = self.model.apply(
-        jax.lax.stop_gradient(state.student.variables), seen, train=False
-      )
-      terms = {
-        'batch_norm': statistics_distance(moments, state.moments, weight),
-        'cross_entropy': losses.cross_entropy(logits, classes).mean(),
-        'adversarial': agreement_gap(logits, student_logits).mean(),
-      }
-      loss = (
-        settings.batch_norm * terms['batch_norm']
-        + settings.cross_entropy * terms['cross_entropy']
-        + adversarial * terms['adversarial']
-      )
-      return loss, (share, moments, terms)
 
-    return loss_fn
+def _trainer(settings: Settings, times: int) -> generators.Trainer:
+  """Of a batch's own generator, or of that of all, with k times its rate."""
+  rate = times * settings.generator_learning_rate
+  return generators.Trainer(settings, optax.adam(rate, _BETA_1))
 
-  def _update_fn(
-    self, loss_fn: Callable[..., tuple[jax.Array, Any]], axis_name: str | None
-  ) -> Callable[[_Batch, jax.Array], tuple[_Batch, Any]]:
-    """One of the k updates of a batch."""
-    num_devices = generators.num_devices(axis_name)
-    grad_fn = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)
 
-    def update(making: _Batch, key: jax.Array) -> tuple[_Batch, Any]:
-      generator = making.generator
-      (loss, (share, moments, terms)), (grads, of_latent) = grad_fn(
-        generator.params, making.latent, generator, key
-      )
-      loss, terms, grads = method.average((loss, terms, grads), axis_name)
-      updates, latent_state = self._latent_optimizer.update(
-        # A device takes the mean over its own images; this one is over all.
-        of_latent / num_devices,
-        making.latent_state,
-        making.latent,
-      )
-      image = jnp.round(255.0 * share).astype(jnp.uint8)
-      making = _Batch(
-        generator=self.inner.descend(generator, grads),
-        latent=making.latent + updates,
-        latent_state=latent_state,
-        meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
-        best=jnp.where(loss < making.least, image, making.best),
-        least=jnp.minimum(loss, making.least),
-      )
-      return making, (moments, terms)
-
-    return update
+def _latent_optimizer(settings: Settings) -> optax.GradientTransformation:
+  return optax.adam(settings.latent_learning_rate, _BETA_1)
 
 
 def statistics_distance(
@@ -409,36 +387,27 @@ def statistics_distance(
   gaps m of the mean and v of the variance of this batch, and those of the
   batches before it, which are such means themselves and get no gradient. With
   weight w = 1 of 0..1 it is `batch_norm.distance`.
-
-  Example:
-    >>> gap = (jnp.array([3.0, 4.0]), jnp.array([0.0, 0.0]))
-    >>> float(statistics_distance((gap,), (gap,), 0.1))
-    5.0
   """
-  mean = jax.tree.map(
-    lambda new, old: weight * new + (1.0 - weight) * old,
-    moments,
-    jax.lax.stop_gradient(before),
-  )
-  return batch_norm.distance(mean)
+  before = jax.lax.stop_gradient(before)
+  return batch_norm.distance(_mixed(moments, before, weight))
+
+
+def _mixed(
+  new: batch_norm.Moments, old: batch_norm.Moments, weight: jax.Array | float
+) -> batch_norm.Moments:
+  return jax.tree.map(lambda x, y: weight * x + (1.0 - weight) * y, new, old)
 
 
 def agreement_gap(
   teacher_logits: jax.Array, student_logits: jax.Array
 ) -> jax.Array:
-  """How alike two networks are where they name the same class.
+  """How alike two networks are where they name the same class, float32[B].
 
   Equation: `-1[argmax T = argmax S] KL(T || S)`, which is at most 0: images on
-  which the student is right for other reasons lower it the most.
-
-  Of logits float[B, K] each, it is float32[B].
+  which the student is right for other reasons lower it the most. Of logits
+  float[B, K] each.
 
   Source: Fang et al. (2021), "Contrastive Model Inversion", arXiv:2105.08584.
-
-  Example:
-    >>> z = jnp.array([[2.0, 0.0]])
-    >>> [float(agreement_gap(z, one)[0]) == 0.0 for one in (z, -z, 2.0 * z)]
-    [True, True, False]
   """
   agree = teacher_logits.argmax(-1) == student_logits.argmax(-1)
   kl = losses.kl_divergence(teacher_logits, student_logits)
