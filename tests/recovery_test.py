@@ -303,7 +303,7 @@ def test_a_defense_that_reads_other_networks_is_refused():
   module = types.SimpleNamespace(PARENTS=('normal', 'adversary'), serve=None)
   served = types.SimpleNamespace(method='my', shown_method='my', module=module)
   with pytest.raises(ValueError, match='my has PARENTS'):
-    recovery.plan(types.SimpleNamespace(student=None), 'bayes', served, 'cnn4')
+    bayes.plan(types.SimpleNamespace(student=None), served, 'cnn4')
 
 
 def test_bad_settings_are_refused():

@@ -1,8 +1,8 @@
 """Bayes: the scores behind an answer, as the mean of all that look like it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,17 +19,13 @@ _RADIUS = 0.01  # Of what looks like an answer, in L1.
 _APART = 3.0  # More than any L1 distance of scores.
 _TOGETHER = 8  # Answers that are looked up at once; bounds the memory only.
 
+plan = functools.partial(recovery.plan, 'bayes')
 warning = recovery.warning
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(recovery.Settings):
   """Of 500 images a table of 100,000 pairs; the authors' code has a million."""
-
-
-def plan(job: Any, teacher: Any, student: str) -> list[Any]:
-  """See `recovery.plan`."""
-  return recovery.plan(job, 'bayes', teacher, student)
 
 
 def make(

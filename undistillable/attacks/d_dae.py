@@ -1,6 +1,7 @@
 """D-DAE: a network learns the way back from answers to the scores behind."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from undistillable.models import layers
 PARENTS = ('teacher',)
 DATA = 'foreign'
 
+plan = functools.partial(recovery.plan, 'd_dae')
 warning = recovery.warning
 
 
@@ -65,11 +67,6 @@ def restorer(num_classes: int) -> Restorer:
   if num_classes <= 100:
     return Restorer((1024, 512))
   return Restorer((2048, 1024))
-
-
-def plan(job: Any, teacher: Any, student: str) -> list[Any]:
-  """See `recovery.plan`."""
-  return recovery.plan(job, 'd_dae', teacher, student)
 
 
 def make(

@@ -67,18 +67,12 @@ class Settings:
   temperature: float = 1.0
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('latent_dim', 1),
-      ('generator_width', 2),
-      ('student_steps', 1),
-    ):
-      losses.check_whole(name, getattr(self, name), least=least)
-    for name in (
-      'generator_learning_rate',
-      'batch_norm_epsilon',
-      'temperature',
-    ):
+    for name in ('latent_dim', 'student_steps'):
+      losses.check_whole(name, getattr(self, name), least=1)
+    losses.check_whole('generator_width', self.generator_width, least=2)
+    for name in ('generator_learning_rate', 'batch_norm_epsilon'):
       losses.check_positive(name, getattr(self, name))
+    losses.check_positive('temperature', self.temperature)
     for name in ('one_hot_weight', 'entropy_weight', 'activation_weight'):
       losses.check_not_negative(name, getattr(self, name))
     losses.check_one_of('entropy_log', self.entropy_log, _LOG_UNITS)
@@ -156,9 +150,8 @@ def make(
     mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), metrics | mean
 
-  return method.Method(
-    functools.partial(generators.start, student, trainer), step
-  )
+  init = functools.partial(generators.start, student, trainer)
+  return method.Method(init, step)
 
 
 def images_loss(

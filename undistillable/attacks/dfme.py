@@ -130,8 +130,8 @@ def within_budget(job: Any, name: str, teacher: Any, student: str) -> Any:
     )
   # Epochs about as long as wanted, and fewer steps too few than epochs.
   epochs = max(1, steps // run.recipe['steps_per_epoch'])
-  changes = {'epochs': epochs, 'steps_per_epoch': steps // epochs}
-  return dataclasses.replace(run, recipe={**run.recipe, **changes})
+  length = {'epochs': epochs, 'steps_per_epoch': steps // epochs}
+  return dataclasses.replace(run, recipe={**run.recipe, **length})
 
 
 def num_steps(settings: Budgeted, batch_size: int) -> int:
@@ -170,11 +170,6 @@ def make(
     model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
   )
 
-  def init(
-    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
-  ) -> generators.State:
-    return generators.start(student, _trainer(settings, 1), rng, batch, frozen)
-
   def step(
     state: generators.State,
     frozen: method.Frozen,
@@ -212,6 +207,7 @@ def make(
     mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), found | mean
 
+  init = functools.partial(generators.start, student, _trainer(settings, 1))
   return method.Method(init, step)
 
 
@@ -242,16 +238,10 @@ def disagreement(student_logits: jax.Array, answers: jax.Array) -> jax.Array:
 
 
 def centred_scores(answers: jax.Array) -> jax.Array:
-  """The logits behind some scores, but for their mean.
+  """The logits behind some scores, float[B, K], but for their mean, which is 0.
 
   Equation: `v = log q - mean_k log q_k`. Where any class is withheld, no log q
   is below log(1e-3 / K).
-
-  Args:
-    answers: float[B, K], logits or log-scores.
-
-  Returns:
-    float32[B, K], whose mean over the classes is 0.
   """
   log_q = losses.log_scores(answers)
   withheld = jnp.any(losses.is_withheld(answers), axis=-1, keepdims=True)
@@ -285,21 +275,13 @@ def forward_differences(
   epsilon: float,
   values: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The values of a function, and its gradients estimated from m others.
+  """The values of fn at x, and its gradients estimated from m others.
 
-  Equation: `(1/m) sum_i (n / epsilon) (f(x + epsilon r_i) - f(x)) r_i`, exact
-  for a linear function and n orthonormal directions.
-
-  Args:
-    fn: float[B, ...] -> float[B], one number an example; called m times, and
-      once for its values.
-    x: float[B, ...], of n numbers each.
-    directions: float[m, B, ...], r, of length 1 each.
-    epsilon: > 0.
-    values: float[B], those of fn at x where they are known already.
-
-  Returns:
-    (values float[B], gradients float[B, ...]).
+  Equation: `(1/m) sum_i (n / epsilon) (f(x + epsilon r_i) - f(x)) r_i`, of
+  directions r, float[m, B, ...], of length 1; exact for a linear function and n
+  orthonormal ones. The inputs x, float[B, ...], are of n numbers each. fn
+  returns one number an example; it is called m times, and once for its values
+  where these, float[B], are not given.
   """
   values = fn(x) if values is None else values
   total = jnp.zeros_like(x)
@@ -313,10 +295,7 @@ def forward_differences(
 def draw_directions(
   rng: jax.Array, index: jax.Array, number: int, shape: tuple[int, ...]
 ) -> jax.Array:
-  """Directions for each example, float32[number, B, *shape], of length 1.
-
-  For `index`, int32[B], see `generators`.
-  """
+  """Directions of length 1 for each of index, float32[number, B, *shape]."""
 
   def draw(key: jax.Array) -> jax.Array:
     normal = jax.random.normal(key, (number, *shape))

@@ -13,34 +13,29 @@ import flax.linen as nn
 import optax
 
 from undistillable import losses, method, oracle
-from undistillable.attacks import scm
+from undistillable.attacks import kd, scm
 
 PARENTS = ('teacher',)
 _MAX_NETWORKS = 20  # All of them are trained, and then asked.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Ours; see `losses.distillation`.
+class Settings(kd.Settings):
+  """Those of `kd`, and one more.
 
   Attributes:
     networks: J, how many protected networks are asked, in 1..20; 1 is `kd`.
-    temperature: tau > 0, of distillation.
-    alpha: weight of the networks against the labels, in 0..1.
   """
 
   networks: int = 3
-  temperature: float = 4.0
-  alpha: float = 0.9
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     losses.check_whole('networks', self.networks, least=1)
     if self.networks > _MAX_NETWORKS:
       raise ValueError(
         f'networks={self.networks}; expected at most {_MAX_NETWORKS}'
       )
-    losses.check_positive('temperature', self.temperature)
-    losses.check_alpha(self.alpha)
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:

@@ -12,28 +12,26 @@ import jax
 import optax
 
 from undistillable import losses, method, oracle
+from undistillable.attacks import kd
 
 PARENTS = ('teacher',)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Those of the public implementation for CIFAR-10.
+class Settings(kd.Settings):
+  """Those of the public implementation for CIFAR-10; alpha is as of `kd`.
 
   Attributes:
     temperature: T > 0, of the teacher; for CIFAR-100 it is 70 there.
-    alpha: weight of the teacher against the labels, in 0..1.
     form: 'asymmetric', or 'symmetric': the student at T as well, which is `kd`
       at that temperature.
   """
 
   temperature: float = 50.0
-  alpha: float = 0.9
   form: str = 'asymmetric'
 
   def __post_init__(self) -> None:
-    losses.check_positive('temperature', self.temperature)
-    losses.check_alpha(self.alpha)
+    super().__post_init__()
     losses.check_one_of('form', self.form, _FORMS)
 
 

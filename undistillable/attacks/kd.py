@@ -17,7 +17,7 @@ class Settings:
   """See `losses.distillation`.
 
   Attributes:
-    temperature: tau_S > 0.
+    temperature: tau > 0, of teacher and student.
     alpha: weight of the teacher against the labels, in 0..1.
   """
 

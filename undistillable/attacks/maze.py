@@ -35,6 +35,9 @@ class Settings(dfme.Budgeted):
   that falls to 0 as a cosine.
 
   Attributes:
+    budget: see `dfme.Budgeted`.
+    latent_dim: alike.
+    directions: alike.
     replay_steps: updates of the student with answers of the memory.
     memory: images that it holds, the last ones; that of the code has no end.
   """

@@ -94,7 +94,7 @@ LearnFn = Callable[[jax.Array, jax.Array, jax.Array], state_lib.PyTree]
 RestoreFn = Callable[[state_lib.PyTree, jax.Array], jax.Array]
 
 
-def plan(job: Any, name: str, teacher: Any, student: str) -> list[Any]:
+def plan(name: str, job: Any, teacher: Any, student: str) -> list[Any]:
   """The shadow of a thief, and his student.
 
   Each image is asked about once. The shadow learns from the same answers, which

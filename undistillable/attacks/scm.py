@@ -25,25 +25,20 @@ _MAX_LINKS = 20  # All of them are networks that are trained, and then asked.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Those of a contrastive network are under `contrastive`.
+class Settings(kd.Settings):
+  """Those of `kd`, and more; of a contrastive network under `contrastive`.
 
   Attributes:
     links: J, how many contrastive networks there are, in 0..20; 0 is `kd`.
-    temperature: tau > 0, of distillation.
-    alpha: weight of the networks against the labels, in 0..1.
   """
 
   links: int = 2
-  temperature: float = 4.0
-  alpha: float = 0.9
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     losses.check_whole('links', self.links, least=0)
     if self.links > _MAX_LINKS:
       raise ValueError(f'links={self.links}; expected at most {_MAX_LINKS}')
-    losses.check_positive('temperature', self.temperature)
-    losses.check_alpha(self.alpha)
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
