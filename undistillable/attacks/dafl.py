@@ -116,11 +116,11 @@ def make(
   student = generators.copier(
     model, optimizer, teacher_fn, settings.temperature
   )
-  trainer = generators.Trainer(
-    settings,
-    optax.adam(settings.generator_learning_rate),
-    settings.batch_norm_epsilon,
-  )
+
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> generators.State:
+    return generators.start(student, _trainer(settings, batch), rng, frozen)
 
   def step(
     state: generators.State,
@@ -133,15 +133,16 @@ def make(
     loss_fn = functools.partial(
       images_loss, teacher, weights, frozen['teacher'], axis_name
     )
+    trainer = _trainer(settings, batch, axis_name)
     generator, images, metrics = trainer.update(
-      state.generator, loss_fn, batch, generator_rng, axis_name
+      state.generator, loss_fn, generator_rng
     )
     metrics = method.average(metrics, axis_name)
     student_state, every = state.student, []
     # A Python loop: XLA on a CPU is slow at convolutions inside its own.
     for key in jax.random.split(rng, settings.student_steps):
       if settings.student_images == 'fresh':
-        images, generator = trainer.sample(generator, batch, key, axis_name)
+        images, generator = trainer.sample(generator, key)
       answers = teacher_fn(frozen['teacher'], images)
       student_state, student_metrics = generators.learn(
         student, student_state, images, answers, key, axis_name
@@ -150,8 +151,15 @@ def make(
     mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), metrics | mean
 
-  init = functools.partial(generators.start, student, trainer)
   return method.Method(init, step)
+
+
+def _trainer(
+  settings: Settings, batch: method.Batch, axis_name: str | None = None
+) -> generators.Trainer:
+  optimizer = optax.adam(settings.generator_learning_rate)
+  epsilon = settings.batch_norm_epsilon
+  return generators.Trainer(settings, optimizer, batch, axis_name, epsilon)
 
 
 def images_loss(

@@ -170,6 +170,11 @@ def make(
     model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
   )
 
+  def init(
+    rng: jax.Array, batch: method.Batch, frozen: method.Frozen
+  ) -> generators.State:
+    return generators.start(student, _trainer(settings, batch), rng, frozen)
+
   def step(
     state: generators.State,
     frozen: method.Frozen,
@@ -178,8 +183,7 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng, directions_rng = jax.random.split(rng, 3)
-    num_images = len(batch['index']) * generators.num_devices(axis_name)
-    trainer = _trainer(settings, num_images)
+    trainer = _trainer(settings, batch, axis_name)
     ask = functools.partial(teacher.scores, frozen['teacher'])
 
     def gain(inputs: jax.Array) -> jax.Array:
@@ -192,13 +196,13 @@ def make(
       return blind_loss(gain, inputs, directions_rng, batch['index'], settings)
 
     generator, _, values = trainer.update(
-      state.generator, generator_loss, batch, generator_rng, axis_name
+      state.generator, generator_loss, generator_rng
     )
     found = method.average({'disagreement': -values.mean()}, axis_name)
     student_state, every = state.student, []
     # A Python loop, for every query to be counted.
     for key in jax.random.split(rng, settings.student_steps):
-      inputs, generator = trainer.sample(generator, batch, key, axis_name)
+      inputs, generator = trainer.sample(generator, key)
       images = to_images(inputs, settings)
       student_state, metrics = generators.learn(
         student, student_state, images, ask(images), key, axis_name
@@ -207,18 +211,19 @@ def make(
     mean = jax.tree.map(lambda *x: sum(x) / len(x), *every)
     return generators.State(student_state, generator), found | mean
 
-  init = functools.partial(generators.start, student, _trainer(settings, 1))
   return method.Method(init, step)
 
 
-def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
-  """Of the generator, for a batch of so many images on all devices."""
+def _trainer(
+  settings: Settings, batch: method.Batch, axis_name: str | None = None
+) -> generators.Trainer:
+  num_images = len(batch['index']) * generators.num_devices(axis_name)
   steps = num_steps(settings, num_images)
   schedule = optax.piecewise_constant_schedule(
     settings.generator_learning_rate,
     {round(share * steps): settings.gamma for share in settings.milestones},
   )
-  return generators.Trainer(settings, optax.adam(schedule))
+  return generators.Trainer(settings, optax.adam(schedule), batch, axis_name)
 
 
 def to_images(inputs: jax.Array, settings: Budgeted) -> jax.Array:

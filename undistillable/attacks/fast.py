@@ -164,9 +164,9 @@ def make(
   maker_of = functools.partial(_Maker, settings, model, teacher)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
-    trainer = _trainer(settings, settings.generator_steps)
-    start = generators.start(student, trainer, rng, batch, frozen)
     maker, image = maker_of(frozen['teacher'], batch, None), batch['image']
+    meta = maker.trainer(settings.generator_steps)
+    start = generators.start(student, meta, rng, frozen)
     _, moments = jax.eval_shape(maker.read, image)
     pool = jnp.zeros((settings.pool, *image.shape[1:]), jnp.uint8)
     nothing = jnp.zeros((), jnp.int32)
@@ -249,6 +249,14 @@ class _Maker:
   like: method.Batch  # How the images look.
   axis_name: str | None
 
+  def trainer(self, times: int = 1) -> generators.Trainer:
+    """Of a batch's own generator, or of that of all, with k times its rate."""
+    rate = times * self.settings.generator_learning_rate
+    optimizer = optax.adam(rate, _BETA_1)
+    return generators.Trainer(
+      self.settings, optimizer, self.like, self.axis_name
+    )
+
   def look(self, share: jax.Array, rng: jax.Array) -> jax.Array:
     """Images in 0..1 as the networks see them."""
     seen = augment.get_augmentation(self.settings.augment)(rng, share)
@@ -267,7 +275,7 @@ class _Maker:
     """A further batch in the pool, and what is learned by making it."""
     settings, like = self.settings, self.like
     latent_rng, class_rng, reset_rng, look_rng = jax.random.split(rng, 4)
-    meta = _trainer(settings, settings.generator_steps)
+    meta = self.trainer(settings.generator_steps)
     generator = _reset(state.generator, reset_rng, state.made, settings)
     answers, _ = jax.eval_shape(self.read, like['image'])
     goal = _Goal(
@@ -283,8 +291,8 @@ class _Maker:
         like['index'],
       ),
     )
-    latent = meta.draw(like, latent_rng)
-    opt_state = _trainer(settings, 1).optimizer.init(generator.params)
+    latent = meta.draw(latent_rng)
+    opt_state = self.trainer().optimizer.init(generator.params)
     first = _Batch(
       generator=dataclasses.replace(generator, opt_state=opt_state),
       latent=latent,
@@ -323,7 +331,7 @@ class _Maker:
     )
     image = jnp.round(255.0 * share).astype(jnp.uint8)
     making = _Batch(
-      generator=_trainer(self.settings, 1).descend(generator, grads),
+      generator=self.trainer().descend(generator, grads),
       latent=latent + updates,
       latent_state=latent_state,
       meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
@@ -341,12 +349,8 @@ class _Maker:
     rng: jax.Array,
   ) -> tuple[jax.Array, tuple[jax.Array, batch_norm.Moments, method.Metrics]]:
     """What a batch minimises; its images in 0..1, and how they were judged."""
-    inputs, _ = _trainer(self.settings, 1).paint(
-      dataclasses.replace(generator, params=params),
-      self.like,
-      latent,
-      self.axis_name,
-    )
+    painter = dataclasses.replace(generator, params=params)
+    inputs, _ = self.trainer().paint(painter, latent)
     share = 0.5 + 0.5 * jnp.tanh(inputs)
     seen = self.look(share, rng)
     logits, moments = self.read(seen)
@@ -364,12 +368,6 @@ class _Maker:
       + goal.adversarial * terms['adversarial']
     )
     return loss, (share, moments, terms)
-
-
-def _trainer(settings: Settings, times: int) -> generators.Trainer:
-  """Of a batch's own generator, or of that of all, with k times its rate."""
-  rate = times * settings.generator_learning_rate
-  return generators.Trainer(settings, optax.adam(rate, _BETA_1))
 
 
 def _latent_optimizer(settings: Settings) -> optax.GradientTransformation:

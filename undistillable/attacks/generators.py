@@ -91,16 +91,26 @@ class Trainer:
     settings: with `latent_dim`, how many normal random numbers one image is
       made from, and `generator_width`.
     optimizer: an optax transformation.
+    batch: how the images look.
+    axis_name: the axis over which the batch is spread.
     epsilon: see `models.generator.Generator`, like the width.
   """
 
   settings: Any
   optimizer: optax.GradientTransformation
+  batch: method.Batch
+  axis_name: str | None = None
   epsilon: float = 1e-5
 
-  def init(self, rng: jax.Array, batch: method.Batch) -> state_lib.TrainState:
-    noise = jnp.zeros((1, self.settings.latent_dim))
-    variables = self._network(batch, None).init(rng, noise)
+  @property
+  def network(self) -> generator.Generator:
+    image, width = self.batch['image'], self.settings.generator_width
+    return generator.Generator(
+      image.shape[1:], width, self.epsilon, self.axis_name, image.dtype
+    )
+
+  def init(self, rng: jax.Array) -> state_lib.TrainState:
+    variables = self.network.init(rng, jnp.zeros((1, self.settings.latent_dim)))
     return state_lib.TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables['params'],
@@ -108,20 +118,16 @@ class Trainer:
       opt_state=self.optimizer.init(variables['params']),
     )
 
-  def draw(self, batch: method.Batch, rng: jax.Array) -> jax.Array:
+  def draw(self, rng: jax.Array) -> jax.Array:
     """The noise of each image, float32[B, Z]."""
-    shape = (self.settings.latent_dim,)
-    return draw(lambda key: jax.random.normal(key, shape), rng, batch['index'])
+    shape, index = (self.settings.latent_dim,), self.batch['index']
+    return draw(lambda key: jax.random.normal(key, shape), rng, index)
 
   def paint(
-    self,
-    state: state_lib.TrainState,
-    batch: method.Batch,
-    noise: jax.Array,
-    axis_name: str | None = None,
+    self, state: state_lib.TrainState, noise: jax.Array
   ) -> tuple[jax.Array, state_lib.TrainState]:
     """Images [B, H, W, C], and the state with the statistics of these."""
-    images, updates = self._network(batch, axis_name).apply(
+    images, updates = self.network.apply(
       state.variables, noise, train=True, mutable=['batch_stats']
     )
     return images, dataclasses.replace(
@@ -129,22 +135,13 @@ class Trainer:
     )
 
   def sample(
-    self,
-    state: state_lib.TrainState,
-    batch: method.Batch,
-    rng: jax.Array,
-    axis_name: str | None = None,
+    self, state: state_lib.TrainState, rng: jax.Array
   ) -> tuple[jax.Array, state_lib.TrainState]:
     """`paint`, of noise that is drawn."""
-    return self.paint(state, batch, self.draw(batch, rng), axis_name)
+    return self.paint(state, self.draw(rng))
 
   def update(
-    self,
-    state: state_lib.TrainState,
-    loss_fn: ImageLossFn,
-    batch: method.Batch,
-    rng: jax.Array,
-    axis_name: str | None = None,
+    self, state: state_lib.TrainState, loss_fn: ImageLossFn, rng: jax.Array
   ) -> tuple[state_lib.TrainState, jax.Array, Any]:
     """One step down the loss of new images, which is of this device's alone.
 
@@ -153,16 +150,15 @@ class Trainer:
     """
 
     def image_loss(params: state_lib.PyTree) -> tuple[jax.Array, Any]:
-      images, used = self.sample(
-        dataclasses.replace(state, params=params), batch, rng, axis_name
-      )
+      painter = dataclasses.replace(state, params=params)
+      images, used = self.sample(painter, rng)
       loss, aux = loss_fn(images)
       return loss, (images, used.batch_stats, aux)
 
     grads, (images, batch_stats, aux) = jax.grad(image_loss, has_aux=True)(
       state.params
     )
-    state = self.descend(state, method.average(grads, axis_name))
+    state = self.descend(state, method.average(grads, self.axis_name))
     # The statistics are pooled over the devices already.
     state = dataclasses.replace(
       state, step=state.step + 1, batch_stats=batch_stats
@@ -178,18 +174,6 @@ class Trainer:
     )
     params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, params=params, opt_state=opt_state)
-
-  def _network(
-    self, batch: method.Batch, axis_name: str | None
-  ) -> generator.Generator:
-    _, height, width, channels = batch['image'].shape
-    return generator.Generator(
-      (height, width, channels),
-      self.settings.generator_width,
-      self.epsilon,
-      axis_name,
-      batch['image'].dtype,
-    )
 
 
 def copier(
@@ -215,14 +199,13 @@ def start(
   student: method.Method,
   trainer: Trainer,
   rng: jax.Array,
-  batch: method.Batch,
   frozen: method.Frozen,
 ) -> State:
   """Both networks before the first step."""
   student_rng, generator_rng = jax.random.split(rng)
   return State(
-    student=student.init(student_rng, batch, frozen),
-    generator=trainer.init(generator_rng, batch),
+    student=student.init(student_rng, trainer.batch, frozen),
+    generator=trainer.init(generator_rng),
   )
 
 

@@ -112,7 +112,7 @@ def make(
   student = generators.copier(model, optimizer, teacher.scores)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> State:
-    start = generators.start(student, _trainer(settings, 1), rng, batch, frozen)
+    start = generators.start(student, _trainer(settings, batch), rng, frozen)
     image = batch['image']
     logits = jax.eval_shape(student_fn, start.variables, image)
     empty = {
@@ -130,8 +130,7 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[State, method.Metrics]:
     rng, generator_rng, directions_rng, replay_rng = jax.random.split(rng, 4)
-    num_images = len(batch['index']) * generators.num_devices(axis_name)
-    trainer = _trainer(settings, num_images)
+    trainer = _trainer(settings, batch, axis_name)
     ask = functools.partial(teacher.scores, frozen['teacher'])
     learn = functools.partial(generators.learn, student, axis_name=axis_name)
 
@@ -158,14 +157,14 @@ def make(
       return loss, (values, images, answers)
 
     generator, _, (values, images, answers) = trainer.update(
-      state.generator, generator_loss, batch, generator_rng, axis_name
+      state.generator, generator_loss, generator_rng
     )
     found = method.average({'disagreement': -values.mean()}, axis_name)
     student_state, every = state.student, []
     # A Python loop, for every query to be counted.
     for i, key in enumerate(jax.random.split(rng, settings.student_steps)):
       if i > 0:  # The first lesson is paid for already.
-        inputs, generator = trainer.sample(generator, batch, key, axis_name)
+        inputs, generator = trainer.sample(generator, key)
         images = dfme.to_images(inputs, settings)
         answers = ask(images)
       student_state, metrics = learn(student_state, images, answers, key)
@@ -185,8 +184,10 @@ def make(
   return method.Method(init, step)
 
 
-def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
-  """Of the generator, for a batch of so many images on all devices."""
+def _trainer(
+  settings: Settings, batch: method.Batch, axis_name: str | None = None
+) -> generators.Trainer:
+  num_images = len(batch['index']) * generators.num_devices(axis_name)
   steps = max(1, dfme.num_steps(settings, num_images))
   schedule = optax.cosine_decay_schedule(
     settings.generator_learning_rate, steps
@@ -194,4 +195,4 @@ def _trainer(settings: Settings, num_images: int) -> generators.Trainer:
   optimizer = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9)
   )
-  return generators.Trainer(settings, optimizer)
+  return generators.Trainer(settings, optimizer, batch, axis_name)
