@@ -78,7 +78,7 @@ def as_oracle(teacher: Oracle | method.ApplyFn | nn.Module) -> Oracle:
 
 
 def open_module(teacher: Oracle | method.ApplyFn | nn.Module) -> nn.Module:
-  """The network of a teacher whose weights are known.
+  """The network of a teacher whose weights are known; `ACCESS = 'weights'`.
 
   Raises:
     ValueError: they are not.

@@ -67,9 +67,6 @@ def make(
   as of `deep_inversion.make`. Metric `competition` is 1 - JS, with JS in nats
   at temperature 3.
 
-  Raises:
-    ValueError: the weights of the teacher are not known.
-
   Source: Yin et al. (2020), arXiv:1912.08795, section 3.3.
   """
   del model

@@ -40,14 +40,7 @@ def make(
       total=seen.total,
     )
 
-  return kd.distil(
-    model,
-    optimizer,
-    parents,
-    heard,
-    temperature=settings.temperature,
-    alpha=settings.alpha,
-  )
+  return kd.distil(model, optimizer, settings, parents, heard)
 
 
 def mean_answers(

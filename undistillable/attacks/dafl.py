@@ -91,18 +91,13 @@ def make(
 
   Equation: the generator minimises `one_hot_weight CE(T(x), argmax T(x)) +
   entropy_weight sum_k p_k log p_k - activation_weight mean |f_T(x)|`, where p
-  is the mean of softmax(T(x)) over the batch; the student
-  `tau^2 KL(T(x) || S(x))`, which sends no gradient to the generator.
-
-  A batch is one of `generators`. The student is updated `student_steps` times a
-  step, which the schedule of `optimizer` must know.
+  is the mean of softmax(T(x)) over the batch; the student `tau^2 KL(T(x) ||
+  S(x))`, which sends no gradient to the generator. A batch is one of
+  `generators`.
 
   Metrics: loss, of the student; accuracy, the percentage of images on which it
   agrees with the teacher; one_hot, entropy and activation, the generator's
   terms without their weights; classes and classes_missing, see `warning`.
-
-  Raises:
-    ValueError: the weights of the teacher are not known.
 
   Source: Chen et al. (2019), arXiv:1904.01186, eqs. 2 to 7 and algorithm 1.
   """

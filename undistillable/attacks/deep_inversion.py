@@ -1,16 +1,15 @@
 """DeepInversion: images from the weights of a network, without any data.
 
 The images are the parameters; they train a student in a run of its own, with
-`kd`. The state holds all of a set. A step takes the rows `batch['index']`,
-moves them down the gradient of a loss that reads a frozen network, and puts
-them back; an epoch moves every image once. The released code finishes one
-fixed batch after the other. Here every step mixes a batch anew, so that the
-BatchNorm prior compares other sets of images each time, the ordinary training
-loop with its checkpoints serves, and memory is bounded by the set: the images
-and the optimizer's moments of each, three times their size with Adam.
+`kd`. A step moves the rows `batch['index']` of the set down the gradient of a
+loss that reads a frozen network; an epoch moves every image once. The released
+code finishes one fixed batch after the other. Here every step mixes a batch
+anew, so that the BatchNorm prior compares other sets of images each time, the
+ordinary training loop with its checkpoints serves, and memory is bounded by the
+set: the images and the optimizer's moments of each, three times their size with
+Adam.
 
-Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released
-code.
+Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released code.
 """
 
 import dataclasses
@@ -133,15 +132,14 @@ def make(
   """Synthesises images that a teacher takes for its training data.
 
   Equation: `w CE(T(x), y) + a_tv TV(x) + a_l2 ||x|| + a_f sum_l (||mu_l(x) -
-  mu_l|| + ||sigma^2_l(x) - sigma^2_l||)`, over the BatchNorm layers l of T.
-  All norms are over a whole batch, and not squared.
+  mu_l|| + ||sigma^2_l(x) - sigma^2_l||)`, over the BatchNorm layers l of T. All
+  norms are over a whole batch, and not squared.
 
   The model is not used: what is trained are the images. The optimizer is of one
   image: each has its own moments and counts its own updates, so a schedule
-  counts epochs. See `images_method`.
-
-  Raises:
-    ValueError: the weights of the teacher are not known.
+  counts epochs. Metrics: the loss, its terms without their weights, and
+  accuracy, the percentage of images of which the teacher says what they shall
+  show.
   """
   del model
   teacher = oracle.open_module(parents['teacher'])
@@ -157,9 +155,7 @@ def images_method(
   """See `make`; `settings.weights` are also of the further terms.
 
   It reads only the shape and type of batch['image'], which is what the networks
-  get, and batch['index'], int32[B], distinct in 0..N-1. Metrics: the loss, its
-  terms without their weights, and accuracy, the percentage of images of which
-  the teacher says what they shall show.
+  get, and batch['index'], int32[B], distinct in 0..N-1.
   """
   low, high = settings.low, settings.high
 

@@ -151,11 +151,8 @@ def make(
   student minimises it, the generator maximises it. Its image is `x = tanh(a)`,
   stretched to low..high, and the gradient with respect to a that of
   `forward_differences`, in which S does not change and is evaluated as in a
-  test.
-
-  A batch is one of `generators`. The student is updated `student_steps` times a
-  step, which the schedule of `optimizer` must know. The budget says when the
-  generator's learning rate falls, and not when to stop, which `plan` does.
+  test. The budget says when the generator's learning rate falls, and not when
+  to stop, which `plan` does. A batch is one of `generators`.
 
   Metrics: loss, D of the student's images; accuracy, the percentage of these on
   which it agrees with the teacher; disagreement, D of the generator's.

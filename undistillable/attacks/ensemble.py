@@ -79,15 +79,12 @@ def make(
 ) -> method.Method:
   """Distils several protected networks of one owner into a student.
 
-  Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha) CE(S(x), y)`
-  with `m = mean_j softmax(log q_j / tau)`, see `scm.mean_scores`: a mean of
+  Equation: that of `scm`, with `m = mean_j softmax(log q_j / tau)`: a mean of
   scores and not of their logarithms, in which a class that one network
   withholds would be withheld by all. The teacher's partners are further parents
-  like it, by any role; `settings.networks` only `plan` reads. Metric `kl` is
-  KL(m || S(x)) at tau, in nats.
+  like it, by any role; how many, `plan` alone reads.
 
   Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
   arXiv:2210.11728.
   """
-  same = scm.Settings(temperature=settings.temperature, alpha=settings.alpha)
-  return scm.make(model, optimizer, same, parents)
+  return scm.make(model, optimizer, settings, parents)

@@ -146,15 +146,11 @@ def make(
   student minimises `tau^2 KL(T(x) || S(x))` over images of the pool.
 
   A step makes one batch, the first one `warmup` more, and then updates the
-  student `student_steps` times, which the schedule of `optimizer` must know. A
-  batch that is given is one of `generators`.
+  student `student_steps` times. A batch that is given is one of `generators`.
 
   Metrics: loss, of the student; accuracy, the percentage of images on which it
   agrees with the teacher; batch_norm, cross_entropy and adversarial, the terms
   of the last images of a batch, without their weights.
-
-  Raises:
-    ValueError: the weights of the teacher are not known.
   """
   teacher = oracle.open_module(parents['teacher'])
   teacher_fn = method.frozen_fn(teacher)

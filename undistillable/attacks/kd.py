@@ -43,46 +43,32 @@ def make(
   Source: Hinton et al. (2015), arXiv:1503.02531; Ma et al. (2021),
   arXiv:2105.07381, eq. 1.
   """
-  return distil(
-    model,
-    optimizer,
-    parents,
-    lambda seen: seen.answers['teacher'],
-    temperature=settings.temperature,
-    alpha=settings.alpha,
-  )
+
+  def heard(seen: method.Forward) -> jax.Array:
+    return seen.answers['teacher']
+
+  return distil(model, optimizer, settings, parents, heard)
 
 
 def distil(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
+  settings: Settings,
   parents: oracle.Parents,
   heard_fn: Callable[[method.Forward], jax.Array],
-  *,
-  temperature: float,
-  alpha: float,
 ) -> method.Method:
-  """`make`, where the student hears something else of what all parents answer.
+  """`make`, of what else is heard of the answers of all parents.
 
-  Args:
-    model: the student.
-    optimizer: an optax transformation.
-    parents: all of whom are asked.
-    heard_fn: `Forward -> float[B, K]`, logits or log-scores.
-    temperature: tau > 0.
-    alpha: weight of what is heard against the labels, in 0..1.
+  heard_fn: `Forward -> float[B, K]`, logits or log-scores.
   """
+  tau, alpha = settings.temperature, settings.alpha
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    heard = heard_fn(seen)
+    heard, labels = heard_fn(seen), seen.batch['label']
     loss = losses.distillation(
-      seen.logits,
-      heard,
-      seen.batch['label'],
-      temperature=temperature,
-      alpha=alpha,
+      seen.logits, heard, labels, temperature=tau, alpha=alpha
     )
-    kl = losses.kl_divergence(heard, seen.logits, temperature=temperature)
+    kl = losses.kl_divergence(heard, seen.logits, temperature=tau)
     return loss, {'kl': kl}
 
   answer_fns = {

@@ -91,17 +91,11 @@ def make(
   """Distils a teacher that answers into a student, without any data.
 
   Equation: `KL(q(x) || softmax(S(x)))`, q the teacher's scores; the student
-  minimises it, the generator maximises it. Its image is `x = tanh(a)`,
-  stretched to low..high, and the gradient with respect to a that of
-  `dfme.forward_differences`; there S is evaluated as in a test, where the
-  released code leaves its BatchNorm as in training. The last images of each
-  step enter the memory, from which the student learns in further steps. What
-  the paper calls MAZE-PD, with a few images of the owner's, is not here.
-
-  A batch is one of `generators`. The student is updated `student_steps +
-  replay_steps` times a step, which the schedule of `optimizer` must know. The
-  budget says how the generator's learning rate falls, and not when to stop,
-  which `plan` does.
+  minimises it, the generator maximises it. Its images and their gradient are
+  those of `dfme`; there S is evaluated as in a test, where the released code
+  leaves its BatchNorm as in training. The last images of each step enter the
+  memory, from which the student learns in further steps. What the paper calls
+  MAZE-PD, with a few images of the owner's, is not here.
 
   Metrics: loss, the divergence of the student's new images; accuracy, the
   percentage of these on which it agrees with the teacher; disagreement, the

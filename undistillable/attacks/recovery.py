@@ -6,9 +6,9 @@ way back. `bayes` looks answers up among the pairs, `d_dae` trains a network on
 them; what both share is here.
 
 Which scores he takes is his prior. The honest one is centred on the scores of a
-shadow: a network of his own that learned the top classes of the answers he was
-given. The oracle is centred on the owner's scores before the defense, which no
-thief has: public code does so, and it is a bound, not an attack.
+shadow: a network of his own that learned the top classes of his answers. The
+oracle is centred on the owner's scores before the defense, which no thief has:
+public code does so, and it is a bound, not an attack.
 
 Source: Tang et al. (2024), "ModelGuard: Information-Theoretic Defense Against
 Model Extraction Attacks", USENIX Security, and its code,

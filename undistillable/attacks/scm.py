@@ -62,14 +62,14 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  settings: Settings,
+  settings: kd.Settings,
   parents: oracle.Parents,
 ) -> method.Method:
   """Distils a teacher and a chain of contrastive networks into a student.
 
   Equation: `alpha tau^2 KL(m || softmax(S(x) / tau)) + (1 - alpha)
   CE(S(x), y)`, with m of `mean_scores` of the teacher and all links. These are
-  further parents like it, by any role; `settings.links` only `plan` reads.
+  further parents like it, by any role; how many, `plan` alone reads.
   Metric `kl` is KL(m || S(x)) at tau, in nats.
   """
   tau = settings.temperature
@@ -77,9 +77,7 @@ def make(
   def heard(seen: method.Forward) -> jax.Array:
     return tau * mean_scores(list(seen.answers.values()), temperature=tau)
 
-  return kd.distil(
-    model, optimizer, parents, heard, temperature=tau, alpha=settings.alpha
-  )
+  return kd.distil(model, optimizer, settings, parents, heard)
 
 
 def mean_scores(
