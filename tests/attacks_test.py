@@ -588,7 +588,7 @@ def test_forward_differences_of_constant_pieces_are_zero():
 
   x = jnp.asarray(_batch()['image'])
   x = x - (x.sum((1, 2, 3)) / 64).reshape(-1, 1, 1, 1) + 0.1 / 64
-  directions = dfme.draw_directions(RNG, jnp.arange(SIZE), 3, x.shape[1:])
+  directions = dfme.draw_directions(RNG, _batch(), 3)
   _, grads = dfme.forward_differences(fn, x, directions, 1e-3)
   np.testing.assert_array_equal(grads, 0.0)
   _, grads = dfme.forward_differences(fn, x, 1e3 * directions, 1e-1)
@@ -596,8 +596,11 @@ def test_forward_differences_of_constant_pieces_are_zero():
 
 
 def test_directions_have_length_1_and_belong_to_their_image():
-  draw = functools.partial(dfme.draw_directions, RNG, number=3, shape=(4, 4, 1))
-  whole, half = draw(jnp.arange(6)), draw(jnp.arange(3, 6))
+  image = jnp.zeros((1, 4, 4, 1))
+  whole, half = (
+    dfme.draw_directions(RNG, {'image': image, 'index': index}, 3)
+    for index in (jnp.arange(6), jnp.arange(3, 6))
+  )
   assert whole.shape == (3, 6, 4, 4, 1)
   np.testing.assert_array_equal(whole[:, 3:], half)
   np.testing.assert_allclose(
@@ -638,7 +641,7 @@ def test_dfme_follows_the_gradient_of_the_disagreement():
       z_s, z_t = (_model().apply(v, x) for v in (student, teacher))
       return dfme.disagreement(z_s, z_t)
 
-    directions = dfme.draw_directions(RNG, jnp.arange(SIZE), 64, x.shape[1:])
+    directions = dfme.draw_directions(RNG, _batch(), 64)
     _, found = dfme.forward_differences(fn, x, directions, 1e-2)
     exact = jax.grad(lambda x: fn(x).sum())(x)
     norms = jnp.sqrt(jnp.sum(found**2) * jnp.sum(exact**2))

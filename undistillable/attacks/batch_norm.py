@@ -19,15 +19,11 @@ from undistillable import state as state_lib
 
 
 class Gaps(NamedTuple):
-  """What the inputs of one BatchNorm layer lack of its running statistics.
+  """What the inputs of one BatchNorm layer lack of its running statistics."""
 
-  Attributes:
-    mean: float32[C], `E[x] - mu`.
-    square: float32[C], `E[(x - mu)^2] - sigma^2`; taken about the running mean
-      and not about 0, where a variance would be lost in rounding.
-  """
-
-  mean: jax.Array
+  mean: jax.Array  # float32[C], `E[x] - mu`.
+  # float32[C], `E[(x - mu)^2] - sigma^2`; taken about the running mean and not
+  # about 0, where a variance would be lost in rounding.
   square: jax.Array
 
 

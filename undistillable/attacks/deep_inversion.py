@@ -88,22 +88,15 @@ class Settings:
 
 @flax.struct.dataclass
 class ImageState:
-  """A set of images in the making.
+  """A set of images in the making."""
 
-  Attributes:
-    step: int32[], steps taken so far.
-    seed: uint32[], of the jitter; the key of a step differs between devices,
-      which must all see the images moved alike.
-    image: float32[N, H, W, C], normalised.
-    label: int32[N], what each image shall show.
-    opt_state: the optimizer's state of each image, with a leading axis N.
-  """
-
-  step: jax.Array
+  step: jax.Array  # int32[], steps taken so far.
+  # uint32[], of the jitter; the key of a step differs between devices, which
+  # must all see the images moved alike.
   seed: jax.Array
-  image: jax.Array
-  label: jax.Array
-  opt_state: state_lib.PyTree
+  image: jax.Array  # float32[N, H, W, C], normalised.
+  label: jax.Array  # int32[N], what each image shall show.
+  opt_state: state_lib.PyTree  # Of each image, with a leading axis N.
 
   @property
   def variables(self) -> dict[str, state_lib.PyTree]:

@@ -181,6 +181,7 @@ def make(
   ) -> tuple[generators.State, method.Metrics]:
     rng, generator_rng, directions_rng = jax.random.split(rng, 3)
     trainer = _trainer(settings, batch, axis_name)
+    directions = draw_directions(directions_rng, batch, settings.directions)
     ask = functools.partial(teacher.scores, frozen['teacher'])
 
     def gain(inputs: jax.Array) -> jax.Array:
@@ -190,7 +191,7 @@ def make(
       return -disagreement(logits, ask(images))
 
     def generator_loss(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-      return blind_loss(gain, inputs, directions_rng, batch['index'], settings)
+      return blind_loss(gain, inputs, directions, settings.epsilon)
 
     generator, _, values = trainer.update(
       state.generator, generator_loss, generator_rng
@@ -255,18 +256,13 @@ def centred_scores(answers: jax.Array) -> jax.Array:
 def blind_loss(
   fn: Callable[[jax.Array], jax.Array],
   inputs: jax.Array,
-  rng: jax.Array,
-  index: jax.Array,
-  settings: Budgeted,
+  directions: jax.Array,
+  epsilon: float,
   values: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """A loss whose gradient is that of `forward_differences`; values of fn."""
-  directions = draw_directions(
-    rng, index, settings.directions, inputs.shape[1:]
-  )
-  values, grads = forward_differences(
-    fn, jax.lax.stop_gradient(inputs), directions, settings.epsilon, values
-  )
+  fixed = jax.lax.stop_gradient(inputs)
+  values, grads = forward_differences(fn, fixed, directions, epsilon, values)
   return jnp.mean(jnp.sum(grads * inputs, axis=(1, 2, 3))), values
 
 
@@ -295,14 +291,13 @@ def forward_differences(
 
 
 def draw_directions(
-  rng: jax.Array, index: jax.Array, number: int, shape: tuple[int, ...]
+  rng: jax.Array, batch: method.Batch, number: int
 ) -> jax.Array:
-  """Directions of length 1 for each of index, float32[number, B, *shape]."""
+  """Directions of length 1 for each image, float32[number, B, H, W, C]."""
 
   def draw(key: jax.Array) -> jax.Array:
-    normal = jax.random.normal(key, (number, *shape))
-    axes = tuple(range(1, normal.ndim))
-    square = jnp.sum(jnp.square(normal), axis=axes, keepdims=True)
+    normal = jax.random.normal(key, (number, *batch['image'].shape[1:]))
+    square = jnp.sum(jnp.square(normal), axis=(1, 2, 3), keepdims=True)
     return normal * jax.lax.rsqrt(square)
 
-  return jnp.moveaxis(generators.draw(draw, rng, index), 1, 0)
+  return jnp.moveaxis(generators.draw(draw, rng, batch['index']), 1, 0)

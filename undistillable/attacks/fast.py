@@ -104,17 +104,11 @@ class Settings:
 
 @flax.struct.dataclass
 class State(generators.State):
-  """Two networks, see `generators.State`, and what was made.
+  """Two networks, see `generators.State`, and what was made."""
 
-  Attributes:
-    pool: of the images, uint8.
-    moments: of the batches so far, see `statistics_distance`.
-    made: int32[], batches so far.
-  """
-
-  pool: generators.Memory
-  moments: batch_norm.Moments
-  made: jax.Array
+  pool: generators.Memory  # Of the images, uint8.
+  moments: batch_norm.Moments  # Of all batches, see `statistics_distance`.
+  made: jax.Array  # int32[], batches so far.
 
 
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:

@@ -25,15 +25,10 @@ ImageLossFn = Callable[[jax.Array], tuple[jax.Array, Any]]
 
 @flax.struct.dataclass
 class State:
-  """What a step of an attack changes: two networks; the student is its result.
+  """The two networks of an attack, of which the student is the result."""
 
-  Attributes:
-    student: its `step` counts its own updates, of which a step may have many.
-    generator: its `step` counts the steps of the method.
-  """
-
-  student: state_lib.TrainState
-  generator: state_lib.TrainState
+  student: state_lib.TrainState  # Counts its own updates, many a step.
+  generator: state_lib.TrainState  # Counts the steps of the method.
 
   @property
   def step(self) -> jax.Array:
@@ -48,15 +43,10 @@ class State:
 
 @flax.struct.dataclass
 class Memory:
-  """The last N examples of those that were written.
+  """The last N examples of those that were written."""
 
-  Attributes:
-    kept: arrays [N, ...].
-    count: int32[], how many have been written, forgotten ones as well.
-  """
-
-  kept: state_lib.PyTree
-  count: jax.Array
+  kept: state_lib.PyTree  # Arrays [N, ...].
+  count: jax.Array  # int32[], how many were written, forgotten ones as well.
 
   def write(
     self, examples: state_lib.PyTree, axis_name: str | None
@@ -85,22 +75,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """A generator, and how it learns.
+  """A generator, and how it learns."""
 
-  Attributes:
-    settings: with `latent_dim`, how many normal random numbers one image is
-      made from, and `generator_width`.
-    optimizer: an optax transformation.
-    batch: how the images look.
-    axis_name: the axis over which the batch is spread.
-    epsilon: see `models.generator.Generator`, like the width.
-  """
-
-  settings: Any
+  settings: Any  # With `latent_dim` and `generator_width`.
   optimizer: optax.GradientTransformation
-  batch: method.Batch
-  axis_name: str | None = None
-  epsilon: float = 1e-5
+  batch: method.Batch  # How the images look.
+  axis_name: str | None = None  # Over which the batch is spread.
+  epsilon: float = 1e-5  # See `models.generator.Generator`.
 
   @property
   def network(self) -> generator.Generator:

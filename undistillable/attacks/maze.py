@@ -125,6 +125,9 @@ def make(
   ) -> tuple[State, method.Metrics]:
     rng, generator_rng, directions_rng, replay_rng = jax.random.split(rng, 4)
     trainer = _trainer(settings, batch, axis_name)
+    directions = dfme.draw_directions(
+      directions_rng, batch, settings.directions
+    )
     ask = functools.partial(teacher.scores, frozen['teacher'])
     learn = functools.partial(generators.learn, student, axis_name=axis_name)
 
@@ -140,13 +143,9 @@ def make(
     def generator_loss(inputs: jax.Array) -> tuple[jax.Array, Any]:
       images = dfme.to_images(jax.lax.stop_gradient(inputs), settings)
       answers = ask(images)
-      loss, values = dfme.blind_loss(
-        gain_nearby,
-        inputs,
-        directions_rng,
-        batch['index'],
-        settings,
-        gain(images, answers),
+      values = gain(images, answers)
+      loss, _ = dfme.blind_loss(
+        gain_nearby, inputs, directions, settings.epsilon, values
       )
       return loss, (values, images, answers)
 
