@@ -183,8 +183,8 @@ def test_a_network_learns_the_way_back(defense, settings):
   known = {'defense': defense, 'defense_settings': settings}
   y, q = _pairs(_images(), draws=128, concentration=2.0, **known)
   settings = d_dae.Settings(epochs=150, batch_size=256)
-  learn = jax.jit(lambda y, q: d_dae.train_restorer(KEY, y, q, settings))
-  variables = learn(y[:1792], q[:1792])
+  learn = jax.jit(functools.partial(d_dae.train_restorer, settings))
+  variables = learn(KEY, y[:1792], q[:1792])
   logits = d_dae.restorer(4).apply(variables, q[1792:])
   found = jax.nn.softmax(logits)
   if defense == 'none':

@@ -69,7 +69,6 @@ def make(
 
   Source: Yin et al. (2020), arXiv:1912.08795, section 3.3.
   """
-  del model
   student = oracle.open_module(parents['student'])
 
   def terms_fn(
@@ -82,5 +81,4 @@ def make(
     )
     return {'competition': 1.0 - divergence}
 
-  teacher = oracle.open_module(parents['teacher'])
-  return deep_inversion.images_method(optimizer, teacher, settings, terms_fn)
+  return deep_inversion.make(model, optimizer, settings, parents, terms_fn)

@@ -53,8 +53,8 @@ def mean_answers(
   """For each example the mean answer to those of its label in the batch.
 
   Equation: `m_y = mean_{i: y_i = y} log q_i`, in log-scores. Where the teacher
-  withholds a class of any of these, whose log-score is none, it is
-  `m_y = tau log mean_i softmax(log q_i / tau)`: their mean at tau.
+  withholds a class of any of these, whose log-score is none, it is `m_y = tau
+  log mean_i softmax(log q_i / tau)`: their mean at tau.
 
   Args:
     answers: float[B, K], logits or log-scores.

@@ -4,8 +4,7 @@ The images may lie on several devices or in several batches, so there are two
 parts: means over the examples, which can be pooled, and norms of what was
 pooled. No norm is squared.
 
-Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released
-code.
+Source: Yin et al. (2020), arXiv:1912.08795, section 3.2, and its released code.
 """
 
 from collections.abc import Sequence

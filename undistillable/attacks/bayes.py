@@ -63,18 +63,9 @@ def make(
 def posterior_mean(
   table_y: jax.Array, table_q: jax.Array, q: jax.Array
 ) -> jax.Array:
-  """The mean float32[B, K] of scores whose answers are near q; see `make`.
+  """The mean of scores whose answers are near q, float32[B, K]; see `make`.
 
-  Args:
-    table_y: float32[N, K], scores.
-    table_q: float32[N, K], the answers to them.
-    q: float32[B, K], answers.
-
-  Example:
-    >>> y = jnp.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
-    >>> top = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    >>> [round(float(x), 3) for x in posterior_mean(y, top, top[:1])[0]]
-    [0.8, 0.2]
+  The table has scores and the answers to them, float32[N, K] each.
   """
   top = table_q.argmax(-1)
   apart = jnp.where((top == table_y.argmax(-1)).all(), _APART, 0.0)

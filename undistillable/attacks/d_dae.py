@@ -90,18 +90,16 @@ def make(
   Security, and its code.
   """
 
-  def learn(rng: jax.Array, y: jax.Array, q: jax.Array) -> state_lib.PyTree:
-    return train_restorer(rng, y, q, settings)
-
   def restore(variables: state_lib.PyTree, q: jax.Array) -> jax.Array:
     logits: Any = restorer(q.shape[-1]).apply(variables, q)
     return losses.log_scores(logits)
 
+  learn = functools.partial(train_restorer, settings)
   return recovery.attack(model, optimizer, settings, parents, learn, restore)
 
 
 def train_restorer(
-  rng: jax.Array, y: jax.Array, q: jax.Array, settings: Settings
+  settings: Settings, rng: jax.Array, y: jax.Array, q: jax.Array
 ) -> dict[str, state_lib.PyTree]:
   """The variables of `restorer(K)`, of scores y and answers q float32[N, K]."""
 

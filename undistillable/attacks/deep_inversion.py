@@ -65,10 +65,8 @@ class Settings:
   flip: bool = False
 
   def __post_init__(self) -> None:
-    if self.num_images < 1:
-      raise ValueError(f'num_images={self.num_images}; expected at least 1')
-    if self.jitter < 0:
-      raise ValueError(f'jitter={self.jitter}; expected pixels, 0 or more')
+    losses.check_whole('num_images', self.num_images, least=1)
+    losses.check_whole('jitter', self.jitter, least=0)
     if len(self.low) != len(self.high) or not all(
       least < most for least, most in zip(self.low, self.high, strict=False)
     ):
@@ -121,35 +119,25 @@ def make(
   optimizer: optax.GradientTransformation,
   settings: Settings,
   parents: oracle.Parents,
+  terms_fn: TermsFn = lambda *_: {},
 ) -> method.Method:
   """Synthesises images that a teacher takes for its training data.
 
   Equation: `w CE(T(x), y) + a_tv TV(x) + a_l2 ||x|| + a_f sum_l (||mu_l(x) -
   mu_l|| + ||sigma^2_l(x) - sigma^2_l||)`, over the BatchNorm layers l of T. All
-  norms are over a whole batch, and not squared.
+  norms are over a whole batch, and not squared. `settings.weights` are also of
+  the further terms that terms_fn returns.
 
   The model is not used: what is trained are the images. The optimizer is of one
   image: each has its own moments and counts its own updates, so a schedule
-  counts epochs. Metrics: the loss, its terms without their weights, and
-  accuracy, the percentage of images of which the teacher says what they shall
-  show.
+  counts epochs. Read are only the shape and type of batch['image'], which is
+  what the networks get, and batch['index'], int32[B], distinct in 0..N-1.
+
+  Metrics: the loss, its terms without their weights, and accuracy, the
+  percentage of images of which the teacher says what they shall show.
   """
   del model
   teacher = oracle.open_module(parents['teacher'])
-  return images_method(optimizer, teacher, settings, terms_fn=lambda *_: {})
-
-
-def images_method(
-  optimizer: optax.GradientTransformation,
-  teacher: nn.Module,
-  settings: Settings,
-  terms_fn: TermsFn,
-) -> method.Method:
-  """See `make`; `settings.weights` are also of the further terms.
-
-  It reads only the shape and type of batch['image'], which is what the networks
-  get, and batch['index'], int32[B], distinct in 0..N-1.
-  """
   low, high = settings.low, settings.high
 
   def init(

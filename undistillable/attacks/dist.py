@@ -81,17 +81,12 @@ def relations(
 
   Equation: `inter = 1 - mean_i rho(s_i., t_i.)`, over the classes of each
   image, and `intra = 1 - mean_k rho(s_.k, t_.k)`, over the images of each
-  class, with Pearson's correlation rho of `s = softmax(z_S / tau)` and
-  `t = softmax(z_T / tau)`. Where either is constant but for rounding, rho is 0
-  and has no gradient; the released code adds 1e-8 to the product of their
-  norms, which makes the gradient there some 1e7.
-
-  Args:
-    student_logits: float[B, K].
-    teacher_logits: float[B, K]; no gradient reaches them.
-    temperature: tau > 0.
-    total: the sum of an array over all devices that share the batch, without a
-      gradient.
+  class, with Pearson's correlation rho of `s = softmax(z_S / tau)` and `t =
+  softmax(z_T / tau)`, of logits float[B, K]. Where either is constant but for
+  rounding, rho is 0 and has no gradient; the released code adds 1e-8 to the
+  product of their norms, which makes the gradient there some 1e7. No gradient
+  reaches the teacher's, and none goes through `total`, the sum over all devices
+  that share the batch.
 
   Returns:
     (inter, intra), float32[B] each, whose means over the whole batch are these

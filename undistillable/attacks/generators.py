@@ -19,9 +19,6 @@ import optax
 from undistillable import losses, method, state as state_lib
 from undistillable.models import generator
 
-# images float[B, H, W, C] -> (loss float32[], anything else)
-ImageLossFn = Callable[[jax.Array], tuple[jax.Array, Any]]
-
 
 @flax.struct.dataclass
 class State:
@@ -122,12 +119,15 @@ class Trainer:
     return self.paint(state, self.draw(rng))
 
   def update(
-    self, state: state_lib.TrainState, loss_fn: ImageLossFn, rng: jax.Array
+    self,
+    state: state_lib.TrainState,
+    loss_fn: Callable[[jax.Array], tuple[jax.Array, Any]],
+    rng: jax.Array,
   ) -> tuple[state_lib.TrainState, jax.Array, Any]:
     """One step down the loss of new images, which is of this device's alone.
 
-    Returns:
-      The new state, the images of the old one, what else loss_fn returned.
+    loss_fn: float[B, H, W, C] -> (loss float32[], anything else), which is
+    returned behind the new state and the images of the old one.
     """
 
     def image_loss(params: state_lib.PyTree) -> tuple[jax.Array, Any]:

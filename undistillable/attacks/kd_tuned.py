@@ -69,13 +69,5 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
 
 
 def pick(held_out: Mapping[str, float]) -> str:
-  """The candidate that is best on the held-out part, of equals the first.
-
-  Args:
-    held_out: accuracy in percent after the last epoch, by role.
-
-  Example:
-    >>> pick({'one': 70.0, 'two': 90.0, 'three': 90.0})
-    'two'
-  """
+  """The candidate of the best held-out accuracy, in percent; of equals the first."""
   return max(held_out, key=lambda role: held_out[role])

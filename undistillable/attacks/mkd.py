@@ -120,18 +120,11 @@ def mapped_answers(
 ) -> jax.Array:
   """The answers after a step of the Markov chain of each example's label.
 
-  Equation: `t'_j = sum_i t_i M_y,ij`, with the answers' power transform
-  `t = softmax(log q / tau)`, and `M_y = softmax_j(s_y I + U_y V_y^T)`, each row
-  of which adds up to 1.
-
-  Args:
-    matrices: of `init_matrices`.
-    answers: float[B, K], logits or log-scores.
-    labels: int[B], in 0..K-1.
-    temperature: tau > 0.
-
-  Returns:
-    log t', float32[B, K].
+  Equation: `t'_j = sum_i t_i M_y,ij`, with the answers' power transform `t =
+  softmax(log q / tau)`, and `M_y = softmax_j(s_y I + U_y V_y^T)`, each row of
+  which adds up to 1. Matrices are those of `init_matrices`, answers float[B,
+  K], logits or log-scores, labels int[B] in 0..K-1; it is log t', float32[B,
+  K].
   """
   log_t = losses.log_scores(answers, temperature)
   u, v, s = (matrices[name][labels] for name in ('u', 'v', 's'))

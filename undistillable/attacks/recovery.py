@@ -269,15 +269,9 @@ def pairs(
 ) -> tuple[jax.Array, jax.Array]:
   """Scores that a thief chooses, and how they are answered.
 
-  Equation: `y ~ Dirichlet(concentration K softmax(z))` for every centre z, as
-  often as `draws` says; q is what the defense serves of y.
-
-  Args:
-    settings: see there.
-    rng: a key.
-    centres: float[N, K], z.
-    images: float[N, H, W, C], which some defenses read as well.
-    network: of `replica`.
+  Equation: `y ~ Dirichlet(concentration K softmax(z))` for every centre z,
+  float[N, K], as often as `draws` says; q is what the defense serves of y. Some
+  defenses read the images, float[N, H, W, C], and the network of `replica`.
 
   Returns:
     (y, q), each float32[draws * N, K] of scores.

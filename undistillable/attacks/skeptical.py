@@ -2,8 +2,7 @@
 
 The student gets classifiers at some of its inner feature maps. One of them
 copies the teacher, so that no deeper layer hears of it; the deepest copies the
-student itself; the student learns the labels. In the end the network counts
-and these classifiers are dropped.
+student itself; the student learns the labels. In the end these are dropped.
 
 Source: Kundu et al. (2021), "Analyzing the Confidentiality of Undistillable
 Teachers in Knowledge Distillation", NeurIPS.
@@ -130,12 +129,8 @@ def skeptical_loss(
 ) -> tuple[jax.Array, method.Metrics]:
   """See `make`; (loss float32[B], metrics).
 
-  Args:
-    logits: float[B, K], of the network at 0, of a head at its place.
-    teacher_logits: float[B, K].
-    labels: int[B], in 0..K-1.
-    step: int32[], steps taken before this one.
-    settings: see there.
+  Logits are float[B, K], of the network at 0, of a head at its place; step,
+  int32[], are those taken before this one.
   """
   tau = settings.temperature
   heard, deepest = logits[settings.loc], logits[1]

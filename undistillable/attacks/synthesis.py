@@ -28,14 +28,11 @@ _SHOWN_IMAGES = 100
 def as_arrays(
   variables: Mapping[str, Any], normalization: str
 ) -> dict[str, np.ndarray]:
-  """The images in the variables of a run, as bytes, and their labels.
+  """The images uint8[N, H, W, C] in the variables of a run, and their labels.
 
   Args:
     variables: {'images': {'image': float[N, H, W, C], 'label': int32[N]}}.
     normalization: a name of `data.NORMALIZATIONS`.
-
-  Returns:
-    image: uint8[N, H, W, C]; label: int32[N].
   """
   found = variables['images']
   mean, std = data.NORMALIZATIONS[normalization]
@@ -77,11 +74,7 @@ def watch(material: Any) -> Callable[[Mapping[str, Any]], dict[str, float]]:
 
 
 def value_range(normalization: str) -> dict[str, tuple[float, ...]]:
-  """What the bytes 0 and 255 of each channel become when they are normalised.
-
-  Returns:
-    Settings low and high, float[C] each.
-  """
+  """Settings low and high: the bytes 0 and 255 of each channel, normalised."""
   mean, std = data.NORMALIZATIONS[normalization]
   return {
     'low': tuple(-m / s for m, s in zip(mean, std, strict=True)),
@@ -92,24 +85,14 @@ def value_range(normalization: str) -> dict[str, tuple[float, ...]]:
 def to_uint8(
   image: np.ndarray | jax.Array, mean: Sequence[float], std: Sequence[float]
 ) -> np.ndarray:
-  """The bytes of normalised images [N, H, W, C], rounded and clipped.
-
-  Example:
-    >>> to_uint8(np.zeros((1, 1, 1, 1)), (0.5,), (0.25,)).ravel()
-    array([128], dtype=uint8)
-  """
+  """The bytes of normalised images [N, H, W, C], rounded and clipped."""
   values = np.asarray(image, np.float32) * np.asarray(std, np.float32)
   values = 255 * (values + np.asarray(mean, np.float32))
   return np.asarray(np.clip(np.round(values), 0, 255), np.uint8)
 
 
 def image_grid(image: np.ndarray, columns: int) -> np.ndarray:
-  """Lays images uint8[N, H, W, C] out in rows, with black pixels of distance.
-
-  Example:
-    >>> image_grid(np.full((3, 8, 8, 1), 255, np.uint8), 2).shape
-    (17, 17, 1)
-  """
+  """Images uint8[N, H, W, C] in rows, with black pixels between them."""
   num_images, height, width, channels = image.shape
   rows = math.ceil(num_images / columns)
   cells = np.zeros((rows * columns, height + 1, width + 1, channels), np.uint8)
@@ -148,14 +131,9 @@ def batch_norm_distance(
   """`batch_norm.distance` of a whole set, as a mean over the layers.
 
   The images that a network was trained on are not at 0: it saw them in batches,
-  and earlier on.
-
-  Args:
-    model: a linen module.
-    variables: of the network.
-    arrays: image uint8[N, H, W, C] and label int32[N].
-    prepare: without augmentation; see `data.batches.prepare_fn`.
-    batch_size: bounds the memory only.
+  and earlier on. The arrays are image, uint8[N, H, W, C], and label; `prepare`
+  is `data.batches.prepare_fn` without augmentation; the batch size bounds the
+  memory only.
   """
 
   @jax.jit
