@@ -37,16 +37,15 @@ def make(
   """Trains a student on the mean of all scores that are served alike.
 
   Equation: of an answer q the estimate is the mean of y over the pairs (y,
-  q(y)) of `recovery.pairs` with `|q(y) - q|_1 <= max(0.01, d)`, where d
-  is the distance of the nearest: under the prior of the pairs the posterior
-  mean, which has the least expected squared error. Where every pair keeps its
-  top class, those of another one than q do not count, if there are others. The
-  student learns it as `knockoff` learns answers.
+  q(y)) of `recovery.pairs` with `|q(y) - q|_1 <= max(0.01, d)`, where d is the
+  distance of the nearest: under the prior of the pairs the posterior mean,
+  which has the least expected squared error. Where every pair keeps its top
+  class, those of another one than q do not count, if there are others. The
+  student learns it as `knockoff` learns answers. See `recovery.attack` for
+  parents and metrics.
 
-  See `recovery.attack` for parents and metrics.
-
-  Source: Tang et al. (2024), "ModelGuard", USENIX Security, and its code,
-  whose prior is the oracle.
+  Source: Tang et al. (2024), "ModelGuard", USENIX Security, and its code, whose
+  prior is the oracle.
   """
 
   def learn(rng: jax.Array, y: jax.Array, q: jax.Array) -> dict[str, jax.Array]:

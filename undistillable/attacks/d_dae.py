@@ -81,9 +81,7 @@ def make(
   `recovery.pairs`; the student learns R(q) as `knockoff` learns answers. With
   scores from Dirichlets it is what Tang et al. call D-DAE+. As in their code
   there is no tanh before the softmax of R, with which no score of 10 classes
-  could be above 0.451.
-
-  See `recovery.attack` for parents and metrics.
+  could be above 0.451. See `recovery.attack` for parents and metrics.
 
   Source: "D-DAE: Defense-Penetrating Model Extraction Attacks", IEEE Symposium
   on Security and Privacy (2023); Tang et al. (2024), "ModelGuard", USENIX

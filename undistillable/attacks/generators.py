@@ -126,8 +126,8 @@ class Trainer:
   ) -> tuple[state_lib.TrainState, jax.Array, Any]:
     """One step down the loss of new images, which is of this device's alone.
 
-    loss_fn: float[B, H, W, C] -> (loss float32[], anything else), which is
-    returned behind the new state and the images of the old one.
+    loss_fn: float[B, H, W, C] -> (loss float32[], anything else), which comes
+    back after the new state and the images of the old one.
     """
 
     def image_loss(params: state_lib.PyTree) -> tuple[jax.Array, Any]:

@@ -69,5 +69,5 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
 
 
 def pick(held_out: Mapping[str, float]) -> str:
-  """The candidate of the best held-out accuracy, in percent; of equals the first."""
+  """The candidate with the best held-out accuracy, of equals the first."""
   return max(held_out, key=lambda role: held_out[role])
