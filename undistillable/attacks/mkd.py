@@ -99,7 +99,7 @@ def make(
 def init_matrices(
   rng: jax.Array, num_classes: int, rank: int
 ) -> dict[str, jax.Array]:
-  """u and v, float32[K, K, r], small; s, float32[K], of 1: 2 K K r + K numbers."""
+  """Small u and v, float32[K, K, r], and s, float32[K]: 2 K K r + K numbers."""
   shape = (num_classes, num_classes, rank)
   u, v = (
     _SCALE * jax.random.normal(key, shape) for key in jax.random.split(rng)
