@@ -16,7 +16,6 @@ from undistillable import (
   execute,
   plan,
   store as store_lib,
-  study,
 )
 from undistillable.attacks import kd_tuned
 from undistillable.report import summary
@@ -132,12 +131,12 @@ def test_who_diverged_is_not_picked_and_stops_nobody(monkeypatch, tmp_path):
   monkeypatch.setattr(store, 'result', told.get)
   assert store.source(tuned) == others[0]
   results = {run.id: one for run, one in told.items()} | {teacher.id: good}
-  assert study._failed(tuned, results) is None
+  assert execute._failed(tuned, results) is None
   for run in others:
     results[run.id] = {'status': 'diverged'}
-  assert study._failed(tuned, results) == first.id
+  assert execute._failed(tuned, results) == first.id
   results = dict.fromkeys(results, good) | {teacher.id: {'status': 'skipped'}}
-  assert study._failed(tuned, results) == teacher.id
+  assert execute._failed(tuned, results) == teacher.id
 
 
 def test_of_equals_the_first_is_picked():

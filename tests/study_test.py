@@ -260,7 +260,7 @@ def test_two_at_once_share_the_work_and_each_reports_what_it_was_asked(
       return run_group(group, store, on_step)
 
   monkeypatch.setattr(execute, 'run_group', note)
-  monkeypatch.setattr(study, '_SECS_BETWEEN_LOOKS', 0.05)
+  monkeypatch.setattr(execute, '_SECS_BETWEEN_LOOKS', 0.05)
   unmeasured = dataclasses.replace(study.MAIN, measure_fn=lambda *_: {})
   wanted = ((0,), (1, 0))
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -328,7 +328,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
     (folder / 'result.json').write_text(result)
     held.release()
 
-  monkeypatch.setattr(study.time, 'sleep', finish)
+  monkeypatch.setattr(execute.time, 'sleep', finish)
   found = study.run(config, tmp_path)
   assert found == before
   assert told == [

@@ -1,6 +1,8 @@
 """Trains runs, and writes down what they came to."""
 
+import contextlib
 import pathlib
+import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +26,136 @@ from undistillable import (
 
 Run = runs_lib.Run
 
+_SECS_BETWEEN_LOOKS = 2.0  # At what another process trains.
 _MAPS = pathlib.Path('/proc/self/maps')
 _MOST_MAPS = pathlib.Path('/proc/sys/vm/max_map_count')
+
+
+def train_all(
+  planned: Sequence[Run],
+  store: store_lib.Store,
+  *,
+  together: int,
+  max_accuracy_drop: float | None,
+  show_progress: bool,
+) -> dict[str, dict[str, Any]]:
+  """Trains what is missing, beside any other process that does.
+
+  Args:
+    planned: each run after those that it depends on.
+    store: of their workdir.
+    together: see `groups`.
+    max_accuracy_drop: of a protected teacher, in points; more stops everything,
+      as a run does that diverges. None goes on without what did.
+    show_progress: whether there is a bar.
+
+  Returns:
+    {run id: result} of all runs.
+
+  Raises:
+    errors.DivergedError: see max_accuracy_drop.
+  """
+  results = store.results(planned)
+
+  def check() -> None:
+    """Of all runs that can be judged by now: a parent's result may be lost."""
+    for run in planned:
+      others = (*run.parents.values(), *run.compared_with.values())
+      needed = {run.id, *(other.id for other in others)}
+      if max_accuracy_drop is not None and needed <= results.keys():
+        _stop_if_failed(run, results, max_accuracy_drop)
+
+  check()
+  missing = [run for run in planned if run.id not in results]
+  steps = sum(
+    store.num_steps(run) for run in missing if not store.is_trained(run)
+  )
+  shown = bool(missing) and show_progress and hosts.is_main()
+  progress = writers.Progress(steps, len(planned), show=shown)
+  with progress:
+    while missing:
+      results |= _train_some(missing, store, results, together, progress)
+      make_room()
+      check()
+      missing = [run for run in planned if run.id not in results]
+  return {run.id: results[run.id] for run in planned}
+
+
+def _train_some(
+  missing: Sequence[Run],
+  store: store_lib.Store,
+  results: Mapping[str, Any],
+  together: int,
+  progress: writers.Progress,
+) -> dict[str, dict[str, Any]]:
+  """{run id: result} of the first runs that can be trained, or that others did.
+
+  Any number of processes may share a workdir: each trains what no other is
+  training, and waits where there is nothing left but that.
+  """
+  waits_for = None
+  for group in groups(missing, together):
+    parents = [parent.id for parent in group[0].parents.values()]
+    if not results.keys() >= set(parents):
+      continue  # Others train them.
+    failed = _failed(group[0], results)
+    if failed:
+      reason = f'its parent {failed} did not finish'
+      return {run.id: skipped(run, reason) for run in group}
+    with contextlib.ExitStack() as stack:
+      mine = [run for run in group if store.take(run, stack)]
+      # Another process may have finished one a moment ago.
+      done = {run.id: store.result(run) for run in mine}
+      mine = [run for run in mine if not done[run.id]]
+      if mine:
+        progress.start(len(results) + 1, mine[0].label, len(mine) - 1)
+        new = run_group(mine, store, progress.advance)
+        done |= {r.id: one for r, one in zip(mine, new, strict=True)}
+      if done:
+        return {name: result for name, result in done.items() if result}
+    waits_for = waits_for or group[0]
+  assert waits_for, 'runs are in an order in which they can be trained'
+  progress.say(f'waits for {waits_for.label}, trained by another process')
+  time.sleep(_SECS_BETWEEN_LOOKS)
+  return store.results(missing)
+
+
+def _failed(run: Run, results: Mapping[str, Any]) -> str | None:
+  """A parent for want of which there is nothing to train, or None.
+
+  Of candidates a single one is enough: nobody picks a student that diverged.
+  """
+  bad = {
+    role: parent.id
+    for role, parent in run.parents.items()
+    if results[parent.id]['status'] != 'finished'
+  }
+  candidates = run.candidates.keys()
+  if not candidates <= bad.keys():
+    bad = {role: name for role, name in bad.items() if role not in candidates}
+  return next(iter(bad.values()), None)
+
+
+def _stop_if_failed(
+  run: Run, results: Mapping[str, Any], max_drop: float
+) -> None:
+  """Stops before students are trained against a teacher that is no use."""
+  if results[run.id]['status'] != 'finished':
+    raise errors.DivergedError(results[run.id]['reason'])
+  twin = run.compared_with.get('normal')
+  if run.role != 'teacher' or twin is None:
+    return
+  before, after = results[twin.id], results[run.id]
+  key = 'val_accuracy'
+  if None in (before[key], after[key]):
+    key = 'test_accuracy'
+  drop = before[key] - after[key]
+  if drop > max_drop:
+    raise errors.DivergedError(
+      f'{run.label} ({run.id}): its accuracy collapsed to {after[key]:.1f} %, '
+      f'{drop:.1f} points below its normal twin; {remedy(run)}, or '
+      f'raise max_accuracy_drop (now {max_drop}) to go on with it'
+    )
 
 
 def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:

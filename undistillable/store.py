@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -288,6 +288,12 @@ class Store:
     # A process that was killed had no time to.
     shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
     return self._results.setdefault(run.id, writers.read_json(path))
+
+  @hosts.by_main
+  def results(self, planned: Iterable[runs.Run]) -> dict[str, dict[str, Any]]:
+    """{run id: result} of those that have one."""
+    found = {run.id: self.result(run) for run in planned}
+    return {name: result for name, result in found.items() if result}
 
   @hosts.by_main
   def is_trained(self, run: runs.Run) -> bool:

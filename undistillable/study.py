@@ -1,11 +1,9 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +40,6 @@ _FREE_FIELDS = (
 
 # Of a result.json, what results.json would only swell by.
 _KEPT_APART = ('environment', 'test_hits', 'val_hits')
-_SECS_BETWEEN_LOOKS = 2.0  # At what another process trains.
 # What a study left: results.json, of which `run` returns the content.
 Results = dict[str, Any]
 
@@ -129,7 +126,13 @@ def run(
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
   _write_plan(planned, folder, own_config)
-  results = _train(planned, store, config, study.go_on)
+  results = execute.train_all(
+    planned,
+    store,
+    together=config.together,
+    max_accuracy_drop=None if study.go_on else config.max_accuracy_drop,
+    show_progress=config.progress,
+  )
   return _report(results, planned, store, config, study, workdir, command)
 
 
@@ -240,7 +243,7 @@ def _check_data(
   On every host, and that all of them plan the same.
   """
   ids = [run.id for run in planned]
-  found, wanted = _results(planned, store), hosts.of_main(ids)
+  found, wanted = store.results(planned), hosts.of_main(ids)
   missing = [run for run in planned if run.id not in found]
 
   def check() -> None:
@@ -259,15 +262,6 @@ def _check_data(
   hosts.agree(check)
 
 
-@hosts.by_main
-def _results(
-  planned: Sequence[runs_lib.Run], store: store_lib.Store
-) -> dict[str, dict[str, Any]]:
-  """{run id: result} of those that have one."""
-  found = {run.id: store.result(run) for run in planned}
-  return {name: result for name, result in found.items() if result}
-
-
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:
   """The fields in which two configs differ, as `name: old -> new`."""
   if isinstance(old, dict) and isinstance(new, dict):
@@ -279,94 +273,6 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
       )
     ]
   return [] if old == new else [f'{name}: {old} there, {new} here']
-
-
-def _train(
-  planned: Sequence[runs_lib.Run],
-  store: store_lib.Store,
-  config: ml_collections.ConfigDict,
-  go_on: bool,
-) -> dict[str, dict[str, Any]]:
-  """{run id: result} of all runs, trained where they are missing."""
-  results = _results(planned, store)
-
-  def check() -> None:
-    """Of all runs that can be judged by now: a parent's result may be lost."""
-    for run in planned:
-      others = (*run.parents.values(), *run.compared_with.values())
-      needed = {run.id, *(other.id for other in others)}
-      if not go_on and needed <= results.keys():
-        _stop_if_failed(run, results, config.max_accuracy_drop)
-
-  check()
-  missing = [run for run in planned if run.id not in results]
-  steps = sum(
-    store.num_steps(run) for run in missing if not store.is_trained(run)
-  )
-  shown = bool(missing) and config.progress and hosts.is_main()
-  progress = writers.Progress(steps, len(planned), show=shown)
-  with progress:
-    while missing:
-      results |= _train_some(missing, store, results, config.together, progress)
-      execute.make_room()
-      check()
-      missing = [run for run in planned if run.id not in results]
-  return {run.id: results[run.id] for run in planned}
-
-
-def _train_some(
-  missing: Sequence[runs_lib.Run],
-  store: store_lib.Store,
-  results: Mapping[str, Any],
-  together: int,
-  progress: writers.Progress,
-) -> dict[str, dict[str, Any]]:
-  """{run id: result} of the first runs that can be trained, or that others did.
-
-  Any number of processes may share a workdir: each trains what no other is
-  training, and waits where there is nothing left but that.
-  """
-  waits_for = None
-  for group in execute.groups(missing, together):
-    parents = [parent.id for parent in group[0].parents.values()]
-    if not results.keys() >= set(parents):
-      continue  # Others train them.
-    failed = _failed(group[0], results)
-    if failed:
-      reason = f'its parent {failed} did not finish'
-      return {run.id: execute.skipped(run, reason) for run in group}
-    with contextlib.ExitStack() as stack:
-      mine = [run for run in group if store.take(run, stack)]
-      # Another process may have finished one a moment ago.
-      done = {run.id: store.result(run) for run in mine}
-      mine = [run for run in mine if not done[run.id]]
-      if mine:
-        progress.start(len(results) + 1, mine[0].label, len(mine) - 1)
-        new = execute.run_group(mine, store, progress.advance)
-        done |= {r.id: one for r, one in zip(mine, new, strict=True)}
-      if done:
-        return {name: result for name, result in done.items() if result}
-    waits_for = waits_for or group[0]
-  assert waits_for, 'runs are in an order in which they can be trained'
-  progress.say(f'waits for {waits_for.label}, trained by another process')
-  time.sleep(_SECS_BETWEEN_LOOKS)
-  return _results(missing, store)
-
-
-def _failed(run: runs_lib.Run, results: Mapping[str, Any]) -> str | None:
-  """A parent for want of which there is nothing to train, or None.
-
-  Of candidates a single one is enough: nobody picks a student that diverged.
-  """
-  bad = {
-    role: parent.id
-    for role, parent in run.parents.items()
-    if results[parent.id]['status'] != 'finished'
-  }
-  candidates = run.candidates.keys()
-  if not candidates <= bad.keys():
-    bad = {role: name for role, name in bad.items() if role not in candidates}
-  return next(iter(bad.values()), None)
 
 
 def _of_other_seeds(
@@ -397,28 +303,6 @@ def _of_other_seeds(
   found = {run: store.result(run) for run in planned}
   finished = {run: result for run, result in found.items() if result}
   return finished if len(finished) == len(found) else {}
-
-
-def _stop_if_failed(
-  run: runs_lib.Run, results: Mapping[str, Any], max_drop: float
-) -> None:
-  """Stops before students are trained against a teacher that is no use."""
-  if results[run.id]['status'] != 'finished':
-    raise errors.DivergedError(results[run.id]['reason'])
-  twin = run.compared_with.get('normal')
-  if run.role != 'teacher' or twin is None:
-    return
-  before, after = results[twin.id], results[run.id]
-  key = 'val_accuracy'
-  if None in (before[key], after[key]):
-    key = 'test_accuracy'
-  drop = before[key] - after[key]
-  if drop > max_drop:
-    raise errors.DivergedError(
-      f'{run.label} ({run.id}): its accuracy collapsed to {after[key]:.1f} %, '
-      f'{drop:.1f} points below its normal twin; {execute.remedy(run)}, or '
-      f'raise max_accuracy_drop (now {max_drop}) to go on with it'
-    )
 
 
 if __name__ == '__main__':
