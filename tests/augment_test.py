@@ -1,5 +1,6 @@
 """Crops against NumPy, rotations against Pillow, and what all of them share."""
 
+import functools
 import io
 import zipfile
 
@@ -10,6 +11,19 @@ import PIL.Image
 import pytest
 
 from undistillable.data import augment
+
+_crop = jax.jit(augment.crop, static_argnames=('pad', 'mode'))
+_normalize = jax.jit(augment.normalize, static_argnums=(1, 2, 3))
+_rotate = jax.jit(augment.rotate)
+
+
+@functools.cache
+def _fn(name, **kwargs):
+  return jax.jit(augment.get_augmentation(name, **kwargs))
+
+
+def _augmented(name, key, image, **kwargs):
+  return np.asarray(_fn(name, **kwargs)(jax.random.key(key), image))
 
 
 @pytest.fixture(scope='module')
@@ -29,32 +43,34 @@ def noise():
 
 
 def test_normalize_equals_hand_computed_value():
-  image = jnp.full((2, 3, 3, 2), 51, jnp.uint8)
-  given = augment.normalize(image, (0.1, 0.4), (0.5, 0.25))
+  image = np.full((2, 3, 3, 2), 51, np.uint8)
+  given = np.asarray(_normalize(image, (0.1, 0.4), (0.5, 0.25)))
   np.testing.assert_allclose(given[0, 0, 0], [0.2, -0.8], rtol=1e-6)
   assert given.shape == image.shape
 
 
 def test_normalize_rounds_once_when_it_casts():
-  image = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
-  exact = augment.normalize(image, (0.4914,), (0.247,))
-  given = augment.normalize(image, (0.4914,), (0.247,), jnp.bfloat16)
+  image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  exact = _normalize(image, (0.4914,), (0.247,))
+  given = _normalize(image, (0.4914,), (0.247,), jnp.bfloat16)
   assert given.dtype == jnp.bfloat16
-  np.testing.assert_array_equal(given, exact.astype(jnp.bfloat16))
+  np.testing.assert_array_equal(given, np.asarray(exact).astype(jnp.bfloat16))
 
 
 def test_crop_equals_hand_computed_shift():
   image = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
-  given = augment.crop(image, np.array([[0, 2]]), pad=1)[0, :, :, 0]
+  given = np.asarray(_crop(image, np.array([[0, 2]]), pad=1))
   # Up by one row and right by one column of the padded image.
-  np.testing.assert_array_equal(given, [[0, 0, 0], [2, 3, 0], [5, 6, 0]])
+  np.testing.assert_array_equal(
+    given[0, :, :, 0], [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
+  )
 
 
 def test_crop_equals_numpy_at_every_shift(noise):
   pad = 3
   shifts = [(y, x) for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
   image = noise[: len(shifts)]
-  given = augment.crop(image, np.array(shifts), pad=pad)
+  given = np.asarray(_crop(image, np.array(shifts), pad=pad))
   for b, (y, x) in enumerate(shifts):
     padded = np.pad(image[b], ((pad, pad), (pad, pad), (0, 0)))
     expected = padded[y : y + 9, x : x + 6]
@@ -63,9 +79,8 @@ def test_crop_equals_numpy_at_every_shift(noise):
 
 def test_crop_can_mirror_the_image_at_its_edges(noise):
   pad = 2
-  given = augment.crop(
-    noise[:2], np.array([[0, 0], [4, 3]]), pad=pad, mode='reflect'
-  )
+  shift = np.array([[0, 0], [4, 3]])
+  given = np.asarray(_crop(noise[:2], shift, pad=pad, mode='reflect'))
   for b, (y, x) in enumerate([(0, 0), (4, 3)]):
     padded = np.pad(noise[b], ((pad, pad), (pad, pad), (0, 0)), 'reflect')
     np.testing.assert_array_equal(given[b], padded[y : y + 9, x : x + 6])
@@ -73,7 +88,7 @@ def test_crop_can_mirror_the_image_at_its_edges(noise):
 
 def test_reflect_crop_flip_shifts_by_up_to_two_pixels_and_mirrors(noise):
   image = np.repeat(noise[:1], 2_000, axis=0)
-  given = np.asarray(augment.reflect_crop_flip(jax.random.key(5), image))
+  given = _augmented('reflect_crop_flip', 5, image)
   padded = np.pad(noise[0], ((2, 2), (2, 2), (0, 0)), 'reflect')
   views = [padded[y : y + 9, x : x + 6] for y in range(5) for x in range(5)]
   views = np.stack([v[:, ::m] for v in views for m in (1, -1)])
@@ -87,15 +102,15 @@ def test_pad_crop_draws_every_shift_equally_often():
   pad = 1
   image = np.zeros((9000, 3, 3, 1), np.uint8)
   image[:, 1, 1] = 1  # After the crop this pixel tells the shift.
-  given = augment.pad_crop(jax.random.key(1), image, pad=pad)
-  counts = np.asarray(given, np.int32).sum((0, 3))
+  given = _augmented('pad_crop', 1, image, pad=pad)
+  counts = given.astype(np.int32).sum((0, 3))
   assert counts.sum() == 9000
   assert (abs(counts - 1000) < 5 * np.sqrt(1000)).all(), counts
 
 
 def test_pad_crop_flip_mirrors_half_of_the_images(noise):
   image = np.concatenate([noise] * 20)
-  given = np.asarray(augment.pad_crop_flip(jax.random.key(2), image, pad=0))
+  given = _augmented('pad_crop_flip', 2, image, pad=0)
   mirrored = (given == image[:, :, ::-1]).all((1, 2, 3))
   kept = (given == image).all((1, 2, 3))
   assert (mirrored ^ kept).all()
@@ -109,7 +124,7 @@ def test_rotate_equals_pillow(photos):
     PIL.Image.fromarray(image).rotate(float(angle))
     for image, angle in zip(photos, degrees, strict=True)
   ]
-  given = jax.jit(augment.rotate)(photos, degrees)
+  given = _rotate(photos, degrees)
   different = (np.stack(expected) != np.asarray(given)).any(-1)
   # Measured 1e-6 on 512 photographs: float32 sine and cosine, at ties.
   assert different.mean() < 3e-5
@@ -119,7 +134,7 @@ def test_rotate_equals_pillow(photos):
 def test_rotate_equals_pillow_off_square(noise, angle):
   expected = [np.asarray(PIL.Image.fromarray(x).rotate(angle)) for x in noise]
   degrees = np.full(len(noise), angle, np.float32)
-  given = np.asarray(augment.rotate(noise, degrees))
+  given = np.asarray(_rotate(noise, degrees))
   # Quarter turns fall on pixel borders, where 6e-8 of a cosine decides; a
   # border of one pixel is all that may differ.
   inner = np.s_[:, 1:-1, 1:-1]
@@ -128,12 +143,12 @@ def test_rotate_equals_pillow_off_square(noise, angle):
 
 def test_rotate_flip_turns_by_angles_within_bounds():
   image = np.full((512, 33, 33, 1), 255, np.uint8)
-  still = augment.rotate_flip(jax.random.key(0), image, max_degrees=0.0)
+  still = _augmented('rotate_flip', 0, image, max_degrees=0.0)
   np.testing.assert_array_equal(still, image)
-  turned = augment.rotate_flip(jax.random.key(0), image)
+  turned = _augmented('rotate_flip', 0, image)
   # The black corners grow with the angle: 20 degrees takes this many pixels.
-  most = (augment.rotate(image[:1], np.full(1, 20.0)) == 0).sum()
-  black = np.asarray(turned == 0).sum((1, 2, 3))
+  most = (np.asarray(_rotate(image[:1], np.full(1, 20.0))) == 0).sum()
+  black = (turned == 0).sum((1, 2, 3))
   assert black.max() <= most
   assert black.max() > 0.9 * most
   assert black.min() < 0.1 * most
@@ -143,8 +158,7 @@ def test_rotate_flip_turns_either_way_whether_it_flips_or_not():
   number, size = 2000, 33
   image = np.zeros((number, size, size, 1), np.uint8)
   image[:, size // 2, -6:-1] = 1  # Right of the centre: up if turned left.
-  given = augment.rotate_flip(jax.random.key(4), image)
-  given = np.asarray(given, np.float32)[..., 0]
+  given = _augmented('rotate_flip', 4, image).astype(np.float32)[..., 0]
   middle = np.arange(size) - size // 2
   height = (given.sum(2) * middle).sum(1)
   side = np.sign((given.sum(1) * middle).sum(1))
@@ -157,7 +171,8 @@ def test_rotate_flip_turns_either_way_whether_it_flips_or_not():
 @pytest.mark.parametrize('name', sorted(augment.AUGMENTATIONS))
 class TestEveryAugmentation:
   def test_keeps_shape_and_dtype(self, noise, name):
-    given = augment.get_augmentation(name)(jax.random.key(0), noise)
+    fn, key = augment.get_augmentation(name), jax.random.key(0)
+    given = jax.eval_shape(fn, key, noise)
     assert (given.shape, given.dtype) == (noise.shape, np.uint8)
 
   def test_is_the_same_under_jit_and_scan(self, noise, name):
@@ -168,21 +183,19 @@ class TestEveryAugmentation:
       return carry, augment_fn(key, noise)
 
     _, scanned = jax.jit(lambda keys: jax.lax.scan(step, 0, keys))(keys)
-    for key, given in zip(keys, scanned, strict=True):
+    for key, given in zip(keys, np.asarray(scanned), strict=True):
       np.testing.assert_array_equal(given, augment_fn(key, noise))
 
   def test_draws_for_each_example_and_each_key(self, noise, name):
     image = np.repeat(noise[:1], 32, axis=0)
-    augment_fn = augment.get_augmentation(name)
-    given = np.asarray(augment_fn(jax.random.key(0), image))
-    other = np.asarray(augment_fn(jax.random.key(1), image))
+    given, other = (_augmented(name, key, image) for key in (0, 1))
     varies = name != 'none'
     assert (len(np.unique(given, axis=0)) > 5) == varies
     assert (given != other).any() == varies
 
 
 def test_get_augmentation_passes_hyper_parameters(noise):
-  given = augment.get_augmentation('pad_crop', pad=0)(jax.random.key(0), noise)
+  given = _augmented('pad_crop', 0, noise, pad=0)
   np.testing.assert_array_equal(given, noise)
 
 
