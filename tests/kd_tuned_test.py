@@ -24,8 +24,8 @@ from undistillable.report import summary
 def _config(name='digits', **changes):
   config = config_files.load(name)
   small = {
-    'teacher.model': 'cnn4',
-    'students': ('cnn4',),
+    'teacher.model': 'mlp',
+    'students': ('mlp',),
     'seeds': (0,),
     'progress': False,
     'defenses': ('none',),
