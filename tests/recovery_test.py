@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 
 from undistillable import defenses, errors, losses, plan, programs, serving
 from undistillable.attacks import bayes, d_dae, recovery
@@ -35,7 +36,18 @@ class _Net(nn.Module):
 def _images(rows=16, seed=0):
   """Whose pixels are logits, for `bare.Bias`."""
   rng = np.random.default_rng(seed)
-  return jnp.float32(2.0 * rng.normal(size=(rows, 1, 1, 4)))
+  return np.float32(2.0 * rng.normal(size=(rows, 1, 1, 4)))
+
+
+_posterior_mean = jax.jit(bayes.posterior_mean)
+
+
+def _softmax(z):
+  return scipy.special.softmax(np.asarray(z), axis=-1)
+
+
+def _restore(variables, q):
+  return _softmax(jax.jit(d_dae.restorer(4).apply)(variables, q))
 
 
 def _pairs(images, network=None, **settings):
@@ -53,21 +65,22 @@ def _served(module, parents=('teacher', 'shadow'), **settings):
 def _start(method, images, **shifts):
   """Of other networks, each with a bias of its own, by role."""
   frozen = {
-    role: {'params': {'bias': jnp.float32(shift)}}
+    role: {'params': {'bias': np.float32(shift)}}
     for role, shift in shifts.items()
   }
-  batch = {'image': images, 'label': jnp.full(len(images), -1)}
+  batch = {'image': images, 'label': np.full(len(images), -1)}
   return jax.jit(method.init)(KEY, batch, frozen)
 
 
 def _check_scores(scores):
+  scores = np.asarray(scores)
   assert np.isfinite(scores).all()
   assert (scores >= 0).all()
   np.testing.assert_allclose(scores.sum(-1), 1.0, atol=1e-5)
 
 
 def _error(one, other):
-  return float(np.abs(one - other).sum(-1).mean())
+  return float(np.abs(np.subtract(one, other)).sum(-1).mean())
 
 
 # The pairs.
@@ -75,22 +88,22 @@ def _error(one, other):
 
 def test_pairs_are_scores_around_their_centres():
   images = _images(4)
-  y, q = _pairs(images, draws=500)
+  y, q = jax.device_get(_pairs(images, draws=500))
   _check_scores(y)
   np.testing.assert_array_equal(y, q)  # There is no defense.
   means = y.reshape(500, 4, 4).mean(0)
-  centres = jax.nn.softmax(images[:, 0, 0, :])
+  centres = _softmax(images[:, 0, 0, :])
   # The variance of a score is at most 1/4 / (concentration K + 1).
   np.testing.assert_allclose(means, centres, atol=4 * 0.5 / (33 * 500) ** 0.5)
   close, _ = _pairs(images, draws=20, concentration=1e5)
-  np.testing.assert_allclose(close[:4], centres, atol=0.01)
+  np.testing.assert_allclose(np.asarray(close)[:4], centres, atol=0.01)
 
 
 def test_pairs_of_a_certain_centre_are_finite():
-  images = jnp.array([[1e4, 0.0, 0.0, 0.0]]).reshape(1, 1, 1, 4)
+  images = np.float32([[1e4, 0.0, 0.0, 0.0]]).reshape(1, 1, 1, 4)
   y, _ = _pairs(images, draws=3)
   _check_scores(y)
-  np.testing.assert_array_equal(y.argmax(-1), 0)
+  np.testing.assert_array_equal(np.asarray(y).argmax(-1), 0)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +114,21 @@ def test_an_answer_is_that_of_the_defense(defense, settings):
   images = _images()
   y, q = _pairs(images, draws=4, defense=defense, defense_settings=settings)
   module = defenses.get(defense)
-  query = serving.Query(images, jnp.log(y), {})
-  expected = jax.nn.softmax(module.serve(query, module.Settings(**settings)))
+
+  @jax.jit
+  def serve(y):
+    query = serving.Query(images, jnp.log(y), {})
+    return module.serve(query, module.Settings(**settings))
+
+  expected = _softmax(serve(y))
   np.testing.assert_allclose(q, expected, atol=1e-5)
   assert _error(y, q) > 0.01
 
 
 @pytest.mark.parametrize('defense', TRAINED_BESIDE)
 def test_what_the_owner_trains_beside_the_thief_trains_himself(defense):
-  images, network = _images(32), _Net()
-  variables = network.init(KEY, images)
+  images, network = jnp.asarray(_images(32)), _Net()
+  variables = jax.jit(network.init)(KEY, images)
   settings = recovery.Settings(defense=defense, draws=2)
 
   @jax.jit
@@ -129,7 +147,7 @@ def test_what_the_owner_trains_beside_the_thief_trains_himself(defense):
   assert _error(y, q) > 0.01
   if defense == 'modelguard_s':
     words = np.exp(protected['book']['words']).reshape(-1, 4)
-    near = np.abs(q[:, None] - words[None]).sum(-1).min(-1)
+    near = np.abs(np.asarray(q)[:, None] - words[None]).sum(-1).min(-1)
     np.testing.assert_allclose(near, 0.0, atol=1e-5)
 
 
@@ -138,8 +156,8 @@ def test_what_the_owner_trains_beside_the_thief_trains_himself(defense):
 
 def test_without_a_defense_bayes_finds_the_answer():
   rng = np.random.default_rng(0)
-  y = jnp.float32(rng.dirichlet(np.ones(3), 5000))
-  found = jax.jit(bayes.posterior_mean)(y, y, y[:64])
+  y = np.float32(rng.dirichlet(np.ones(3), 5000))
+  found = np.asarray(_posterior_mean(y, y, y[:64]))
   _check_scores(found)
   assert np.abs(found - y[:64]).sum(-1).max() <= 0.01 + 1e-6
   assert _error(found, y[1:65]) > 0.1
@@ -149,29 +167,27 @@ def test_of_the_top_class_bayes_finds_the_mean_of_its_prior():
   rng = np.random.default_rng(0)
   y = rng.dirichlet(np.ones(3), 500).astype(np.float32)
   top = np.eye(3, dtype=np.float32)
-  found = bayes.posterior_mean(
-    jnp.array(y), jnp.array(top[y.argmax(-1)]), jnp.array(top)
-  )
+  found = _posterior_mean(y, top[y.argmax(-1)], top)
   expected = [y[y.argmax(-1) == k].mean(0) for k in range(3)]
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_bayes_takes_the_nearest_where_none_is_near():
-  y = jnp.array([[0.1, 0.9], [0.4, 0.6]])
-  q = jnp.array([[0.5, 0.5], [0.3, 0.7]])
-  found = bayes.posterior_mean(y, q, jnp.array([[0.45, 0.55]]))
+  y = np.float32([[0.1, 0.9], [0.4, 0.6]])
+  q = np.float32([[0.5, 0.5], [0.3, 0.7]])
+  found = _posterior_mean(y, q, np.float32([[0.45, 0.55]]))
   np.testing.assert_allclose(found, y[:1], atol=1e-6)
 
 
 def test_a_top_class_that_is_always_kept_is_kept():
   """Also where a pair of another one is nearer."""
-  y = jnp.array([[0.9, 0.1], [0.1, 0.9]])
-  answer = jnp.array([[0.52, 0.48]])
-  kept = jnp.array([[0.9, 0.1], [0.49, 0.51]])
-  found = bayes.posterior_mean(y, kept, answer)
+  y = np.float32([[0.9, 0.1], [0.1, 0.9]])
+  answer = np.float32([[0.52, 0.48]])
+  kept = np.float32([[0.9, 0.1], [0.49, 0.51]])
+  found = _posterior_mean(y, kept, answer)
   np.testing.assert_allclose(found, y[:1], atol=1e-6)
-  swapped = jnp.array([[0.1, 0.9], [0.49, 0.51]])
-  found = bayes.posterior_mean(y, swapped, answer)
+  swapped = np.float32([[0.1, 0.9], [0.49, 0.51]])
+  found = _posterior_mean(y, swapped, answer)
   np.testing.assert_allclose(found, y[1:], atol=1e-6)
 
 
@@ -181,12 +197,13 @@ def test_a_top_class_that_is_always_kept_is_kept():
 def test_a_network_learns_the_way_back(defense, settings):
   """Of what can be undone, on scores that it has not learned from."""
   known = {'defense': defense, 'defense_settings': settings}
-  y, q = _pairs(_images(), draws=128, concentration=2.0, **known)
+  y, q = jax.device_get(
+    _pairs(_images(), draws=128, concentration=2.0, **known)
+  )
   settings = d_dae.Settings(epochs=150, batch_size=256)
   learn = jax.jit(functools.partial(d_dae.train_restorer, settings))
   variables = learn(KEY, y[:1792], q[:1792])
-  logits = d_dae.restorer(4).apply(variables, q[1792:])
-  found = jax.nn.softmax(logits)
+  found = _restore(variables, q[1792:])
   if defense == 'none':
     assert _error(found, y[1792:]) < 0.1
   else:
@@ -211,17 +228,18 @@ def test_the_student_learns_the_restored_answers(module):
   method = _served(module, defense='reverse_sigmoid', **SMALL[module])
   images = _images()
   state = _start(method, images, shadow=[0.0] * 4)
-  withheld = jnp.array([[0.0, 0.0, losses.WITHHELD, losses.WITHHELD]])
-  answers = jnp.concatenate([jnp.zeros((1, 4)), withheld])
-  given = bare.batch(jnp.zeros((2, 4)), [-1, -1], teacher=answers)
+  withheld = [0.0, 0.0, losses.WITHHELD, losses.WITHHELD]
+  answers = np.float32([[0.0] * 4, withheld])
+  given = bare.batch(np.zeros((2, 4), np.float32), [-1, -1], teacher=answers)
   after, metrics = jax.jit(method.step)(state, {}, given, KEY)
-  gradient = state.student.params['bias'] - after.student.params['bias']
-  q = jax.nn.softmax(answers)
+  biases = (x.student.params['bias'] for x in (state, after))
+  gradient = np.subtract(*biases)
+  q = _softmax(answers)
   if module is bayes:
-    restored = bayes.posterior_mean(state.way_back['y'], state.way_back['q'], q)
+    restored = _posterior_mean(state.way_back['y'], state.way_back['q'], q)
   else:
-    logits = d_dae.restorer(4).apply(state.way_back, q)
-    restored = jax.nn.softmax(logits)
+    restored = _restore(state.way_back, q)
+  restored = np.asarray(restored)
   _check_scores(restored)
   np.testing.assert_allclose(gradient, 0.25 - restored.mean(0), atol=1e-5)
   assert metrics['moved'] == pytest.approx(_error(restored, q), rel=1e-3)
@@ -229,20 +247,20 @@ def test_the_student_learns_the_restored_answers(module):
 
 
 def test_the_honest_prior_is_the_shadow_and_the_oracle_the_owner():
-  images = jnp.zeros((16, 1, 1, 4))
+  images = np.zeros((16, 1, 1, 4), np.float32)
   shifts = {'shadow': [4.0, 0, 0, 0], 'clean': [0, 0, 0, 4.0]}
   flat, honest, oracle = (
-    _start(
-      _served(bayes, ('teacher', *roles), draws=50),
-      images,
-      **{role: shifts[role] for role in roles},
-    )
-    .way_back['y']
-    .mean(0)
+    np.asarray(
+      _start(
+        _served(bayes, ('teacher', *roles), draws=50),
+        images,
+        **{role: shifts[role] for role in roles},
+      ).way_back['y']
+    ).mean(0)
     for roles in ((), ('shadow',), ('shadow', 'clean'))
   )
   np.testing.assert_allclose(flat, 0.25, atol=0.02)
-  expected = jax.nn.softmax(jnp.float32(shifts['shadow']))
+  expected = _softmax(np.float32(shifts['shadow']))
   np.testing.assert_allclose(honest, expected, atol=0.02)
   np.testing.assert_allclose(oracle, expected[::-1], atol=0.02)
 
