@@ -4,7 +4,6 @@ import functools
 
 import config_files
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -25,6 +24,7 @@ TINY = {
 MODEL = models.get_model('mlp', 10)
 
 
+@functools.cache
 def _method(**changes):
   settings = maze.Settings(**{**TINY, **changes})
   teacher = oracle.Oracle(functools.partial(MODEL.apply, train=False))
@@ -33,15 +33,17 @@ def _method(**changes):
 
 def _batch():
   return {
-    'image': jnp.zeros((SIZE, 4, 4, 1)),
-    'label': jnp.full(SIZE, -1),
-    'index': jnp.arange(SIZE),
+    'image': np.zeros((SIZE, 4, 4, 1), np.float32),
+    'label': np.full(SIZE, -1),
+    'index': np.arange(SIZE),
   }
 
 
+_init = jax.jit(MODEL.init)
+
+
 def _start(method, seed=0):
-  init = jax.jit(MODEL.init)
-  frozen = {'teacher': init(jax.random.key(seed), _batch()['image'])}
+  frozen = {'teacher': _init(jax.random.key(seed), _batch()['image'])}
   return jax.jit(method.init)(jax.random.key(0), _batch(), frozen), frozen
 
 
@@ -98,25 +100,28 @@ def test_what_cannot_be_is_refused():
 
 
 def _rows(*numbers):
-  image = jnp.array(numbers, jnp.float32).reshape(-1, 1, 1, 1)
-  return {'image': image, 'answers': image.reshape(-1, 1) * jnp.ones((1, 2))}
+  image = np.float32(numbers).reshape(-1, 1, 1, 1)
+  return {'image': image, 'answers': np.repeat(image.reshape(-1, 1), 2, axis=1)}
+
+
+_draw = jax.jit(lambda memory, index: memory.draw(RNG, index))
+_write = jax.jit(lambda memory, rows: memory.write(rows, None))
 
 
 def _drawn(memory, index):
-  drawn = memory.draw(RNG, index)
+  drawn = jax.device_get(_draw(memory, index))
   return drawn['image'], drawn['answers']
 
 
 def test_a_full_memory_forgets_the_first():
-  empty = jax.tree.map(jnp.zeros_like, _rows(0, 0, 0, 0))
-  memory = generators.Memory(empty, jnp.zeros((), jnp.int32))
-  memory = memory.write(_rows(1, 2, 3), None)
-  index = jnp.arange(200)
+  memory = generators.Memory(_rows(0, 0, 0, 0), np.int32(0))
+  memory = _write(memory, _rows(1, 2, 3))
+  index = np.arange(200)
   images, answers = _drawn(memory, index)
   assert set(images.ravel().tolist()) == {1.0, 2.0, 3.0}
   np.testing.assert_array_equal(answers[:, 0], images.ravel())
   np.testing.assert_array_equal(_drawn(memory, index[100:])[0], images[100:])
-  memory = memory.write(_rows(4, 5, 6), None)
+  memory = _write(memory, _rows(4, 5, 6))
   images, _ = _drawn(memory, index)
   assert set(images.ravel().tolist()) == {3.0, 4.0, 5.0, 6.0}
 
@@ -130,8 +135,9 @@ def test_the_student_learns_of_its_memory_as_well():
     assert state.student.step == 5 * steps
     assert state.step == steps
     assert state.memory.count == SIZE * steps
-  images, answers = (state.memory.kept[k] for k in ('image', 'answers'))
-  expected = MODEL.apply(frozen['teacher'], images)
+  kept = jax.device_get(state.memory.kept)
+  images, answers = (kept[k] for k in ('image', 'answers'))
+  expected = jax.jit(MODEL.apply)(frozen['teacher'], images)
   np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)
   assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
 
