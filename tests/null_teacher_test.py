@@ -46,7 +46,7 @@ def _take(module, label, **settings):
 def _config(**changes):
   config = config_files.load('digits')
   small = {
-    'teacher.model': 'cnn4',
+    'teacher.model': 'mlp',
     'students': ('cnn4',),
     'seeds': (0,),
     'progress': False,
@@ -119,11 +119,13 @@ def _reads_teacher(run):
   Nothing is computed: their use is looked for in what is traced.
   """
   method = programs.build(run, 128).method
-  network, key = models.get_model('cnn4', 10), jax.random.key(0)
-  image = jnp.zeros((4, 8, 8, 1))
+  image, key = jnp.zeros((4, 8, 8, 1)), jax.random.key(0)
   batch = {'image': image, 'label': jnp.arange(4), 'index': jnp.arange(4)}
-  weights = jax.eval_shape(network.init, key, image)
-  frozen = dict.fromkeys(['teacher', *run.parents], weights)
+  names = {'teacher': 'mlp'} | {k: v.model for k, v in run.parents.items()}
+  frozen = {
+    role: jax.eval_shape(models.get_model(name, 10).init, key, image)
+    for role, name in names.items()
+  }
   state = jax.eval_shape(method.init, key, batch, frozen)
   traced = jax.make_jaxpr(method.step)(state, frozen, batch, key).jaxpr
   # In the order of the arguments, and of frozen by its keys.

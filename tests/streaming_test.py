@@ -1,11 +1,12 @@
 """A training set that stays on the host: the same numbers, a part at a time."""
 
+import functools
 import threading
 import types
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -21,7 +22,7 @@ from undistillable import (
 )
 from undistillable.data import batches
 
-MODEL = models.get_model('cnn4', 10)
+MODEL = networks.Small(width=4)
 MLP = models.get_model('mlp', 10)
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 PLAIN = batches.prepare_fn((0.5,), (0.25,))
@@ -57,10 +58,15 @@ def _arrays(number=43):
   return {'image': image, 'label': rng.integers(0, 10, number, np.int32)}
 
 
+@functools.cache
+def _frozen():
+  image = np.zeros((1, 8, 8, 1), np.float32)
+  return {'teacher': jax.jit(MLP.init)(jax.random.key(8), image)}
+
+
 def _fit(method, arrays, *, resident, prepare=SHIFTED, **kwargs):
   """The state of a short training, and what it said on its way."""
   metrics = []
-  frozen = {'teacher': MLP.init(jax.random.key(8), jnp.zeros((1, 8, 8, 1)))}
   state = train.fit(
     method,
     arrays,
@@ -68,7 +74,7 @@ def _fit(method, arrays, *, resident, prepare=SHIFTED, **kwargs):
     epochs=2,
     batch_size=BATCH,
     seed=3,
-    frozen=frozen if method.answer_fns else {},
+    frozen=jax.device_get(_frozen()) if method.answer_fns else {},
     resident=resident,
     **{'on_step': lambda *one: metrics.append(one)} | kwargs,
   )
