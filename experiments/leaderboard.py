@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import records
-from undistillable import command, errors, paths, writers
+from undistillable import command, disk, errors, paths
 from undistillable.report import (
   arena_words as words,
   board as board_lib,
@@ -292,7 +292,7 @@ def main(argv: list[str]) -> None:
   elif source or name:
     raise errors.InputError('--add and --name go together')
   text = page(PAGE.read_text(encoding='utf-8'), records.read_all())
-  writers.replace(PAGE, text.encode())
+  disk.replace(PAGE, text.encode())
   print(f'Page: {PAGE}')
 
 

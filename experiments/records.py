@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from undistillable import errors, evaluate, sums, writers
+from undistillable import disk, errors, evaluate
 from undistillable.report import board as board_lib, verdict
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
@@ -37,10 +37,10 @@ def read_all(folder: pathlib.Path = RESULTS) -> list[Record]:
   """All records of a folder, by their names."""
   found = []
   for path in sorted(folder.glob('*/results.json')):
-    results = writers.read_json(path)
+    results = disk.read_json(path)
     if _is_arena(results):
       by_hand = path.with_name(_WITHDRAWN)
-      withdrawn = writers.read_json(by_hand) if by_hand.is_file() else {}
+      withdrawn = disk.read_json(by_hand) if by_hand.is_file() else {}
       found.append(Record(path.parent.name, restored(results), withdrawn))
   return found
 
@@ -58,12 +58,12 @@ def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
   """
   path = arena / 'results.json'
   # Of a file that nobody wrote down, nobody knows what the arena wrote.
-  if not path.is_file() or not sums.are_whole(arena, [path.name]):
+  if not path.is_file() or not disk.are_whole(arena, [path.name]):
     raise errors.InputError(f'{path} is not there or is damaged')
   for name in _BROUGHT:
     if not (arena / name).exists():
       raise errors.InputError(f'{arena / name} is not there')
-  results = writers.read_json(path)
+  results = disk.read_json(path)
   found = problems(results)
   if found:
     raise errors.InputError(f'{path} makes no record: {"; ".join(found)}')
@@ -72,7 +72,7 @@ def add(arena: pathlib.Path, folder: pathlib.Path) -> None:
       f'{folder} has a record; give this one another --name, or remove that'
     )
   folder.mkdir(parents=True, exist_ok=True)
-  writers.replace(folder / path.name, _lines(reduced(results)))
+  disk.replace(folder / path.name, _lines(reduced(results)))
   *files, figures = _BROUGHT
   for name in files:
     shutil.copy(arena / name, folder)

@@ -14,7 +14,7 @@ from absl import flags
 
 import experiments
 from experiments import claims
-from undistillable import command, errors, paths, sums, writers
+from undistillable import command, disk, errors, paths
 from undistillable.report import document
 
 _WORKDIRS = flags.DEFINE_multi_string(
@@ -42,9 +42,9 @@ def read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     if name == 'main_table' and not (folder / 'results.json').is_file():
       folder = workdir
     path = folder / 'results.json'
-    if sums.damaged(folder, [path.name]):
+    if disk.damaged(folder, [path.name]):
       raise errors.InputError(f'{path} is damaged; run that experiment again')
-    results = writers.read_json(path) if path.is_file() else None
+    results = disk.read_json(path) if path.is_file() else None
     # The folder of an arena, or of a benchmark, has a results.json as well.
     if isinstance(results, dict) and results.get('study') in ('main', name):
       found[name] = results

@@ -13,11 +13,11 @@ from undistillable import (
   arena,
   command,
   defenses,
+  disk,
   errors,
   evaluate,
   plan,
   serving,
-  writers,
 )
 from undistillable.report import arena as page, board as board_lib, draw, plane
 
@@ -556,7 +556,7 @@ def test_its_rules_are_fixed_in_its_folder(tmp_path):
     folder = tmp_path / str(fixed)
     folder.mkdir()
     content = study._own_config(_config(), kind, folder, False)
-    writers.write_json(folder / 'config.json', content)
+    disk.write_json(folder / 'config.json', content)
     other = _config(arena__margin=1.0)
     if fixed:
       with pytest.raises(errors.InputError, match=r'arena.margin: 2.0 there'):

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from undistillable import checkpoints, errors, models, sums
+from undistillable import checkpoints, disk, errors, models
 
 STATE = {'a': np.ones((2, 3), np.float32), 'b': np.zeros(4, np.float32)}
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_without_checksums_is_named(tmp_path):
   """As earlier versions wrote them."""
   folder = tmp_path / 'checkpoints'
   _save(folder, STATE)
-  (folder / '1' / sums.NAME).unlink()
+  (folder / '1' / disk.SUMS).unlink()
   # Not the arrays: Orbax's threads then complain after the test has ended.
   (metadata,) = folder.rglob('_METADATA')
   metadata.write_bytes(metadata.read_bytes()[:100])

@@ -18,13 +18,12 @@ from experiments import (
 )
 from undistillable import (
   command,
+  disk,
   errors,
   execute,
   plan,
   store as store_lib,
   study,
-  sums,
-  writers,
 )
 from undistillable.report import draw
 
@@ -97,7 +96,7 @@ def workdir(tmp_path_factory, config):
 
 @pytest.mark.parametrize('name', experiments.NAMES)
 def test_it_leaves_results_and_a_report(workdir, name):
-  results = writers.read_json(workdir / name / 'results.json')
+  results = disk.read_json(workdir / name / 'results.json')
   assert {run['status'] for run in results['runs']} == {'finished'}
   assert results['study'] == name
   report = (workdir / name / 'report.md').read_text()
@@ -116,7 +115,7 @@ def test_what_two_experiments_need_is_trained_once(workdir):
   needed = [
     run['id']
     for name in experiments.NAMES
-    for run in writers.read_json(workdir / name / 'results.json')['runs']
+    for run in disk.read_json(workdir / name / 'results.json')['runs']
   ]
   trained = {path.name for path in (workdir / 'runs').iterdir()}
   assert set(needed) == trained
@@ -150,7 +149,7 @@ def test_a_scorecard_of_what_is_no_experiment_is_refused(name):
 def test_a_scorecard_of_damaged_results_is_refused(tmp_path):
   folder = tmp_path / 'omega'
   folder.mkdir()
-  sums.write(folder, [], {'results.json': b'{"runs": [5]}'})
+  disk.sign(folder, [], {'results.json': b'{"runs": [5]}'})
   (folder / 'results.json').write_bytes(b'{"runs": [4]}')
   with pytest.raises(errors.InputError, match='omega/results.json is damaged;'):
     scorecard.read(tmp_path)

@@ -17,6 +17,7 @@ from undistillable import (
   checkpoints,
   data,
   defenses,
+  disk,
   errors,
   export,
   interop,
@@ -26,8 +27,6 @@ from undistillable import (
   plan,
   programs,
   runs as runs_lib,
-  sums,
-  writers,
 )
 
 SERVED = [
@@ -67,7 +66,7 @@ def _finish(workdir, planned):
   for seed, run in enumerate(planned):
     folder = workdir / 'runs' / run.id
     folder.mkdir(parents=True)
-    writers.write_json(folder / 'config.json', run.config)
+    disk.write_json(folder / 'config.json', run.config)
     result = {
       'id': run.id,
       'status': 'finished',
@@ -82,7 +81,7 @@ def _finish(workdir, planned):
       'test_nll': 0.5,
       'test_examples': 355,
     }
-    writers.write_json(folder / 'result.json', result)
+    disk.write_json(folder / 'result.json', result)
     if not run.only_serves and run.role == 'teacher':
       found = _random(run, seed)
       checkpoints.save_variables(folder, found)
@@ -93,7 +92,7 @@ def _finish(workdir, planned):
 def _entries(workdir, planned):
   """Of results.json."""
   return [
-    writers.read_json(workdir / 'runs' / run.id / 'result.json')
+    disk.read_json(workdir / 'runs' / run.id / 'result.json')
     | {
       'teacher': one.id
       if run.role == 'student' and (one := run.parents.get('teacher'))
@@ -118,7 +117,7 @@ def study(tmp_path_factory):
   planned = _planned(defenses=('nasty', 'stingy'))
   variables = _finish(workdir, planned)
   results = {'runs': _entries(workdir, planned)}
-  writers.write_json(workdir / 'results.json', results)
+  disk.write_json(workdir / 'results.json', results)
   return workdir, planned, variables
 
 
@@ -213,7 +212,7 @@ def test_the_files_say_what_they_are(study, exported):
   )
   assert not config['serves']
   card = (home / 'nasty' / 'README.md').read_text()
-  result = writers.read_json(workdir / 'runs' / run.id / 'result.json')
+  result = disk.read_json(workdir / 'runs' / run.id / 'result.json')
   for told in (
     '# cnn4 for digits, protected by nasty',
     f'{result["test_accuracy"]:.2f} % of 355 test images',
@@ -361,12 +360,12 @@ def test_numbers_that_are_damaged_enter_no_card(tmp_path):
   teachers = [run for run in _planned() if run.role == 'teacher']
   _finish(tmp_path, teachers)
   run = _teacher(teachers, 'nasty')
-  writers.write_json(tmp_path / 'results.json', {'runs': []})
+  disk.write_json(tmp_path / 'results.json', {'runs': []})
   for path in (
     tmp_path / 'results.json',
     tmp_path / 'runs' / run.id / 'result.json',
   ):
-    sums.write(path.parent, [path.name])
+    disk.sign(path.parent, [path.name])
     path.write_text(path.read_text() + ' ')
     with pytest.raises(errors.InputError, match=f'{path.name} is damaged'):
       export.export(tmp_path, tmp_path / 'to', run=run.id)
@@ -389,7 +388,7 @@ def test_a_run_is_what_its_folder_is_named_after(study, tmp_path):
     ({'parents': {'normal': '../..'}}, 'is no config of a run'),
     ({'settings': None, 'parents': 3}, 'is no config of a run'),
   ):
-    writers.write_json(folder / 'config.json', config | changes)
+    disk.write_json(folder / 'config.json', config | changes)
     with pytest.raises(errors.InputError, match=message):
       runs_lib.read(folder)
 

@@ -10,7 +10,7 @@ import fabricated_arena
 import pytest
 
 from experiments import leaderboard, predictions, records
-from undistillable import arena, errors, sums, writers
+from undistillable import arena, disk, errors
 from undistillable.report import board as board_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -294,10 +294,10 @@ def test_a_record_is_made_of_what_an_arena_left(tmp_path):
   (source / 'config.json').write_text('{}\n')
   (source / 'figures' / 'plane.png').write_bytes(b'png')
   results = _results()
-  writers.write_json(source / 'results.json', results)
-  sums.write(source, ['results.json'])
+  disk.write_json(source / 'results.json', results)
+  disk.sign(source, ['results.json'])
   records.add(source, folder)
-  writers.write_json(folder / 'withdrawn.json', {'nasty': 'why'})
+  disk.write_json(folder / 'withdrawn.json', {'nasty': 'why'})
   assert (folder / 'figures' / 'plane.png').read_bytes() == b'png'
   (record,) = records.read_all(tmp_path / 'results')
   assert (record.name, record.withdrawn) == ('mine', {'nasty': 'why'})
@@ -311,8 +311,8 @@ def test_a_record_is_made_of_what_an_arena_left(tmp_path):
   with pytest.raises(errors.InputError, match='not there or is damaged'):
     records.add(source, folder)
   results['measurements']['prices'].pop('nasty')
-  writers.write_json(source / 'results.json', results)
-  sums.write(source, ['results.json'])
+  disk.write_json(source / 'results.json', results)
+  disk.sign(source, ['results.json'])
   with pytest.raises(errors.InputError, match='no record: nasty has no price'):
     records.add(source, folder)
 
@@ -325,8 +325,8 @@ def test_where_a_file_is_missing_no_half_of_a_record_is_left(missing, tmp_path):
   (source / 'figures').mkdir(parents=True)
   for name in ('config.json', 'report.md'):
     (source / name).write_text('{}\n')
-  writers.write_json(source / 'results.json', _results())
-  sums.write(source, ['results.json'])
+  disk.write_json(source / 'results.json', _results())
+  disk.sign(source, ['results.json'])
   (source / missing).unlink()
   with pytest.raises(errors.InputError, match='not there'):
     records.add(source, folder)

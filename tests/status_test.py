@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from undistillable import errors, lease, status, study, writers
+from undistillable import disk, errors, lease, status, study
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def workdir(tmp_path):
   for folder, names in (('', 'abcde'), ('omega', 'ef')):
     (tmp_path / folder).mkdir(exist_ok=True)
     runs = [{'id': n, 'label': f'student {n}', 'epochs': 30} for n in names]
-    writers.write_json(tmp_path / folder / status.PLAN, runs)
+    disk.write_json(tmp_path / folder / status.PLAN, runs)
   for name in 'abde':
     (tmp_path / 'runs' / name).mkdir(parents=True)
   for name, of in (('a', 'finished'), ('b', 'diverged')):
     found = {'status': of, 'epochs': 30}
-    writers.write_json(tmp_path / 'runs' / name / 'result.json', found)
+    disk.write_json(tmp_path / 'runs' / name / 'result.json', found)
   lines = ''.join(json.dumps({'epoch': i}) + '\n' for i in (1, 2, 3))
   for name in 'de':
     # Killed while it wrote.

@@ -32,6 +32,7 @@ from undistillable import (
   config as config_lib,
   data,
   defenses,
+  disk,
   errors,
   evaluate,
   execute,
@@ -45,7 +46,6 @@ from undistillable import (
   status,
   store as store_lib,
   study,
-  sums,
   train,
   writers,
 )
@@ -98,7 +98,7 @@ def test_a_run_keeps_which_images_it_is_right_about(done):
   for entry in results['runs']:
     assert not {'test_hits', 'val_hits'} & entry.keys()
     path = workdir / 'runs' / entry['id'] / 'result.json'
-    result = writers.read_json(path)
+    result = disk.read_json(path)
     task = store.task(entry['config']['judged_on'])
     for part in ('test', 'val'):
       number = len(getattr(task, part)['label'])
@@ -297,9 +297,9 @@ def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
   shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
   partner = {**results['runs'][0], 'role': 'partner', 'seed': 2**31}
   content = {**results, 'runs': [*results['runs'], partner]}
-  written = writers.json_bytes(content)
-  sums.write(tmp_path, ['config.json'], {'results.json': written})
-  writers.replace(tmp_path / 'results.json', written)
+  written = disk.json_bytes(content)
+  disk.sign(tmp_path, ['config.json'], {'results.json': written})
+  disk.replace(tmp_path / 'results.json', written)
   other = config.copy_and_resolve_references()
   other.seeds = (3,)
   store = store_lib.Store(tmp_path, config.data_dir)
@@ -607,7 +607,7 @@ def test_a_run_folder_of_another_config_is_refused(done, tmp_path):
   folder = tmp_path / 'runs' / results['runs'][0]['id']
   path = folder / 'config.json'
   path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
-  sums.write(folder, [path.name])
+  disk.sign(folder, [path.name])
   with pytest.raises(errors.InputError, match='delete the folder'):
     study.run(config, tmp_path)
 
@@ -637,7 +637,7 @@ def test_no_damaged_file_of_a_run_passes_for_whole(
       assert found == [before] * 2
       continue
     (said,) = caplog.messages
-    assert name == sums.NAME or f'{name} is damaged' in said
+    assert name == disk.SUMS or f'{name} is damaged' in said
     if name == 'config.json':
       assert found == [before] * 2
       assert path.read_bytes() == good
@@ -662,7 +662,7 @@ def test_what_can_be_had_from_the_network_is_not_trained_again(
   _equal_but_for_time(study.run(config, tmp_path), results)
   for folder in chosen:
     again = tmp_path / folder.relative_to(workdir)
-    assert sums.are_whole(again, [*names, 'metrics.jsonl', 'variables'])
+    assert disk.are_whole(again, [*names, 'metrics.jsonl', 'variables'])
     for name in ('config.json', 'model.safetensors'):
       assert (again / name).read_bytes() == (folder / name).read_bytes()
 
@@ -711,7 +711,7 @@ def test_a_damaged_network_is_trained_again(done, tmp_path, index):
 @pytest.mark.usefixtures('no_figures')
 @pytest.mark.parametrize('change', list(damage.CHANGES))
 @pytest.mark.parametrize(
-  'name', ['config.json', 'responses.npz', 'results.json', sums.NAME]
+  'name', ['config.json', 'responses.npz', 'results.json', disk.SUMS]
 )
 def test_damaged_files_of_a_report_are_written_again(
   done, tmp_path, change, name, caplog
@@ -723,7 +723,7 @@ def test_damaged_files_of_a_report_are_written_again(
   assert study.run(config, tmp_path) == results
   assert 'damaged' in caplog.text
   assert (tmp_path / name).read_bytes() == good
-  assert sums.damaged(tmp_path, ['config.json', 'results.json']) == []
+  assert disk.damaged(tmp_path, ['config.json', 'results.json']) == []
 
 
 @pytest.fixture

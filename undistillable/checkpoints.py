@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from undistillable import errors, hosts, parallel, sums
+from undistillable import disk, errors, hosts, parallel
 
 # Of Orbax's metadata, and of what else a run writes until the next time.
 _SPARE_BYTES = 2**20
@@ -73,11 +73,11 @@ class Checkpoints:
     steps = [p for p in self._folder.glob('*') if p.name.isdecimal()]
     good = False
     for place in sorted(steps, key=lambda p: int(p.name), reverse=True):
-      broken = sums.damaged(place)
+      broken = disk.damaged(place)
       # One before a good one was being removed when the process was killed.
       if broken and not good:
         follows = 'the state before it is used, or training begins anew'
-        sums.say(place, broken, follows)
+        disk.say(place, broken, follows)
       if broken:
         shutil.rmtree(place)
       good = good or not broken
@@ -103,7 +103,7 @@ class Checkpoints:
         args=ocp.args.StandardSave(vectors),
         custom_metadata={'layout': _layout(state), 'metrics': metrics},
       )
-    sums.write(self._folder / str(epoch))
+    disk.sign(self._folder / str(epoch))
 
   @hosts.by_main
   def metrics(self) -> Any:

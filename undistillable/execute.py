@@ -10,6 +10,7 @@ import jax
 
 from undistillable import (
   checkpoints,
+  disk,
   environment,
   errors,
   evaluate,
@@ -323,7 +324,7 @@ def _picked(run: Run, store: store_lib.Store) -> dict[str, Any]:
   # All of them hear the same answers to the same questions.
   queries = result['queries'] if result else None
   return {
-    'picked': {'id': picked.id, 'settings': writers.as_json(picked.settings)},
+    'picked': {'id': picked.id, 'settings': disk.as_json(picked.settings)},
     'queries': queries,
   }
 

@@ -27,6 +27,7 @@ from jax import export as jax_export
 from undistillable import (
   checkpoints,
   data,
+  disk,
   environment,
   errors,
   interop,
@@ -36,9 +37,7 @@ from undistillable import (
   runs as runs_lib,
   serving,
   store as store_lib,
-  sums,
   terminal,
-  writers,
 )
 from undistillable.data import augment
 from undistillable.report import card, responses
@@ -117,7 +116,7 @@ def export(
     for name in ('model.safetensors', 'model.pt'):
       interop.save(temporary / name, state_dict)
     checkpoints.save_variables(temporary, own)
-    writers.write_json(temporary / 'config.json', told)
+    disk.write_json(temporary / 'config.json', told)
     text = card.text(told, results, command)
     (temporary / 'README.md').write_text(text, encoding='utf-8')
     os.replace(temporary, to)
@@ -193,7 +192,7 @@ def _choose(workdir: pathlib.Path, name: str | None) -> dict[str, Any]:
       f'workdir={workdir} holds no runs; expected the workdir of a main job'
     )
   results = {
-    path.parent.name: writers.read_json(path)
+    path.parent.name: disk.read_json(path)
     for path in sorted(folder.glob('*/result.json'))
   }
   protected = _protected(results.values())
@@ -226,11 +225,11 @@ def _choose(workdir: pathlib.Path, name: str | None) -> dict[str, Any]:
 
 def _read(path: pathlib.Path) -> Any:
   """The content of a file that a card quotes."""
-  if sums.damaged(path.parent, [path.name]):
+  if disk.damaged(path.parent, [path.name]):
     raise errors.InputError(
       f'{path} is damaged; start the study again to have it made again'
     )
-  return writers.read_json(path)
+  return disk.read_json(path)
 
 
 def _protected(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

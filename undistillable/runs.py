@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from undistillable import attacks, defenses, errors, registry, sums, writers
+from undistillable import attacks, defenses, disk, errors, registry
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
@@ -102,7 +102,7 @@ class Run:
       digest = hashlib.sha256(source.encode()).hexdigest()
       content['source'] = f'sha256:{digest}'
     content['version'] = VERSION
-    return writers.as_json(content)
+    return disk.as_json(content)
 
   @functools.cached_property
   def id(self) -> str:
@@ -283,9 +283,9 @@ def _hash_of(name: str, file: str) -> str:
     return file
   path = pathlib.Path(file)
   found = path.read_bytes()
-  if sums.contradict(path.parent, path.name, found):
+  if disk.contradict(path.parent, path.name, found):
     raise errors.InputError(
-      f'{name}={path} is damaged: {path.parent / sums.NAME} says so'
+      f'{name}={path} is damaged: {path.parent / disk.SUMS} says so'
     )
   return f'sha256:{hashlib.sha256(found).hexdigest()}'
 
@@ -306,7 +306,7 @@ def read(folder: pathlib.Path) -> Run:
   path = folder / 'config.json'
   if not path.is_file():
     raise errors.InputError(f'{folder} is no folder of a run: no config.json')
-  content = writers.read_json(path)
+  content = disk.read_json(path)
   try:
     given = {
       field.name: content[field.name]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from undistillable import errors, lease, paths, terminal, writers
+from undistillable import disk, errors, lease, paths, terminal, writers
 
 PLAN = 'plan.json'
 # In the order in which they are shown.
@@ -45,7 +45,7 @@ def _planned(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   """The runs of all studies, each once."""
   seen = set()
   for path in (*workdir.glob(PLAN), *sorted(workdir.glob(f'*/{PLAN}'))):
-    for run in writers.read_json(path):
+    for run in disk.read_json(path):
       if run['id'] not in seen:
         seen.add(run['id'])
         yield run
@@ -55,7 +55,7 @@ def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   row = {**run, 'state': 'waiting', 'done': 0, 'who': ''}
   result = folder / 'result.json'
   if result.exists():
-    found = writers.read_json(result)
+    found = disk.read_json(result)
     return row | {'state': found['status'], 'done': found.get('epochs', 0)}
   epochs = writers.read_metrics(folder)
   row['done'] = epochs[-1]['epoch'] if epochs else 0

@@ -14,6 +14,7 @@ import numpy as np
 from undistillable import (
   checkpoints,
   data,
+  disk,
   errors,
   evaluate,
   hosts,
@@ -22,8 +23,6 @@ from undistillable import (
   programs,
   runs,
   serving,
-  sums,
-  writers,
 )
 from undistillable.attacks import synthesis
 
@@ -257,12 +256,12 @@ class Store:
     """The folder of a run, made where it is missing."""
     folder = self.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
-    path, data = folder / 'config.json', writers.json_bytes(run.config)
+    path, data = folder / 'config.json', disk.json_bytes(run.config)
     if not path.exists():
-      writers.replace(path, data)
-    elif path.read_bytes() == data or sums.restored(path, data):
+      disk.replace(path, data)
+    elif path.read_bytes() == data or disk.restored(path, data):
       pass
-    elif writers.read_json(path) != run.config:
+    elif disk.read_json(path) != run.config:
       raise errors.InputError(
         f'{path} is not the config that its folder is named after; delete the '
         'folder to train that network again, or choose another --workdir'
@@ -278,16 +277,16 @@ class Store:
     if not path.exists():
       return None
     self._own_folder(run)
-    broken = sums.damaged(path.parent, (*_WRITTEN, path.name))
+    broken = disk.damaged(path.parent, (*_WRITTEN, path.name))
     if broken:
       if run.id not in self._damaged:
         again = 'judged' if self.is_trained(run) else 'trained'
-        sums.say(path.parent, broken, f'that network is {again} again')
+        disk.say(path.parent, broken, f'that network is {again} again')
       self._damaged.add(run.id)
       return None
     # A process that was killed had no time to.
     shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
-    return self._results.setdefault(run.id, writers.read_json(path))
+    return self._results.setdefault(run.id, disk.read_json(path))
 
   @hosts.by_main
   def results(self, planned: Iterable[runs.Run]) -> dict[str, dict[str, Any]]:
@@ -298,14 +297,14 @@ class Store:
   @hosts.by_main
   def is_trained(self, run: runs.Run) -> bool:
     """Whether its network is there, and only has to be judged."""
-    return sums.are_whole(self.folder(run), _TRAINED)
+    return disk.are_whole(self.folder(run), _TRAINED)
 
   @hosts.by_main
   def finish(self, run: runs.Run, content: Mapping[str, Any]) -> None:
     """Writes what a run came to; all else of it is written."""
-    path, data = self.folder(run) / 'result.json', writers.json_bytes(content)
-    sums.write(path.parent, _WRITTEN, {path.name: data})
-    writers.replace(path, data)
+    path, data = self.folder(run) / 'result.json', disk.json_bytes(content)
+    disk.sign(path.parent, _WRITTEN, {path.name: data})
+    disk.replace(path, data)
     # What it takes to go on is of no use any more.
     shutil.rmtree(path.parent / 'checkpoints', ignore_errors=True)
 
@@ -363,7 +362,7 @@ class Store:
   def _check_variables(self, run: runs.Run) -> None:
     """Raises InputError where a network is not what was written."""
     folder = self.folder(run)
-    if sums.damaged(folder, ['variables']):
+    if disk.damaged(folder, ['variables']):
       raise errors.InputError(
         f'{folder / "variables"} is damaged; start the study again to have '
         'that network trained again'

@@ -11,6 +11,7 @@ import ml_collections
 
 from undistillable import (
   data,
+  disk,
   errors,
   execute,
   hosts,
@@ -20,8 +21,6 @@ from undistillable import (
   runs as runs_lib,
   status,
   store as store_lib,
-  sums,
-  writers,
 )
 from undistillable.report import responses, summary, table, write
 
@@ -162,9 +161,9 @@ def _report(
     'environment': results[finished[-1].id]['environment'],
   }
   content['summary'] = summary.summarize(content['runs'])
-  written = writers.json_bytes(content)
-  sums.write(folder, ['config.json'], {'results.json': written})
-  writers.replace(folder / 'results.json', written)
+  written = disk.json_bytes(content)
+  disk.sign(folder, ['config.json'], {'results.json': written})
+  disk.replace(folder / 'results.json', written)
   study.report_fn(content, workdir, folder=folder, command=command)
   return content
 
@@ -190,10 +189,10 @@ def _own_config(
   path = folder / 'config.json'
   free = set(_FREE_FIELDS) - set(study.fixed_fields)
   content = {k: v for k, v in config.to_dict().items() if k not in free}
-  content = writers.as_json(content)
-  kept = sums.restored(path, writers.json_bytes(content))
+  content = disk.as_json(content)
+  kept = disk.restored(path, disk.json_bytes(content))
   if not kept and not reuse and path.exists():
-    found = writers.read_json(path)
+    found = disk.read_json(path)
     if found != content:
       raise errors.InputError(
         f'{folder} holds the runs of another config '
@@ -224,13 +223,13 @@ def _write_plan(
   }
   path, config_path = folder / status.PLAN, folder / 'config.json'
   there = path.exists() and config_path.exists()
-  if there and writers.read_json(config_path) == own_config:
+  if there and disk.read_json(config_path) == own_config:
     try:
-      listed |= {run['id']: run for run in writers.read_json(path)}
+      listed |= {run['id']: run for run in disk.read_json(path)}
     except (errors.InputError, KeyError, TypeError):
-      sums.say(folder, [path.name], 'written again, with these seeds alone')
-  writers.write_json(path, list(listed.values()))
-  writers.write_json(config_path, own_config)
+      disk.say(folder, [path.name], 'written again, with these seeds alone')
+  disk.write_json(path, list(listed.values()))
+  disk.write_json(config_path, own_config)
 
 
 def _check_data(
@@ -289,11 +288,11 @@ def _of_other_seeds(
   path = folder / 'results.json'
   if not path.exists():
     return {}
-  broken = sums.damaged(folder, [path.name])
+  broken = disk.damaged(folder, [path.name])
   if broken:
-    sums.say(folder, broken, 'the report has the seeds of this command alone')
+    disk.say(folder, broken, 'the report has the seeds of this command alone')
     return {}
-  found_runs = writers.read_json(path)['runs']
+  found_runs = disk.read_json(path)['runs']
   # A partner has a seed of its own.
   seeds = {run['seed'] for run in found_runs if run['role'] != 'partner'}
   others = tuple(sorted(seeds - set(config.seeds)))

@@ -4,9 +4,7 @@ import contextlib
 import json
 import logging
 import math
-import os
 import pathlib
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,57 +12,11 @@ from typing import Any
 
 import tqdm.auto
 
-from undistillable import errors
+from undistillable import disk
 
 _SECS_BETWEEN_LINES = 60.0  # Of a progress bar that goes to a file.
 # A terminal that is gone, or has another encoding, ends no training.
 _UNSEEN = contextlib.suppress(OSError, ValueError)
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file that is there whole or not at all."""
-  # Another machine may have a process of the same number.
-  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
-  try:
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-  except OSError as error:
-    if error.errno is None or error.filename is not None:
-      raise
-    # A disk that is full does not say which.
-    raise OSError(error.errno, error.strerror, str(path)) from error
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, content: object) -> None:
-  """Writes a file that is there whole or not at all."""
-  replace(path, json_bytes(content))
-
-
-def json_bytes(content: object) -> bytes:
-  """What `write_json` writes."""
-  text = json.dumps(content, indent=2, sort_keys=False, allow_nan=False)
-  return f'{text}\n'.encode()
-
-
-def as_json(content: object) -> Any:
-  """The content as it would be read again: lists for tuples."""
-  return json.loads(json.dumps(content))
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """The content of a file of ours.
-
-  Raises:
-    errors.InputError: it is not JSON, as after a full disk.
-  """
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise errors.InputError(
-      f'{path} cannot be read ({error}); delete it to have it made again'
-    ) from error
 
 
 class Metrics:
@@ -92,7 +44,7 @@ class Metrics:
     known = read_metrics(self._folder) if saved is None else saved
     self.lines = [line for line in known if line['epoch'] <= epoch]
     text = ''.join(json.dumps(line) + '\n' for line in self.lines)
-    replace(self._path, text.encode())
+    disk.replace(self._path, text.encode())
     self.close()
     shutil.rmtree(self._folder / 'tensorboard', ignore_errors=True)
     for line in self.lines:

@@ -35,6 +35,7 @@ from experiments.benchmarks import kills
 from undistillable import (
   attacks,
   defenses,
+  disk,
   environment,
   method as method_lib,
   models,
@@ -46,7 +47,6 @@ from undistillable import (
   streaming,
   study,
   train,
-  writers,
 )
 from undistillable.data import batches
 from undistillable.models import __main__ as sizes
@@ -276,7 +276,7 @@ def main() -> None:
   out = args.out.expanduser()
   out.mkdir(parents=True, exist_ok=True)
   path = out / 'results.json'
-  results = writers.read_json(path) if path.exists() else {}
+  results = disk.read_json(path) if path.exists() else {}
   for name in args.parts.split(',') if args.parts else PARTS:
     devices = _DEVICES if name == 'devices' else 1
     done = subprocess.run(
@@ -291,7 +291,7 @@ def main() -> None:
       check=True,
     )
     results[name] = json.loads(done.stdout.splitlines()[-1])
-    writers.write_json(path, results)
+    disk.write_json(path, results)
   draw.render(figure(results), out)
   print(table(results))
 
@@ -558,8 +558,8 @@ def _pretend(
     source = trained / 'runs' / models_of[_place(run)].id
     folder = store.folder(run)
     shutil.copytree(source, folder)
-    writers.write_json(folder / 'config.json', run.config)
-    result = writers.read_json(folder / 'result.json') | {
+    disk.write_json(folder / 'config.json', run.config)
+    result = disk.read_json(folder / 'result.json') | {
       'id': run.id,
       'seed': run.seed,
       'config': run.config,

@@ -32,10 +32,9 @@ import numpy as np
 from undistillable import (
   checkpoints,
   config as config_lib,
+  disk,
   environment,
   study,
-  sums,
-  writers,
 )
 from undistillable.report import write
 
@@ -166,12 +165,12 @@ def outcome(folder: pathlib.Path) -> dict[str, Any]:
     path.name: path.read_bytes() for path in work.glob('*.npz')
   }
   found['report'] = (work / 'report.html').is_file()
-  assert not sums.damaged(work, ['config.json', 'results.json'])
+  assert not disk.damaged(work, ['config.json', 'results.json'])
   for run in results['runs']:
     del run['seconds']
     place = work / 'runs' / run['id']
     names = ['config.json', 'metrics.jsonl', 'model.safetensors']
-    assert sums.are_whole(place, [*names, 'result.json', 'variables'])
+    assert disk.are_whole(place, [*names, 'result.json', 'variables'])
     assert not (place / 'checkpoints').exists()
     lines = (place / 'metrics.jsonl').read_text().splitlines()
     found[run['id']] = {
@@ -261,7 +260,7 @@ def main(argv: Sequence[str]) -> int:
       record['minutes'] = round((time.monotonic() - start) / 60, 1)
       record['environment'] = environment.describe()
       if given.output:
-        writers.write_json(pathlib.Path(given.output), record)
+        disk.write_json(pathlib.Path(given.output), record)
   print(json.dumps(record, indent=2))
   return int(bool(record['differences']))
 

@@ -13,12 +13,12 @@ import PIL.Image
 
 from undistillable import (
   data,
+  disk,
   evaluate,
   hosts,
   oracle,
   parallel,
   state as state_lib,
-  writers,
 )
 from undistillable.attacks import batch_norm
 
@@ -111,7 +111,7 @@ def write_grid(path: pathlib.Path, image: np.ndarray) -> None:
   PIL.Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(
     picture, format='PNG'
   )
-  writers.replace(path, picture.getvalue())
+  disk.replace(path, picture.getvalue())
 
 
 def class_balance(logits: np.ndarray) -> np.ndarray:

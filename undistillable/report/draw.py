@@ -20,7 +20,7 @@ import PIL.Image
 from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
 
-from undistillable import writers
+from undistillable import disk
 from undistillable.report import document, entries, stats
 
 WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
@@ -249,7 +249,7 @@ def png(title: str, panels: Panels) -> bytes:
 def replace(path: pathlib.Path, data: bytes) -> None:
   """Writes a file, and its folder: never a half-written one."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  writers.replace(path, data)
+  disk.replace(path, data)
 
 
 def _title(text: str, width: float) -> mpl_figure.Figure:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from undistillable import runs as runs_lib, store as store_lib, sums, writers
+from undistillable import disk, runs as runs_lib, store as store_lib
 
 _NUM_IMAGES = 8
 _NAMES = {'ids', 'logits', 'image', 'label', 'class_names'}
@@ -54,7 +54,7 @@ def write(
   }
   written = io.BytesIO()
   np.savez(written, **arrays)
-  writers.replace(path, written.getvalue())
+  disk.replace(path, written.getvalue())
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
@@ -73,6 +73,6 @@ def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
   except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile):
     found = {}
   if not found.keys() >= _NAMES:
-    sums.say(path.parent, [path.name], 'its figure is made again or left out')
+    disk.say(path.parent, [path.name], 'its figure is made again or left out')
     return None
   return found

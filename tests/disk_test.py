@@ -7,7 +7,7 @@ import subprocess
 import damage
 import pytest
 
-from undistillable import sums
+from undistillable import disk
 
 NAMES = ('a.json', 'data', 'gone')
 
@@ -19,22 +19,22 @@ def folder(tmp_path):
   (tmp_path / 'data' / '.d').mkdir()
   for name in ('a.json', 'data/x', 'data/d/y', 'other', 'data/.d/hidden'):
     (tmp_path / name).write_bytes(name.encode() * 9)
-  sums.write(tmp_path, NAMES, {'last.json': b'{}\n'})
+  disk.sign(tmp_path, NAMES, {'last.json': b'{}\n'})
   (tmp_path / 'last.json').write_bytes(b'{}\n')
   return tmp_path
 
 
 def test_what_was_written_is_whole(folder):
-  assert sums.damaged(folder, (*NAMES, 'last.json')) == []
-  assert sums.are_whole(folder, ('a.json', 'data', 'last.json'))
-  assert not sums.are_whole(folder, ('a.json', 'gone'))
-  assert not sums.are_whole(folder, ('other',))
-  assert sums.restored(folder / 'last.json', b'{}\n')
-  assert not sums.restored(folder / 'last.json', b'{} ')
-  assert not sums.restored(folder / 'other', b'other' * 9)
-  assert sums.contradict(folder, 'last.json', b'{} ')
-  assert not sums.contradict(folder, 'last.json', b'{}\n')
-  assert not sums.contradict(folder, 'other', b'any')
+  assert disk.damaged(folder, (*NAMES, 'last.json')) == []
+  assert disk.are_whole(folder, ('a.json', 'data', 'last.json'))
+  assert not disk.are_whole(folder, ('a.json', 'gone'))
+  assert not disk.are_whole(folder, ('other',))
+  assert disk.restored(folder / 'last.json', b'{}\n')
+  assert not disk.restored(folder / 'last.json', b'{} ')
+  assert not disk.restored(folder / 'other', b'other' * 9)
+  assert disk.contradict(folder, 'last.json', b'{} ')
+  assert not disk.contradict(folder, 'last.json', b'{}\n')
+  assert not disk.contradict(folder, 'other', b'any')
 
 
 @pytest.mark.parametrize('name', ['a.json', 'data/x', 'data/d/y', 'last.json'])
@@ -44,54 +44,54 @@ def test_a_file_that_changed_is_damaged(folder, name, change):
     (folder / name).unlink()
   else:
     damage.CHANGES[change](folder / name, random.Random(0))
-  assert sums.damaged(folder, (*NAMES, 'last.json')) == [name]
+  assert disk.damaged(folder, (*NAMES, 'last.json')) == [name]
 
 
 def test_a_file_that_nobody_wrote_down_is_damaged(folder):
   (folder / 'data' / 'new').touch()
-  assert sums.damaged(folder, NAMES) == ['data/new']
+  assert disk.damaged(folder, NAMES) == ['data/new']
   (folder / 'gone').touch()
-  assert sums.damaged(folder, NAMES) == ['data/new', 'gone']
+  assert disk.damaged(folder, NAMES) == ['data/new', 'gone']
 
 
 def test_hidden_files_come_and_go(folder):
-  sums.write(folder)
+  disk.sign(folder)
   for name in ('.ipynb_checkpoints', 'data/.d/more'):
     (folder / name).mkdir()
     (folder / name / 'a-checkpoint.json').touch()
   (folder / 'data' / '.hidden').touch()
-  assert sums.damaged(folder) == []
+  assert disk.damaged(folder) == []
 
 
 def test_a_sum_that_changed_is_noticed(folder):
-  path, rng = folder / sums.NAME, random.Random(0)
+  path, rng = folder / disk.SUMS, random.Random(0)
   good = path.read_bytes()
   for index in range(len(good)):
     path.write_bytes(damage.flipped(good, rng, index))
-    assert sums.damaged(folder, (*NAMES, 'last.json')), index
+    assert disk.damaged(folder, (*NAMES, 'last.json')), index
     # Missing is but the end of the last line.
     path.write_bytes(good[:index])
     whole = index == len(good) - 1
-    assert bool(sums.damaged(folder, (*NAMES, 'last.json'))) != whole, index
+    assert bool(disk.damaged(folder, (*NAMES, 'last.json'))) != whole, index
 
 
 def test_where_nothing_was_written_down_nothing_is_damaged(folder):
-  (folder / sums.NAME).unlink()
-  assert sums.damaged(folder, NAMES) == []
-  assert not sums.are_whole(folder, ('a.json',))
+  (folder / disk.SUMS).unlink()
+  assert disk.damaged(folder, NAMES) == []
+  assert not disk.are_whole(folder, ('a.json',))
 
 
 def test_all_of_a_folder_may_be_written_down(folder):
-  sums.write(folder)
-  assert sums.damaged(folder) == []
+  disk.sign(folder)
+  assert disk.damaged(folder) == []
   shutil.rmtree(folder / 'data')
   (folder / 'new').touch()
-  assert sums.damaged(folder) == ['data/d/y', 'data/x', 'new']
+  assert disk.damaged(folder) == ['data/d/y', 'data/x', 'new']
 
 
 @pytest.mark.skipif(not shutil.which('sha256sum'), reason='no sha256sum')
 def test_sha256sum_agrees(folder):
-  command = ['sha256sum', '--check', '--strict', sums.NAME]
+  command = ['sha256sum', '--check', '--strict', disk.SUMS]
   subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
   damage.cut(folder / 'data' / 'x')
   done = subprocess.run(

@@ -1,22 +1,73 @@
-"""Checksums of what is read again: SHA256SUMS, as `sha256sum -c` knows them.
+"""Files that are there whole or not at all, JSON, and checksums of both.
 
-Bits flip on disks and on their way between machines, and few formats notice: of
-JSON, and of most arrays of Orbax, another number is read.
+SHA256SUMS is what `sha256sum -c` knows. Bits flip on disks and on their way
+between machines, and few formats notice: of JSON, and of most arrays of Orbax,
+another number is read.
 """
 
 import hashlib
+import json
 import logging
+import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from undistillable import writers
+from undistillable import errors
 
-NAME = 'SHA256SUMS'
+SUMS = 'SHA256SUMS'
 _LINE = re.compile(r'([0-9a-f]{64})  (.+)')
 
 
-def write(
+def replace(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file that is there whole or not at all."""
+  # Another machine may have a process of the same number.
+  temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
+  try:
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    # A disk that is full does not say which.
+    raise OSError(error.errno, error.strerror, str(path)) from error
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: object) -> None:
+  """Writes a file that is there whole or not at all."""
+  replace(path, json_bytes(content))
+
+
+def json_bytes(content: object) -> bytes:
+  """What `write_json` writes."""
+  text = json.dumps(content, indent=2, sort_keys=False, allow_nan=False)
+  return f'{text}\n'.encode()
+
+
+def as_json(content: object) -> Any:
+  """The content as it would be read again: lists for tuples."""
+  return json.loads(json.dumps(content))
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The content of a file of ours.
+
+  Raises:
+    errors.InputError: it is not JSON, as after a full disk.
+  """
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise errors.InputError(
+      f'{path} cannot be read ({error}); delete it to have it made again'
+    ) from error
+
+
+def sign(
   folder: pathlib.Path,
   names: Iterable[str] | None = None,
   coming: Mapping[str, bytes] | None = None,
@@ -34,7 +85,7 @@ def write(
   found = _found(folder, names)
   found |= {name: _digest(data) for name, data in (coming or {}).items()}
   lines = [f'{digest}  {name}\n' for name, digest in found.items()]
-  writers.replace(folder / NAME, ''.join(lines).encode())
+  replace(folder / SUMS, ''.join(lines).encode())
 
 
 def damaged(
@@ -50,7 +101,7 @@ def damaged(
     Paths in the folder, also of files that are missing, or that nobody wrote
     down.
   """
-  if not (folder / NAME).exists():  # Earlier versions wrote none.
+  if not (folder / SUMS).exists():  # Earlier versions wrote none.
     return []
   known, found = _known(folder), _found(folder, names)
   if names is not None:
@@ -74,7 +125,7 @@ def restored(path: pathlib.Path, data: bytes) -> bool:
     return False
   if damaged(path.parent, [path.name]):
     say(path.parent, [path.name], 'written again')
-    writers.replace(path, data)
+    replace(path, data)
   return True
 
 
@@ -100,7 +151,7 @@ def _found(folder: pathlib.Path, names: Iterable[str] | None) -> dict[str, str]:
   """{path in the folder: checksum} of the files that are there."""
   paths: list[pathlib.Path] = []
   if names is None:
-    names = sorted({path.name for path in folder.iterdir()} - {NAME})
+    names = sorted({path.name for path in folder.iterdir()} - {SUMS})
   for name in names:
     place = folder / name
     paths += sorted(place.rglob('*')) if place.is_dir() else [place]
@@ -119,7 +170,7 @@ def _is_hidden(path: pathlib.PurePath) -> bool:
 def _known(folder: pathlib.Path) -> dict[str, str]:
   """{path in the folder: checksum} as written down."""
   try:
-    text = (folder / NAME).read_text(encoding='utf-8', errors='replace')
+    text = (folder / SUMS).read_text(encoding='utf-8', errors='replace')
   except (FileNotFoundError, NotADirectoryError):
     return {}
   lines = (_LINE.fullmatch(line) for line in text.split('\n'))
