@@ -40,21 +40,21 @@ MAX_KIB = 2**21  # The memory from which on a worker forgets its programs.
 # A worker takes files one by one.
 LONGEST = (
   'registry',
-  'experiments',
-  'attacks',
   'study',
+  'experiments',
   'hosts',
-  'kills',
-  'models',
-  'train',
-  'method',
   'main',
-  'recovery',
-  'dafl',
-  'deep_inversion',
-  'defenses',
-  'streaming',
+  'attacks',
+  'kills',
   'layers',
+  'train',
+  'interop',
+  'defenses',
+  'null_teacher',
+  'config_fields',
+  'models',
+  'readme',
+  'deep_inversion',
 )
 
 jax.config.update(
