@@ -355,6 +355,7 @@ def test_a_teacher_is_asked_about_what_it_should_be(
     assert line[other] > 1.0
 
 
+@pytest.mark.usefixtures('all_devices_again')
 def test_answers_lie_where_their_examples_do():
   """And zeros where nobody asks, whatever the number of devices."""
   arrays = _arrays(43)
@@ -363,19 +364,17 @@ def test_answers_lie_where_their_examples_do():
   def answer(scale, images):
     return scale * images.reshape(len(images), -1)
 
-  lessons = (
-    parallel.Lesson(
+  found = []
+  for devices in (1, 2):
+    parallel.use(devices)
+    lesson = parallel.Lesson(
       {'teacher': np.float32(2.0)},
       arrays,
       order.reshape(5, devices, -1),
       jax.random.key(0),
     )
-    for devices in (1, 2)
-  )
-  one, two = (
-    parallel.answers({'teacher': answer}, PLAIN, lesson)['teacher']
-    for lesson in lessons
-  )
+    found.append(parallel.answers({'teacher': answer}, PLAIN, lesson))
+  one, two = (answers['teacher'] for answers in found)
   np.testing.assert_array_equal(one, two)
   images = PLAIN(arrays, np.arange(43), jax.random.key(0))['image']
   expected = 2 * np.array(images).reshape(43, -1)
