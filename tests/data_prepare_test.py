@@ -553,6 +553,57 @@ def test_an_archive_that_is_no_use_is_named(name, message, tmp_path):
     data.prepare(name, data_dir=tmp_path, archive=tmp_path / 'gone.tar.gz')
 
 
+def _own(monkeypatch, **changes):
+  """Names a data set of arrays 'own'; returns them."""
+  rng = np.random.default_rng(0)
+  splits = {
+    split: {
+      'image': rng.integers(0, 256, (4, 9, 17, 1), np.uint8),
+      'label': np.arange(4) % 2,
+    }
+    | changes
+    for split in ('train', 'test')
+  }
+  source = dataclasses.replace(
+    data.DATASETS['digits'],
+    name='own',
+    image_shape=(9, 17, 1),
+    num_classes=2,
+    read_fn=lambda _: dataset.from_arrays(
+      splits, {'label': ['a', 'b']}, '{split}_{index}'
+    ),
+  )
+  monkeypatch.setitem(data.DATASETS, 'own', source)
+  return splits
+
+
+def test_grey_arrays_with_a_channel_are_prepared(monkeypatch, tmp_path):
+  splits = _own(monkeypatch)
+  data.prepare('own', data_dir=tmp_path)
+  found = data.load('own', data_dir=tmp_path).train['image']
+  assert {image.tobytes() for image in found} == {
+    image.tobytes() for image in splits['train']['image']
+  }
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'image': np.full((4, 9, 17, 1), np.nan)}, r'images are float64\[4, 9'),
+    ({'image': np.zeros((4, 9, 17, 4), np.uint8)}, r'grey \(C = 1\) or RGB'),
+    ({'label': np.zeros(3, int)}, r'labels are int64\[3\]; expected int\[4\]'),
+    ({'label': np.zeros(4)}, r'labels are float64\[4\]; expected int\[4\]'),
+    ({'label': np.full(4, -1)}, 'labels are from -1 to -1; expected 0 to 1'),
+    ({'label': np.full(4, 2)}, 'labels are from 2 to 2; expected 0 to 1'),
+  ],
+)
+def test_other_arrays_are_refused(changes, message, monkeypatch, tmp_path):
+  _own(monkeypatch, **changes)
+  with pytest.raises(data.DataError, match=message):
+    data.prepare('own', data_dir=tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('ignored', [False, True])  # As under nohup.
 def test_a_hangup_is_heeded_unless_it_is_ignored(ignored):
   before = 'SIG_IGN' if ignored else 'SIG_DFL'

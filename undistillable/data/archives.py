@@ -82,7 +82,7 @@ def read(
   source: dataset.Source, archive: pathlib.Path | None
 ) -> dataset.Content:
   """Reads an archive; None for an embedded data set."""
-  with naming(archive):
+  with naming(archive or source.name):
     content = source.read_fn(archive)
     num_names = len(set(content.class_names['label']))
     if num_names != source.num_classes:

@@ -93,11 +93,18 @@ def from_arrays(
 
   Args:
     splits: {'train': {'image': uint8[N, H, W, C], 'label': int[N], 'index':
-      int[N]}, 'test': alike}; grey images also without C. The index is the key
-      of an example; by default it is its place.
+      int[N]}, 'test': alike}; C is 1 or 3, and grey images do without. The
+      index is the key of an example; by default it is its place.
     class_names: see `Content`; the splits have each of its keys.
     id_format: as '{split}_{index:05d}'.
+
+  Raises:
+    DataError: the arrays are none of that.
   """
+  splits = {
+    split: _checked(split, arrays, class_names)
+    for split, arrays in splits.items()
+  }
 
   def examples(split: str) -> Iterator[Example]:
     arrays = splits[split]
@@ -112,6 +119,38 @@ def from_arrays(
 
   numbers = {split: len(arrays['label']) for split, arrays in splits.items()}
   return Content(class_names, numbers, examples)
+
+
+def _checked(
+  split: str,
+  arrays: Mapping[str, Any],
+  class_names: Mapping[str, Sequence[str]],
+) -> dict[str, np.ndarray]:
+  """The arrays of a split; grey images without C, as Pillow takes them."""
+  arrays = {key: np.asarray(array) for key, array in arrays.items()}
+  image = arrays['image']
+  if image.ndim == 4 and image.shape[-1] == 1:
+    image = arrays['image'] = image[..., 0]
+  if image.dtype != np.uint8 or not (
+    image.ndim == 3 or (image.ndim == 4 and image.shape[-1] == 3)
+  ):
+    raise DataError(
+      f'{split} images are {image.dtype}{list(image.shape)}; expected '
+      'uint8[N, H, W, C], grey (C = 1) or RGB (C = 3)'
+    )
+  for key, names in class_names.items():
+    label = arrays[key]
+    if label.shape != image.shape[:1] or label.dtype.kind not in 'iu':
+      raise DataError(
+        f'{split} {key}s are {label.dtype}{list(label.shape)}; expected '
+        f'int[{len(image)}], one an image'
+      )
+    if label.min(initial=0) < 0 or label.max(initial=0) >= len(names):
+      raise DataError(
+        f'{split} {key}s are from {label.min()} to {label.max()}; expected 0 '
+        f'to {len(names) - 1}'
+      )
+  return arrays
 
 
 @dataclasses.dataclass(frozen=True)
