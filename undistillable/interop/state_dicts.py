@@ -60,9 +60,8 @@ def from_torch(
       DataParallel and `torch.compile` put into names is dropped, as are
       `num_batches_tracked` and the name of an attribute under which a larger
       module, as of Lightning, holds the network.
-    image_size: pixels of a side, or (height, width). Only needed for the
-      networks that flatten their feature maps, and there only when the images
-      are not square.
+    image_size: pixels of a side, or (height, width), where tensors of another
+      size shall be refused; by default any will do.
     **overrides: fields of the module, as for `models.get_model`.
 
   Returns:
@@ -291,7 +290,9 @@ def _image_shape(
       # The inputs of a dense layer behind flattened maps grow with the area.
       if len(shape) == 2 and _has_rank(tensors, key, 2):
         area = 32 * 32 * tensors[key].shape[1] // shape[1]
-        image_size = max(8, math.isqrt(area))
+        side = max(8, math.isqrt(area))
+        # Of images that are no square, any of their area will do.
+        image_size = side if side * side == area else (8, area // 8)
         break
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
