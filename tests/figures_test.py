@@ -143,6 +143,15 @@ def test_curves_keep_seeds_apart_and_survive_gaps():
   np.testing.assert_allclose(line.get_ydata(), [3.0, 1.0])
 
 
+def test_epochs_are_whole_even_where_there_is_one():
+  history = [{'epoch': 2, 'train_loss': 1.0}]
+  (curve,) = _curves([history, history])
+  panel, _ = curves.panels([curve])
+  ax = panel.axes[1]
+  low, high = ax.get_xlim()
+  assert [x for x in ax.get_xticks() if low <= x <= high] == [2]
+
+
 def test_a_student_alone_stands_beside_every_attack():
   entries = _study((90.0,), (91.0,), (70.0,), attacks=('dafl', 'kd'))
   line = [{'epoch': 1, 'train_loss': 1.0, 'train_accuracy': 50.0}]

@@ -165,7 +165,9 @@ def _panel(
         look = {'marker': marker, 'markersize': 4, **_look(curve)}
         draw.line(ax, list(found), list(found.values()), look)
     ax.grid(axis='y')
-    ax.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+    ax.xaxis.get_major_locator().set_params(
+      integer=True, nbins=4, min_n_ticks=1
+    )
     ax.set_xlabel('Epoch')
   # Accuracies compare across panels, the losses of methods do not.
   axes[0].set_ylim(*limits)
