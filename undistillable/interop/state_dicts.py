@@ -292,7 +292,7 @@ def _image_shape(
         area = 32 * 32 * tensors[key].shape[1] // shape[1]
         side = max(8, math.isqrt(area))
         # Of images that are no square, any of their area will do.
-        image_size = side if side * side == area else (8, area // 8)
+        image_size = side if side * side == area else (8, max(8, area // 8))
         break
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
