@@ -12,6 +12,7 @@ import zipfile
 import fixtures_rule
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', networks.NAMES)
 def test_round_trip_is_bit_equal(name):
   variables = _variables(name)
   state_dict = interop.to_torch(name, variables)

@@ -7,6 +7,7 @@ import pathlib
 import fixtures_rule
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -143,7 +144,7 @@ def _abstract(model, shape):
   return variables, logits, features
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', networks.NAMES)
 def test_every_model_takes_small_gray_images(name):
   variables, logits, features = _abstract(
     models.get_model(name, 10), (3, 8, 8, 1)

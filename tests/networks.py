@@ -1,4 +1,4 @@
-"""The least network that has all that methods may ask of one."""
+"""The least network that methods can do with, and the names of all networks."""
 
 import functools
 from typing import Any
@@ -6,8 +6,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 
+from undistillable import models
 from undistillable.models import layers
+
+# Of each family the shallower ones show what there is to see.
+_DEEPEST = ('densenet161', 'densenet169', 'densenet201', 'resnetc110')
+NAMES = [
+  pytest.param(name, marks=pytest.mark.slow if name in _DEEPEST else ())
+  for name in models.MODELS
+]
 
 
 class Small(nn.Module):

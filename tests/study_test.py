@@ -438,6 +438,7 @@ def test_another_adversary_is_trained_first():
   assert plan[2].parents['adversary'] is plan[1]
 
 
+@pytest.mark.usefixtures('no_figures')
 def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
   results, workdir, config = done
   normal = plan_lib.make(config)[0]
