@@ -143,14 +143,15 @@ def _lacks(
 
 def _fit(entry: Mapping[str, Any], hits: Any, num_images: int) -> bool:
   """Whether a network is right about as many images as it says."""
+  accuracy = entry.get('test_accuracy')
   try:
     size = len(bytes.fromhex(hits))
   except (TypeError, ValueError):
     return False
+  if accuracy is None or size != -(-num_images // 8):
+    return False
   right = 100 * evaluate.unpack(hits, num_images).mean()
-  accuracy = entry.get('test_accuracy')
-  told = accuracy is not None and abs(right - accuracy) < 50 / num_images
-  return told and size == -(-num_images // 8)
+  return bool(abs(right - accuracy) < 50 / num_images)
 
 
 def _is_arena(results: Any) -> bool:

@@ -252,6 +252,7 @@ def _with_other_hits(change):
     (_with_other_hits(lambda x: 'g' + x[1:]), 'are not those of its'),
     (_with_other_hits(lambda x: x + '00'), 'are not those of its'),
     (_with_other_hits(lambda x: 3), 'are not those of its'),
+    (_with_other_hits(lambda x: ''), 'are not those of its'),
     (lambda r: r.update(study='main'), 'it is not of an arena'),
     (_without_a_cell, 'mkd by cnn8 never met stingy'),
     (_without_a_run, 'mkd against stingy has neither a result'),

@@ -38,7 +38,7 @@ def replace(path: pathlib.Path, data: bytes) -> None:
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
-  """Writes a file that is there whole or not at all."""
+  """Writes the content as JSON, as `replace` writes."""
   replace(path, json_bytes(content))
 
 
@@ -140,7 +140,7 @@ def say(folder: pathlib.Path, names: Iterable[str], follows: str) -> None:
 
 
 def _listed(names: list[str]) -> str:
-  """'a is damaged', 'a, b and 3 others are damaged'."""
+  """'a is damaged', 'a, b and 3 more are damaged'."""
   shown = ', '.join(names[:2])
   if len(names) > 2:
     shown += f' and {len(names) - 2} more'

@@ -1,4 +1,4 @@
-"""Trains runs, and writes down what they came to."""
+"""Which run is next, how it is trained, and what it came to."""
 
 import contextlib
 import pathlib
