@@ -95,9 +95,9 @@ def test_what_are_no_examples_is_refused(door, changes, message):
   [
     (
       FLOAT,
-      r'images are float32\[1.*, 4, 4, 1\]; expected uint8.*255 \* image',
+      r'images are float32\[16, 4, 4, 1\]; expected uint8.*255 \* image',
     ),
-    (GREY, r'images are uint8\[1.*, 4, 4\]; .*image\[..., None\]'),
+    (GREY, r'images are uint8\[16, 4, 4\]; .*image\[..., None\]'),
   ],
 )
 def test_other_images_than_bytes_are_refused(door, image, message):

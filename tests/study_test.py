@@ -560,6 +560,7 @@ def test_a_thief_may_have_a_share_of_the_data(data_dir):
     ({'teacher.init_from': 'no.safetensors'}, 'there is no file no.safe'),
     ({'students': ()}, 'students is empty'),
     ({'seeds': ()}, 'seeds is empty'),
+    ({'seeds': (0, 1, 0)}, 'names a seed twice'),
     ({'dtype': 'float8'}, "unknown dtype 'float8'; known: bfloat16, float32"),
   ],
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import scipy.special
 
@@ -40,6 +41,9 @@ def predict(
   """
   arrays = checks.examples(arrays)
   batch_size = checks.whole('batch_size', batch_size, 1)
+  # What does not fit is told of all that was given, and not of a batch.
+  one = np.zeros(1, np.int32)
+  jax.eval_shape(prepare, arrays, one, jax.random.key(0))
   num_examples = len(arrays['label'])
   devices = parallel.num_devices()
   share = -(-batch_size // devices)

@@ -428,6 +428,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
   for field in ('seeds', 'students', 'defenses', 'attacks'):
     if not config[field]:
       raise ValueError(f'{field} is empty; name at least one')
+  if len(set(config.seeds)) < len(config.seeds):
+    raise ValueError(
+      f'seeds={config.seeds} names a seed twice; it is one network all the same'
+    )
   # Of a larger one JAX takes the last 32 bits: it would be another's twin.
   if any(not 0 <= seed < 2**32 for seed in config.seeds):
     raise ValueError(

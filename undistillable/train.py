@@ -237,13 +237,12 @@ def _num_classes(
   Nothing is computed. What does not fit the arrays is found before a compiler
   could be busy with it.
   """
-  few = {k: v[:1] for k, v in arrays.items()}
   key, order = jax.random.key(0), np.zeros(1, np.int32)
   try:
-    batch = jax.eval_shape(prepare, few, order, key)
+    batch = jax.eval_shape(prepare, arrays, order, key)
   except KeyError as error:
     raise errors.InputError(
-      f'prepare reads {error} of the arrays; given {", ".join(few)}'
+      f'prepare reads {error} of the arrays; given {", ".join(arrays)}'
     ) from error
   if method.logits_fn is None:
     return None
