@@ -250,6 +250,20 @@ def test_verdicts_follow_from_hits(results):
   assert 1 < group.rows['stingy'].score_value.points < 5
 
 
+def test_the_same_networks_differ_by_nothing():
+  """Two defenses that leave the top class share who hears nothing else."""
+  skills = {'none': {'hard_label': 88.0}, 'stingy': {'hard_label': 88.0}}
+  results = fabricated_arena.make_results(skills, CONTROLS)
+  _, (group,) = _judged(results)
+  drawn = group.rows['stingy'].against_none
+  assert drawn.low() < drawn.points < drawn.high()  # Two sets of seeds.
+  plain, stingy = results['measurements']['board']['cells'][-2:]
+  stingy |= {'shared': True, 'runs': plain['runs']}
+  _, (group,) = _judged(results)
+  same = group.rows['stingy'].against_none
+  assert (same.low(), same.points, same.high()) == (0, 0, 0)
+
+
 def test_shares_have_bounds_in_shares_where_nothing_leaked():
   """No gain at all is a share, too: its bounds are no points."""
   skills = {'none': {'kd': 92.0}, 'nasty': {'kd': 86.0}}

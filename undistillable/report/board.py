@@ -295,6 +295,8 @@ def _difference(
   ours, theirs = board.test(one), board.test(other)
   if ours is None or theirs is None:
     return None
+  if one['runs'] == other['runs']:  # The same networks: nothing was drawn.
+    return verdict_lib.Gain(0.0, 0.0, 0.0, 1.0, len(ours))
   return verdict_lib.gain(ours, theirs)
 
 
