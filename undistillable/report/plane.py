@@ -120,10 +120,13 @@ def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
       zorder=2,
     )
     axes.plot(point.x, point.y, 'o', color=color, markersize=5, zorder=3)
-  # Most cost little, a few fifty times as much.
-  axes.set_xscale('symlog', linthresh=_LINEAR, linscale=2.0)
-  axes.set_xticks(_TICKS, [words.signed(x, 'g') for x in _TICKS])
-  axes.minorticks_off()
+  axes.locator_params(axis='x', nbins=5)
+  if any(abs(point.x) > _LINEAR for point in points):
+    # Most cost little, a few fifty times as much.
+    axes.set_xscale('symlog', linthresh=_LINEAR, linscale=2.0)
+    axes.set_xticks(_TICKS)
+    axes.minorticks_off()
+  axes.xaxis.set_major_formatter(lambda x, _: words.signed(x, 'g'))
   axes.set(xlabel='Change of the Brier score', ylabel=y_label)
   axes.margins(0.12)
   axes.grid()
