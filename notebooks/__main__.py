@@ -18,6 +18,9 @@ def main() -> None:
   parser.add_argument('names', nargs='*', help=', '.join(notebooks.NAMES))
   parser.add_argument('--execute', action='store_true')
   arguments = parser.parse_args()
+  unknown = sorted({*arguments.names} - {*notebooks.NAMES})
+  if unknown:
+    parser.error(f'there is no {unknown[0]}; known: {", ".join(notebooks.NAMES)}')
   for name in arguments.names or notebooks.NAMES:
     made = notebooks.source(name)
     if arguments.execute:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import undistillable
-from undistillable import __main__ as cli, export, status
+from undistillable import __main__ as cli, data, export, status
 from undistillable.data import __main__ as data_main
 from undistillable.models import __main__ as models_main
 
@@ -92,6 +92,34 @@ def test_a_wrong_flag_is_one_sentence(main, capsys):
   said = capsys.readouterr().err
   assert said.startswith('error: ')
   assert len(said.splitlines()) == 1
+
+
+def test_a_config_tells_other_commands_of_a_data_set(
+  tmp_path, monkeypatch, capsys
+):
+  """It registers one when it is read, as in docs/add_a_data_set.md."""
+  config = tmp_path / 'bars_config.py'
+  config.write_text(
+    'import dataclasses\n'
+    'from undistillable import config, data\n'
+    "data.DATASETS['bars'] = dataclasses.replace(\n"
+    "  data.DATASETS['digits'], name='bars')\n"
+    'get_config = config.base\n'
+  )
+  monkeypatch.setattr(data, 'DATASETS', dict(data.DATASETS))
+  check = ['check', 'bars', f'--data_dir={tmp_path}']
+  assert data_main.main(check) == 1
+  assert 'bars' in capsys.readouterr().err
+  assert data_main.main([*check, f'--config={config}']) == 0
+  assert capsys.readouterr().out.startswith('bars: ')
+
+  monkeypatch.setattr(data, 'DATASETS', dict(data.DATASETS))
+  del data.DATASETS['bars']
+  flags = [f'--workdir={tmp_path}/none', f'--to={tmp_path}/to']
+  assert export.main([*flags, f'--config={config}']) == 1
+  assert 'bars' in data.DATASETS
+  assert export.main([*flags, f'--config={tmp_path}/none.py']) == 1
+  assert 'there is no config file' in capsys.readouterr().err
 
 
 def test_the_models_are_listed_by_the_command():

@@ -26,6 +26,7 @@ from jax import export as jax_export
 
 from undistillable import (
   checkpoints,
+  command as command_lib,
   data,
   disk,
   environment,
@@ -347,8 +348,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     'protected ones',
   )
   parser.add_argument('--to', required=True, help='a folder that is new')
+  parser.add_argument(
+    '--config', help='a config file that registers the data set, if it is new'
+  )
   arguments = parser.parse_args(given)
   try:
+    if arguments.config:
+      command_lib.load(arguments.config)
     run = export(
       arguments.workdir,
       arguments.to,

@@ -79,6 +79,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument(
       '--data_dir', help="holds data sets; by default tfds' own folder"
     )
+    command.add_argument(
+      '--config', help='a config file that registers data sets of its own'
+    )
     if fn is _prepare:
       command.add_argument(
         '--archive', help='an archive on disk, instead of the network'
@@ -102,6 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   terminal.be_printable()
   arguments = _parse(argv)
   try:
+    if arguments.config:
+      from undistillable import command  # Only then does anybody wait for jax.
+
+      command.load(arguments.config)
     arguments.fn(arguments)
   except (errors.InputError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
