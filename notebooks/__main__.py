@@ -20,7 +20,9 @@ def main() -> None:
   arguments = parser.parse_args()
   unknown = sorted({*arguments.names} - {*notebooks.NAMES})
   if unknown:
-    parser.error(f'there is no {unknown[0]}; known: {", ".join(notebooks.NAMES)}')
+    parser.error(
+      f'there is no {unknown[0]}; known: {", ".join(notebooks.NAMES)}'
+    )
   for name in arguments.names or notebooks.NAMES:
     made = notebooks.source(name)
     if arguments.execute:

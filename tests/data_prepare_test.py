@@ -569,6 +569,7 @@ def _own(monkeypatch, **changes):
     name='own',
     image_shape=(9, 17, 1),
     num_classes=2,
+    num_examples={'train': 4, 'test': 4},
     read_fn=lambda _: dataset.from_arrays(
       splits, {'label': ['a', 'b']}, '{split}_{index}'
     ),
@@ -604,6 +605,18 @@ def test_other_arrays_are_refused(changes, message, monkeypatch, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_an_embedded_data_set_has_as_many_images_as_it_says(
+  monkeypatch, tmp_path
+):
+  _own(monkeypatch)
+  more = {'train': 4, 'test': 5}
+  source = dataclasses.replace(data.DATASETS['own'], num_examples=more)
+  monkeypatch.setitem(data.DATASETS, 'own', source)
+  with pytest.raises(data.DataError, match='4 test images, .* source says 5'):
+    data.prepare('own', data_dir=tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('ignored', [False, True])  # As under nohup.
 def test_a_hangup_is_heeded_unless_it_is_ignored(ignored):
   before = 'SIG_IGN' if ignored else 'SIG_DFL'
@@ -613,7 +626,7 @@ from undistillable.data import __main__ as cli
 
 signal.signal(signal.SIGHUP, signal.{before})
 cli._parse = lambda _: argparse.Namespace(
-  fn=lambda _: signal.raise_signal(signal.SIGHUP)
+  fn=lambda _: signal.raise_signal(signal.SIGHUP), config=None
 )
 sys.exit(cli.main([]))
 """

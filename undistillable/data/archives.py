@@ -92,6 +92,12 @@ def read(
     for split, number in content.num_examples.items():
       if not number:
         raise ValueError(f'it holds no {split} images')
+      expected = source.num_examples[split]
+      # An archive may be a subset; what is embedded has one size.
+      if archive is None and number != expected:
+        raise ValueError(
+          f'it holds {number:,} {split} images, and its source says {expected:,}'
+        )
   return content
 
 
