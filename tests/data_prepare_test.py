@@ -612,7 +612,7 @@ def test_an_embedded_data_set_has_as_many_images_as_it_says(
   more = {'train': 4, 'test': 5}
   source = dataclasses.replace(data.DATASETS['own'], num_examples=more)
   monkeypatch.setitem(data.DATASETS, 'own', source)
-  with pytest.raises(data.DataError, match='4 test images, .* source says 5'):
+  with pytest.raises(data.DataError, match='4 test images; its source says 5'):
     data.prepare('own', data_dir=tmp_path)
   assert not list(tmp_path.iterdir())
 

@@ -96,7 +96,7 @@ def read(
       # An archive may be a subset; what is embedded has one size.
       if archive is None and number != expected:
         raise ValueError(
-          f'it holds {number:,} {split} images, and its source says {expected:,}'
+          f'it holds {number:,} {split} images; its source says {expected:,}'
         )
   return content
 
