@@ -199,7 +199,21 @@ def test_a_module_of_ones_own_that_fails_is_one_sentence(
     ('raises', '1 / 0', 'cannot be imported .ZeroDivisionError: division'),
     ('syntax', 'def f(:', 'cannot be imported .SyntaxError: invalid'),
     ('empty', '', 'has no make'),
-    ('bare', 'make, PARENTS, Settings = 1, (), 2', 'its Settings are no data'),
+    (
+      'bare',
+      'make, PARENTS, Settings = lambda *_: None, (), 2',
+      'its Settings are no data',
+    ),
+    (
+      'number',
+      'make, PARENTS, Settings = 1, (), 2',
+      r'cannot be called as make\(model, optimizer, settings, parents\)',
+    ),
+    (
+      'served',
+      'make, PARENTS, Settings = None, (), 2\ndef serve(logits): pass',
+      r'its serve cannot be called as serve\(query, settings\): too many',
+    ),
     ('orphan', 'make, Settings = 1, 2', 'has no PARENTS'),
     ('idle', 'make, PARENTS, Settings = None, (), 2', 'neither trains .* nor'),
   ):

@@ -11,6 +11,11 @@ from undistillable import errors
 
 # What a method does that trains nothing: a defense, or an attack.
 _INSTEAD = ('serve', 'pick')
+# How the functions of a method are called, where it has them.
+_CALLED = {
+  'make': ('model', 'optimizer', 'settings', 'parents'),
+  'serve': ('query', 'settings'),
+}
 
 
 def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
@@ -24,7 +29,7 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
 
   Raises:
     errors.InputError: there is none, it cannot be run, or it lacks `make`,
-      `Settings` or `PARENTS`.
+      `Settings` or `PARENTS`, or cannot be called as they are.
   """
   if name in known:
     return known[name]
@@ -52,6 +57,16 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
       f'the {kind} {name!r} neither trains (make = None) nor '
       f'{" nor ".join(f"{one}s (it has no {one})" for one in does)}'
     )
+  for called, arguments in _CALLED.items():
+    function = getattr(module, called, None)
+    try:
+      if function is not None:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+      raise errors.InputError(
+        f'the {kind} {name!r}: its {called} cannot be called as '
+        f'{called}({", ".join(arguments)}): {error}'
+      ) from error
   try:
     defaults(module)
   except TypeError as error:
