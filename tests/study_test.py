@@ -590,7 +590,7 @@ def test_a_missing_data_set_is_refused_with_the_remedy(tmp_path):
     study.run(config, tmp_path / 'work')
 
 
-def test_the_workdir_of_another_config_is_refused(done):
+def test_the_workdir_of_another_config_is_refused(done, tmp_path):
   _, workdir, config = done
   other = config.copy_and_resolve_references()
   other.nasty.omega = 0.01
@@ -601,6 +601,13 @@ def test_the_workdir_of_another_config_is_refused(done):
   assert f'nasty.omega: {omega} there, 0.01 here' in str(error.value)
   assert '--reuse_workdir' in str(error.value)
   assert (workdir / 'results.json').read_bytes() == before
+  # As many fields differ where another version was at work.
+  (tmp_path / 'config.json').write_text(
+    json.dumps({f'method_{i}': {'weight': i} for i in range(7)})
+  )
+  with pytest.raises(errors.InputError, match=r'and \d+ more\)') as error:
+    study.run(config, tmp_path)
+  assert str(error.value).count(': only there; ') == 5
 
 
 def test_a_run_folder_of_another_config_is_refused(done, tmp_path):

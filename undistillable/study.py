@@ -37,6 +37,7 @@ _FREE_FIELDS = (
   'together',
 )
 
+_MOST_NAMED = 5  # Fields in a sentence.
 # Of a result.json, what results.json would only swell by.
 _KEPT_APART = ('environment', 'test_hits', 'val_hits')
 # What a study left: results.json, of which `run` returns the content.
@@ -194,11 +195,14 @@ def _own_config(
   if not kept and not reuse and path.exists():
     found = disk.read_json(path)
     if found != content:
+      differences = _differences(found, content)
+      more = len(differences) - _MOST_NAMED
+      if more > 1:  # As where another version was at work.
+        differences[_MOST_NAMED:] = [f'and {more} more']
       raise errors.InputError(
         f'{folder} holds the runs of another config '
-        f'({"; ".join(_differences(found, content))}); choose another '
-        '--workdir, or add --reuse_workdir to keep its finished runs and '
-        'replace its report'
+        f'({"; ".join(differences)}); choose another --workdir, or add '
+        '--reuse_workdir to keep its finished runs and replace its report'
       )
   paths.check_folder(folder, 'workdir')
   return content
@@ -262,16 +266,17 @@ def _check_data(
 
 
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:
-  """The fields in which two configs differ, as `name: old -> new`."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    return [
-      difference
-      for key in dict.fromkeys([*old, *new])
-      for difference in _differences(
-        old.get(key), new.get(key), f'{name}.{key}'.strip('.')
-      )
-    ]
-  return [] if old == new else [f'{name}: {old} there, {new} here']
+  """The fields in which two configs differ, as `name: old there, new here`."""
+  if not isinstance(old, dict) or not isinstance(new, dict):
+    return [] if old == new else [f'{name}: {old} there, {new} here']
+  found = []
+  for key in dict.fromkeys([*old, *new]):
+    field = f'{name}.{key}'.strip('.')
+    if key in old and key in new:
+      found += _differences(old[key], new[key], field)
+    else:
+      found.append(f'{field}: only {"there" if key in old else "here"}')
+  return found
 
 
 def _of_other_seeds(
