@@ -493,10 +493,14 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, data_dir):
   weights = tmp_path / 'weights.safetensors'
   variables = _untrained(num_classes=10)
   content = interop.to_torch('cnn8', variables)
-  content['fc2.bias'] = np.full(10, np.nan, np.float32)
-  interop.save(weights, content)
   changes = {**CNN, 'teacher.init_from': str(weights)}
   config = _config(data_dir=data_dir, **changes)
+  interop.save(weights, content | {'fc2.bias': np.full(10, np.nan, np.float32)})
+  with pytest.raises(errors.InputError, match=r'not all .* in fc2\.bias$'):
+    study.run(config, tmp_path / 'tensor')
+  # Of which no root can be taken.
+  content['bn1.running_var'] = np.full(8, -1, np.float32)
+  interop.save(weights, content)
   with pytest.raises(
     errors.DivergedError, match=r'not finite .* come from the weights in .*weig'
   ):

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from undistillable import (
   checkpoints,
@@ -469,19 +470,23 @@ def _weights_of_file(material: store_lib.Material, path: str) -> dict[str, Any]:
     raise errors.InputError(f'init_from={path}: {error}') from error
   wanted = {k: v for k, v in state.variables.items() if v}
   expected, given = (
-    {k: x.shape for k, x in interop.to_torch(run.model, variables).items()}
-    for variables in (wanted, found)
+    interop.to_torch(run.model, variables) for variables in (wanted, found)
   )
   differing = [
-    f'{name} (expected {shape}, found {given[name]})'
-    for name, shape in expected.items()
-    if given[name] != shape
+    f'{name} (expected {array.shape}, found {given[name].shape})'
+    for name, array in expected.items()
+    if given[name].shape != array.shape
   ]
   if differing:
     raise errors.InputError(
       f'init_from={path}: the weights are for other images or classes '
       f'than those of {run.judged_on["name"]} '
       f'({task.num_classes} classes): {", ".join(differing)}'
+    )
+  broken = [k for k, array in given.items() if not np.isfinite(array).all()]
+  if broken:
+    raise errors.InputError(
+      f'init_from={path}: not all numbers are finite in {", ".join(broken)}'
     )
   return parallel.replicate(found)
 
