@@ -19,6 +19,7 @@ import numpy as np
 
 from undistillable import (
   attacks,
+  config as config_lib,
   errors,
   evaluate,
   losses,
@@ -170,7 +171,15 @@ def _with_settings(
     )
   short = registry.short(attack)
   changed = {f'{short}.{name}': value for name, value in changes.items()}
-  return plan.Job(plan.vary(job.config, changed), job.seed)
+  try:
+    varied = plan.vary(job.config, changed)
+  except TypeError as error:  # What ml_collections raises.
+    kinds = ', '.join(f'{name}={known[name]!r}' for name in changes)
+    raise errors.InputError(
+      f'arena.attacks: {attack}: {changes}; expected values as in {kinds}'
+    ) from error
+  config_lib.check(varied)
+  return plan.Job(varied, job.seed)
 
 
 def _parse(attack: str) -> tuple[str, dict[str, Any]]:
