@@ -139,6 +139,8 @@ def test_methods_of_ones_own_are_found_on_the_command_line():
     ('kd:alpha=open(0)', 'expected a name, or name:field=value'),
     ('kd:alpa=0.1', "^config: arena.attacks: kd has no setting 'alpa'"),
     ('kd:alpha=7', 'alpha=7'),
+    ('kd:alpha=much', r"\{'alpha': 'much'\}; expected values as in alpha=0"),
+    ('kd:alpha=None', 'kd.alpha=None; expected a finite number'),
     ('kdd', "unknown attack 'kdd'"),
   ],
 )
@@ -302,7 +304,7 @@ def test_one_run_that_is_missing_leaves_its_cell_out(results):
       run |= {'status': 'diverged', 'reason': 'the loss is not finite.'}
   board, (group,) = _judged(found)
   cell = board.cell('stingy', 'kd', 'cnn8')
-  assert board.reason(cell) == 'seed 3 is diverged. the loss is not finite.'
+  assert board.reason(cell) == 'seed 3 is diverged: the loss is not finite.'
   assert list(group.rows['stingy'].contests['cnn8'].gains) == ['hard_label']
   assert group.rows['stingy'].contests['cnn8'].chosen == 'hard_label'
   # What is left is below the margin; that of the lost one is not known.
@@ -311,6 +313,46 @@ def test_one_run_that_is_missing_leaves_its_cell_out(results):
   assert 'kd without a result' in page.text(found)
   told = page.words.next_step(board, group)
   assert 'Against stingy an attack has no result' in told
+
+
+def test_who_needs_a_network_that_failed_says_why_it_did():
+  results = fabricated_arena.make_results({'none': {'kd': 80.0}}, CONTROLS)
+  cell = results['measurements']['board']['cells'][-1]
+  lost = cell['runs']['2']
+  results['measurements']['hits']['test'].pop(lost)
+  for run in results['runs']:
+    if run['id'] == lost:
+      run |= {
+        'status': 'skipped',
+        'reason': 'its parent teacher-1 did not finish',
+        'parents': {'teacher': 'teacher-1'},
+      }
+  failed = {'status': 'diverged', 'reason': 'its answers are not finite'}
+  parent = {**results['runs'][0], **failed, 'id': 'teacher-1', 'parents': {}}
+  results['runs'].append(parent)
+  board, (group,) = _judged(results)
+  assert board.reason(board.cell('none', 'kd', 'cnn8')) == (
+    'seed 2 is skipped, since a network that it needs diverged: its answers '
+    'are not finite'
+  )
+  told = page.words.next_step(board, group)
+  assert 'Against the unprotected network an attack has no result' in told
+
+
+def test_a_top_class_that_moves_against_its_word_is_found():
+  """Otherwise its thief would be shown as one who hears what it was before."""
+  skills = {d: {'hard_label': 80.0} for d in ('none', 'mine')}
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=9.0)
+  plain, mine = results['measurements']['board']['cells'][-2:]
+  mine |= {'shared': True, 'runs': plain['runs']}
+  prices = results['measurements']['prices']['mine']
+  _, (group,) = _judged(results)  # A near tie in 400 images.
+  assert group.rows['mine'].verdict.decision == 'undistillable'
+  prices['3']['flipped'] = 98.0
+  board, (group,) = _judged(results)
+  assert group.rows['mine'].verdict.missing == ('hard_label',)
+  assert board.reason(mine).startswith('mine declares KEEPS_TOP, but its top ')
+  assert group.rows['none'].verdict.decision == 'undistillable'
 
 
 def test_a_student_without_a_control_leaves_the_verdict_open():

@@ -5,7 +5,11 @@ import fabricated_arena
 import pytest
 
 from undistillable import arena, audit, defenses, plan
-from undistillable.report import arena as page
+from undistillable.report import (
+  arena as page,
+  arena_words as words,
+  board as board_lib,
+)
 
 CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 81.0}
 
@@ -83,3 +87,31 @@ def test_the_first_sentence_is_the_verdict(
   assert f'**{headline}' in text
   assert sentence in text
   assert page.text(results).splitlines()[-1] != sentence
+
+
+def test_a_network_that_knows_less_than_its_thief_is_not_called_safe():
+  """As one whose weights are read with another normalization."""
+  skills = {'none': {'kd': 20.0}}
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=2.0)
+  board = board_lib.Board(results)
+  assert words.audit(board).tone == 'good'
+  assert words.conclusion(board) == words.audit(board)  # Of no defense.
+  for numbers in results['measurements']['prices']['none'].values():
+    numbers['accuracy'] = 9.0
+  found = words.audit(board_lib.Board(results))
+  assert (found.headline, found.tone) == ('It has little to give', 'open')
+  assert (
+    'right about 9.0 % of the test images, and a thief who' in found.sentence
+  )
+  assert 'config.normalization' in found.sentence
+
+
+def test_an_open_one_says_how_many_seeds_would_settle_it():
+  skills = {'none': {'kd': 81.2}}
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=1.2)
+  board = board_lib.Board(results)
+  (group,) = board.groups
+  known = f'is open ({group.none.seeds} fresh seeds would settle it): kd'
+  assert known in words.audit(board).sentence
+  told = words.next_step(board, group)
+  assert told.endswith('settles the unprotected network.')

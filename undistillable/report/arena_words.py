@@ -7,7 +7,7 @@ from undistillable.report import (
   document,
   verdict as verdict_lib,
 )
-from undistillable.report.board import Board, Group
+from undistillable.report.board import NONE, Board, Group
 
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
@@ -78,6 +78,8 @@ def conclusion(board: Board) -> document.Conclusion:
   """What the page says first, of the group that has most to go by."""
   first, *others = board.groups
   number = len(first.defenses())
+  if not number:
+    return audit(board)
   distillable, held, still_open = (
     first.defenses(decision)
     for decision in ('distillable', 'undistillable', 'open')
@@ -99,7 +101,7 @@ def conclusion(board: Board) -> document.Conclusion:
     leaks = 'leaks' if len(distillable) == 1 else 'leak'
     headline = f'{len(distillable)} of {number} defenses {leaks}'
     tone = 'bad'
-  elif still_open or not number:
+  elif still_open:
     headline, tone = f'{len(still_open)} of {number} defenses are open', 'open'
   else:
     headline, tone = 'No thief gains from any defense', 'good'
@@ -118,6 +120,8 @@ def audit(board: Board) -> document.Conclusion:
   }[found.decision]
   state, *more = told(found).splitlines()
   known = f' ({more[0]})' if more and state != 'undistillable' else ''
+  if found.seeds and not found.missing:
+    known = f' ({found.seeds} fresh seeds would settle it)'
   sentence = f'{_against(first)}, this network is {state}{known}'
   if found.gain:
     attack, *settings = in_two_lines(str(found.attack)).splitlines()
@@ -135,6 +139,10 @@ def audit(board: Board) -> document.Conclusion:
       f'against them{_at_prices(held, board)}'
     )
   sentence += '.'
+  weak = _weaker(board, first)
+  if weak and found.decision != 'distillable':
+    sentence, tone = f'{sentence} {weak}', 'open'
+    headline = 'It has little to give'
   robbing = [group.title for group in _robbing(others)]
   for title in robbing:
     sentence += f' {title} gain from it.'
@@ -143,6 +151,31 @@ def audit(board: Board) -> document.Conclusion:
     headline, tone = f'It can be distilled by {thieves}', 'bad'
   title = f'Can this network be stolen by distillation? ({board.dataset})'
   return document.Conclusion(title, headline, sentence, tone)
+
+
+def _weaker(board: Board, group: Group) -> str:
+  """That a network has nothing to give to who trains alone, or ''.
+
+  Below whoever it should teach by more than the margin: weights that are read
+  in another way than where they were trained look undistillable.
+  """
+  own = board.paid.mean.get(NONE, {}).get('accuracy')
+  alone = [100 * float(hits.mean()) for hits in group.alone.values()]
+  if own is None or own + board.rules['margin'] > min(alone, default=0.0):
+    return ''
+  return (
+    f'But the network is right about {own:.1f} % of the test images, and a '
+    f'thief who trains alone about {min(alone):.1f} %: it has little to give. '
+    'If it should be right more often, compare config.normalization, and the '
+    'order of the classes, with those that it was trained with.'
+  )
+
+
+def _named(names: Iterable[str]) -> str:
+  """These defenses in a sentence, where 'none' would say nobody."""
+  return document.listed(
+    'the unprotected network' if name == NONE else name for name in names
+  )
 
 
 def _against(group: Group) -> str:
@@ -213,17 +246,17 @@ def next_step(board: Board, group: Group) -> str:
       f'Judge on {max(by_seeds.values())} fresh seeds instead of {have} '
       '(config.arena.fresh_seeds), none of them among these, or it would be a '
       'second look: if the gains stay as they are, that settles '
-      f'{document.listed(by_seeds)}.'
+      f'{_named(by_seeds)}.'
     )
   if lacking:
     steps.append(
-      f'Against {document.listed(lacking)} an attack has no result, for which '
-      'the note below its row has the reason: it may be one that needs another '
+      f'Against {_named(lacking)} an attack has no result, for which a note '
+      'below the matrix has the reason: it may be one that needs another '
       'setting.'
     )
   if hopeless:
     steps.append(
-      f'No number of seeds settles {document.listed(hopeless)}: the gain lies '
+      f'No number of seeds settles {_named(hopeless)}: the gain lies '
       'too near to 0 and to the margin for so few test images.'
     )
   plain = group.none.decision
@@ -232,8 +265,8 @@ def next_step(board: Board, group: Group) -> str:
   if held and plain == 'distillable':
     cheap = min(held, key=lambda name: change[name]['brier'])
     steps.append(
-      f'Of what holds, {cheap} costs least; before it is relied upon, it '
-      'should meet an attack that was made for it.'
+      f'Of what holds, {cheap} costs least{_at_prices([cheap], board)}; before '
+      'it is relied upon, it should meet an attack that was made for it.'
     )
   elif not waiting and not lacking and not held:
     steps.append(

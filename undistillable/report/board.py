@@ -26,6 +26,7 @@ GUESS = 'always the likeliest class'
 # Below this gain of theft from the unprotected network, in points, there is too
 # little to take a share of.
 MIN_TO_LEAK = 1.0
+_MAX_FLIPPED = 0.5  # Percent; what keeps the top class flips less by rounding.
 
 # {'defense', 'attack', 'student', 'group', 'answers', 'mode', 'shared',
 # 'reason', 'runs': {seed: id}}; the defense of a control is None.
@@ -179,18 +180,48 @@ class Board:
     """Why a cell has no number, or ''."""
     if cell['reason'] or self.test(cell) is not None:
       return cell['reason']
+    if self._moves_top(cell):
+      return (
+        f'{cell["defense"]} declares KEEPS_TOP, but its top class is another '
+        f'than that of the network before it for '
+        f'{self._flipped(cell["defense"]):.1f} % of the test images, so that '
+        'this thief would not be told the same; take the line away'
+      )
     for seed in self.rules['fresh_seeds']:
       entry = self.entries.get(cell['runs'].get(str(seed)), {})
       if entry.get('status') != 'finished':
-        status = entry.get('status', 'missing')
-        return f'seed {seed} is {status}. {entry.get("reason", "")}'.strip()
+        return f'seed {seed} is {self._told(entry)}'
     return 'there are no fresh seeds'
+
+  def _told(self, entry: Mapping[str, Any]) -> str:
+    """'diverged: why', of a run that is skipped with the reason for that."""
+    told = entry.get('status', 'missing')
+    if reason := entry.get('reason', ''):
+      told += f': {reason}'
+    for parent in entry.get('parents', {}).values():
+      found = self.entries.get(parent, {})
+      if told.startswith('skipped') and found.get('status') != 'finished':
+        return f'skipped, since a network that it needs {self._told(found)}'
+    return told
+
+  def _moves_top(self, cell: Cell) -> bool:
+    """Whether a run is shared that hears what its defense changes.
+
+    Of a near tie, either class may be the top one.
+    """
+    shared = cell['shared'] and cell['answers'] == 'labels'
+    return shared and self._flipped(cell['defense']) > _MAX_FLIPPED
+
+  def _flipped(self, defense: str) -> float:
+    """Percent of the test images, of the worst seed."""
+    prices = self._results['measurements']['prices'].get(defense, {})
+    return max((one['flipped'] for one in prices.values()), default=0.0)
 
   def _of(
     self, cell: Cell, part: str, seeds: Sequence[int]
   ) -> np.ndarray | None:
     found = [self._hits[part].get(cell['runs'].get(str(s))) for s in seeds]
-    if not found or None in found:
+    if not found or None in found or self._moves_top(cell):
       return None
     number = self._hits['numbers'][part]
     return np.stack([evaluate.unpack(text, number) for text in found])
