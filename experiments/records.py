@@ -108,12 +108,12 @@ def problems(results: Mapping[str, Any]) -> list[str]:
     for student in board.students
     if (defense, attack, student) not in tried
   ]
-  found += [
-    f'{cell["attack"]} against {cell["defense"]} has neither a result nor a '
-    'reason'
-    for cell in board.cells
-    if not cell['reason'] and _lacks(board, cell, [*choose, *fresh])
-  ]
+  for cell in board.cells:
+    against = f'{cell["attack"]} against {cell["defense"]}'
+    if board.moves_top(cell):
+      found.append(f'{against}: {board.reason(cell)}')
+    elif not cell['reason'] and _lacks(board, cell, [*choose, *fresh]):
+      found.append(f'{against} has neither a result nor a reason')
   found += [
     f'the hits of {name} are not those of its accuracy'
     for name, hits in results['measurements']['hits']['test'].items()

@@ -230,6 +230,13 @@ def _without_a_result(results):
   entry['status'] = 'finished'
 
 
+def _with_a_top_class_that_moves(results):
+  cell = results['measurements']['board']['cells'][-1]
+  cell |= {'shared': True, 'answers': 'labels'}
+  for price in results['measurements']['prices']['stingy'].values():
+    price['flipped'] = 3.0
+
+
 def _with_another_accuracy(results):
   next(run for run in results['runs'] if run['method'] == 'kd')[
     'test_accuracy'
@@ -257,6 +264,7 @@ def _with_other_hits(change):
     (_without_a_cell, 'mkd by cnn8 never met stingy'),
     (_without_a_run, 'mkd against stingy has neither a result'),
     (_without_a_result, 'mkd against stingy has neither a result'),
+    (_with_a_top_class_that_moves, 'mkd against stingy: stingy declares KEEPS'),
     (lambda r: r['measurements']['prices'].pop('nasty'), 'nasty has no price'),
     (
       lambda r: [one.pop('nasty') for one in _latency(r)],

@@ -180,7 +180,7 @@ class Board:
     """Why a cell has no number, or ''."""
     if cell['reason'] or self.test(cell) is not None:
       return cell['reason']
-    if self._moves_top(cell):
+    if self.moves_top(cell):
       return (
         f'{cell["defense"]} declares KEEPS_TOP, but its top class is another '
         f'than that of the network before it for '
@@ -204,7 +204,7 @@ class Board:
         return f'skipped, since a network that it needs {self._told(found)}'
     return told
 
-  def _moves_top(self, cell: Cell) -> bool:
+  def moves_top(self, cell: Cell) -> bool:
     """Whether a run is shared that hears what its defense changes.
 
     Of a near tie, either class may be the top one.
@@ -221,7 +221,7 @@ class Board:
     self, cell: Cell, part: str, seeds: Sequence[int]
   ) -> np.ndarray | None:
     found = [self._hits[part].get(cell['runs'].get(str(s))) for s in seeds]
-    if not found or None in found or self._moves_top(cell):
+    if not found or None in found or self.moves_top(cell):
       return None
     number = self._hits['numbers'][part]
     return np.stack([evaluate.unpack(text, number) for text in found])
