@@ -3,8 +3,9 @@
 import config_files
 import fabricated_arena
 import pytest
+from absl import flags
 
-from undistillable import arena, audit, defenses, plan
+from undistillable import arena, audit, defenses, main, plan
 from undistillable.report import (
   arena as page,
   arena_words as words,
@@ -49,6 +50,22 @@ def test_what_the_command_line_sets_stays():
   found = audit.changed(config, 'small', fixed=frozenset({'arena.attacks'}))
   assert found.arena.attacks == ('kd', 'my.thief')
   assert found.arena.epsilons == _small().arena.epsilons
+
+
+def test_a_model_that_a_config_registers_may_be_named(monkeypatch):
+  changes, parsed = [], flags.FLAGS.is_parsed()
+  monkeypatch.setattr(main, 'run', lambda *given: changes.extend(given[2:]))
+  audit._run()
+  try:
+    flags.FLAGS.mark_as_parsed()
+    flags.FLAGS['model'].parse('slim16')
+    (change,) = changes
+    assert change(config_files.load('digits')).teacher.model == 'slim16'
+  finally:
+    for name in ('budget', 'model', 'weights'):
+      delattr(flags.FLAGS, name)
+    if not parsed:
+      flags.FLAGS.unparse_flags()
 
 
 def test_there_are_two_budgets():

@@ -18,7 +18,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from undistillable import arena, defenses, models, plan, study
+from undistillable import arena, defenses, plan, study
 from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
@@ -90,8 +90,8 @@ def _run() -> None:
   weights = flags.DEFINE_string(
     'weights', None, 'A file with those of the network that is audited.'
   )
-  model = flags.DEFINE_enum(
-    'model', None, list(models.MODELS), 'Its architecture; None: the config.'
+  model = flags.DEFINE_string(
+    'model', None, 'The name of its architecture; None: that of the config.'
   )
   budget = flags.DEFINE_enum(
     'budget', 'small', ['small', 'full'], 'How much is tried.'
