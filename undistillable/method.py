@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import chex
 import flax.errors
 import flax.linen as nn
 import jax
@@ -236,7 +235,12 @@ def supervised(
       hits = seen.logits.argmax(-1) == batch['label']
       metrics = {'loss': loss, 'accuracy': 100.0 * hits, **metrics}
       # What is a mean already would go unnoticed through the mean below.
-      chex.assert_equal_shape([batch['label'], *metrics.values()])
+      for name, value in metrics.items():
+        if jnp.shape(value) != batch['label'].shape:
+          raise ValueError(
+            f'loss_fn returns a {name} of shape {jnp.shape(value)}; expected '
+            f'one number an example, {batch["label"].shape}'
+          )
       return loss.mean(), (jax.tree.map(jnp.mean, metrics), batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(mean_loss, has_aux=True)(
