@@ -79,6 +79,25 @@ def test_known_answers(epsilon, freely, with_top):
   np.testing.assert_allclose(topped(c, y, epsilon), [with_top], atol=1e-6)
 
 
+def test_scores_of_few_digits_are_no_exception():
+  """Of these the search would meet corners of the cost and of the budget."""
+  costs = np.float32(
+    [[2, 1, 0, 0, 3, 0], [3, 1, 1, 3, 3, 3], [1, 3, 3, 1, 1, 2]]
+  )
+  y = np.float32(
+    [
+      [0.05, 0.6, 0.15, 0.1, 0.05, 0.05],
+      [0.4, 0.1, 0.4, 0.1, 0.0, 0.0],
+      [0.1, 0.4, 0.0, 0.1, 0.2, 0.2],
+    ]
+  )
+  for epsilon, margin in ((0.4, 1e-4), (0.25, 0.0), (0.5, 0.1)):
+    q = np.asarray(topped(costs, y, epsilon, margin))
+    for one, cost in enumerate(costs):
+      best = _reference(cost, np.float64(y[one]), epsilon, margin)
+      assert cost @ (q[one] - best) == pytest.approx(0, abs=1e-5)
+
+
 def test_what_the_free_form_moves_is_exact():
   rng = np.random.default_rng(0)
   y = np.float32(rng.dirichlet([0.3] * 10, size=16))

@@ -20,7 +20,10 @@ import jax.numpy as jnp
 # What is left of a score that lost some is 0 below this: rounding would leave a
 # millionth, and a student who softens the scores hears of that as of a half.
 _DUST = 1e-6
-_STEPS = 30  # Of the search: the bracket shrinks to 1e-9 of itself.
+_STEPS = 30  # Of the search: the bracket shrinks to 2e-9 of itself.
+# Where it is cut. At the half, scores and budgets of few digits have corners,
+# and what is computed as the slope in a corner may be none of either side.
+_CUT = 0.4917
 _ROUNDING = 2e-7  # By which a budget may be exceeded.
 
 
@@ -131,7 +134,7 @@ def _cheapest_with_top(
     _: int, bracket: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     low, high = bracket
-    middle = (low + high) / 2
+    middle = low + _CUT * (high - low)
     at, slope = jax.jvp(move, (middle,), (jnp.ones(()),))
     is_lower = jnp.where(_is_allowed(at, epsilon), slope.value, slope.used) > 0
     return jnp.where(is_lower, low, middle), jnp.where(is_lower, middle, high)
