@@ -79,12 +79,12 @@ def _argmax(y: jax.Array, epsilon: float) -> jax.Array:
   # The top class first, then the others from the least on.
   order = jnp.argsort(jnp.where(top > 0, -1.0, y), axis=-1)
   rank = jnp.argsort(order, axis=-1)
-  sums = jnp.cumsum(jnp.take_along_axis(y, order, axis=-1), axis=-1)[:, :-1]
+  # What a sum of scores lost to rounding would choose where all are equal.
+  centred = jnp.take_along_axis(y - 1 / num_classes, order, axis=-1)
+  sums = jnp.cumsum(centred, axis=-1)[:, :-1]
   sizes = jnp.arange(1.0, num_classes)[None]
   # The cosine of q* - p and y - p, times the length of the latter.
-  cosines = (sums / sizes - 1 / num_classes) / jnp.sqrt(
-    1 / sizes - 1 / num_classes
-  )
+  cosines = sums / sizes / jnp.sqrt(1 / sizes - 1 / num_classes)
   size = 1 + jnp.argmin(cosines, axis=-1, keepdims=True)
   chosen = (rank < size) + _AHEAD * top
   return _towards(chosen / chosen.sum(axis=-1, keepdims=True), y, epsilon)
