@@ -62,6 +62,7 @@ def _all_tempered(first, second, temperature):
 
 _jensen_shannon = jax.jit(losses.jensen_shannon)
 _kl_divergence = jax.jit(losses.kl_divergence)
+_decoupled = jax.jit(losses.decoupled_distillation)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -129,6 +130,23 @@ def test_kl_divergence_by_hand():
   np.testing.assert_allclose(
     _kl_divergence(2 * p, 2 * q, temperature=2.0), [expected], rtol=1e-6
   )
+
+
+def test_a_temperature_without_end_leaves_half_a_squared_distance():
+  """tau^2 KL, which rounding must not be multiplied by."""
+  teacher, student = (np.float32([z]) for z in ((3, 1, -1), (1, 0, 0.5)))
+  apart = teacher - student
+  apart -= apart.mean()
+  expected = np.mean(apart**2) / 2
+  for tau, rtol in ((1e2, 1e-2), (1e3, 1e-3)):
+    loss = tau**2 * _kl_divergence(teacher, student, temperature=tau)
+    np.testing.assert_allclose(loss, [expected], rtol=rtol)
+    # With these weights it is the same in two parts.
+    p = jax.nn.softmax(teacher / tau)[0, 0]
+    parts = _decoupled(
+      student, teacher, np.array([0]), temperature=tau, alpha=1.0, beta=1 - p
+    )
+    np.testing.assert_allclose(parts, [expected], rtol=rtol)
 
 
 def test_jensen_shannon_by_hand():
@@ -361,7 +379,7 @@ def test_decoupled_distillation_of_a_certain_answer_is_that_of_the_label():
   """Where all classes but the label are withheld, the others say nothing."""
   teacher = np.float32([[0.0] + 9 * [-np.inf]])
   student, labels = np.zeros((1, 10), np.float32), np.array([0])
-  loss = jax.jit(losses.decoupled_distillation)(
+  loss = _decoupled(
     student, teacher, labels, temperature=4.0, alpha=0.0, beta=1.0
   )
   assert float(loss[0]) == pytest.approx(0.0, abs=1e-5)

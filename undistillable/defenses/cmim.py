@@ -194,24 +194,8 @@ def divergence(
     # Where all scores of a class underflow, those of the example do as well.
     log_q = losses.finite(jnp.log(scores[labels] / weights))
     log_p = losses.log_scores(logits, tau)
-    terms.append(tau**2 * _kl(log_p, jax.nn.log_softmax(log_q)))
+    terms.append(tau**2 * losses.divergence(log_p, jax.nn.log_softmax(log_q)))
   return sum(terms[1:], terms[0]) / len(terms)
-
-
-def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-  """KL(p || q) of scores that are almost alike: [B, K] -> [B].
-
-  Since both add up to 1 it is `sum_k p_k (e^d_k - 1 - d_k)`, d = log q - log p,
-  each term of second order and none below 0: rounding is not multiplied by
-  tau^2, as it is where terms of first order cancel.
-  """
-  p, d = jnp.exp(log_p), log_q - log_p
-  is_near = jnp.abs(d) < 1
-  near = jnp.where(is_near, d, 0.0)  # Or the exponential could overflow.
-  terms = jnp.where(
-    is_near, p * (jnp.expm1(near) - near), jnp.exp(log_q) - p - p * d
-  )
-  return jnp.sum(terms, axis=-1)
 
 
 def remedy(settings: Settings) -> str:
