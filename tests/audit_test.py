@@ -1,11 +1,14 @@
 """The audit of one network: what it tries, and how it says what it found."""
 
+import types
+
 import config_files
 import fabricated_arena
 import pytest
 from absl import flags
 
-from undistillable import arena, audit, defenses, main, plan
+import undistillable
+from undistillable import arena, audit, defenses, plan
 from undistillable.report import (
   arena as page,
   arena_words as words,
@@ -54,7 +57,9 @@ def test_what_the_command_line_sets_stays():
 
 def test_a_model_that_a_config_registers_may_be_named(monkeypatch):
   changes, parsed = [], flags.FLAGS.is_parsed()
-  monkeypatch.setattr(main, 'run', lambda *given: changes.extend(given[2:]))
+  # The module defines flags that other commands have as well.
+  main = types.SimpleNamespace(run=lambda *given: changes.extend(given[2:]))
+  monkeypatch.setattr(undistillable, 'main', main, raising=False)
   audit._run()
   try:
     flags.FLAGS.mark_as_parsed()

@@ -30,18 +30,17 @@ class Settings:
 def serve(query: serving.Query, settings: Settings) -> jax.Array:
   """The N largest log-scores; all others are withheld.
 
-  Equation: `log softmax(z')`, where `z'_k = z_k` if z_k is one of the N
-  largest, else `losses.WITHHELD`, with `N = max(1, int(ratio K))`. Of equal
-  ones the first is served. The top class stays, and so do the ratios of those
-  served: their softmax at any temperature is that of the N.
+  Equation: `z'_k = z_k` where z_k is one of the N largest, else
+  `losses.WITHHELD`, with `N = max(1, int(ratio K))`. Of equal ones the first
+  is served. The top class stays, and so do the ratios of those served: their
+  softmax at any temperature is that of the N.
 
   Source: Ma et al. (2022), "Stingy Teacher: Sparse Logits Suffice to Fail
   Knowledge Distillation", ICLR workshop PAIR2Struct.
   """
   # Not less for 0.29 of 100, which is 28.999999999999996.
   number = max(1, int(settings.ratio * query.logits.shape[-1] + 1e-6))
-  kept = keep_largest(query.logits, number)
-  return losses.finite(losses.log_scores(kept))
+  return keep_largest(query.logits, number)
 
 
 def keep_largest(logits: jax.Array, number: int) -> jax.Array:
