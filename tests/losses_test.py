@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from undistillable import losses
 
@@ -147,6 +148,13 @@ def test_a_temperature_without_end_leaves_half_a_squared_distance():
       student, teacher, np.array([0]), temperature=tau, alpha=1.0, beta=1 - p
     )
     np.testing.assert_allclose(parts, [expected], rtol=rtol)
+    slope = jax.grad(
+      lambda z, t: t**2 * _kl_divergence(teacher, z, temperature=t)[0]
+    )(student, tau)
+    q, p = (
+      scipy.special.softmax(np.float64(z) / tau) for z in (student, teacher)
+    )
+    np.testing.assert_allclose(slope, tau * (q - p), rtol=1e-3)
 
 
 def test_jensen_shannon_by_hand():

@@ -79,7 +79,7 @@ def make(
     answers, labels = seen.answers['teacher'], seen.batch['label']
     log_t = mapped_answers(seen.extra, answers, labels, temperature=tau)
     log_p = losses.log_scores(seen.logits, tau)
-    kl = losses.divergence(log_t, log_p)
+    kl = losses.kl_of_log_scores(log_t, log_p)
     cross_entropy = losses.cross_entropy(seen.logits, labels)
     loss = alpha * tau**2 * kl + (1 - alpha) * cross_entropy
     heard = jnp.exp(losses.log_scores(answers, tau))
