@@ -26,6 +26,8 @@ from undistillable.data import checks
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500
+# Between two checkpoints, as a multiple of what the first of them took.
+_PAUSE = 20
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # variables -> numbers
 OnStepFn = Callable[[int, float, float], None]  # steps, loss, accuracy
@@ -136,7 +138,8 @@ def fit_together(
       decides by the memory there is; see `streaming.is_needed`. Without images
       nothing is sent.
     evaluate_every_epochs: and after the last one.
-    checkpoint_every_epochs: and after the last one.
+    checkpoint_every_epochs: or after more of them, where these take less than
+      twenty times what a checkpoint does; and after the last one.
     on_step: called with the steps of one of the networks, loss and accuracy.
 
   Returns:
@@ -201,6 +204,7 @@ def fit_together(
         # Nothing is drawn.
         lesson = parallel.Lesson(frozen, data, order, jax.random.key(0))
         answers = place(ask_fn(answer_fns, ask_with, lesson))
+      saver = _Saver()
       for epoch in range(epochs_done + 1, epochs + 1):
         learning = [member for member in together if not member.failed]
         if not learning:
@@ -221,8 +225,9 @@ def fit_together(
             epoch,
             on_step,
             evaluate=last or epoch % evaluate_every_epochs == 0,
-            save=last or epoch % checkpoint_every_epochs == 0,
           )
+        if last or epoch % checkpoint_every_epochs == 0:
+          saver.save(epoch, learning, must=last)
   return [member.outcome for member in members]
 
 
@@ -285,7 +290,7 @@ class _Member:
     self.trainee = trainee
     self.epochs_done, last = record.resume(state)
     self.outcome: Any = last  # Or the error that ended it.
-    self._record = record
+    self.record = record
     self._step = int(self.outcome.step)
     self._chunks: list[parallel.HostMetrics] = []  # Of this epoch.
 
@@ -301,7 +306,6 @@ class _Member:
     on_step: OnStepFn | None,
     *,
     evaluate: bool,
-    save: bool,
   ) -> None:
     """Takes the steps of an epoch, and writes what there is to say of it."""
     start = time.monotonic()
@@ -323,9 +327,7 @@ class _Member:
         return
       scalars |= values
     self.outcome = state
-    self._record.write(scalars | {'secs': time.monotonic() - start})
-    if save:
-      self._record.save(epoch, state)
+    self.record.write(scalars | {'secs': time.monotonic() - start})
 
   def _note(self, metrics: parallel.HostMetrics) -> None:
     """Takes note of the next steps; the first non-finite loss is the end."""
@@ -346,6 +348,30 @@ class _Member:
       f'train_{key}': float(np.concatenate([c[key] for c in chunks]).mean())
       for key in chunks[0]
     }
+
+
+class _Saver:
+  """Saves networks that are trained side by side, all of them or none.
+
+  A small network has an epoch in less time than a checkpoint takes.
+  """
+
+  def __init__(self) -> None:
+    self._not_before = 0.0
+
+  @hosts.by_main
+  def save(
+    self, epoch: int, members: Sequence[_Member], *, must: bool
+  ) -> None:
+    """Unless too little time went by, and it need not be."""
+    start = time.monotonic()
+    if start < self._not_before and not must:
+      return
+    for member in members:
+      if not member.failed:
+        member.record.save(epoch, member.outcome)
+    now = time.monotonic()
+    self._not_before = now + _PAUSE * (now - start)
 
 
 class _Record:
@@ -388,7 +414,6 @@ class _Record:
     if self._metrics:
       self._metrics.write(scalars)
 
-  @hosts.by_main
   def save(self, epoch: int, state: Any) -> None:
     if self._metrics and self._checkpoints:
       self._checkpoints.save(epoch, state, self._metrics.lines)
