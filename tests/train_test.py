@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import types
 
 import chex
 import flax.linen as nn
@@ -153,6 +154,60 @@ def test_the_seed_decides():
   assert (first != second).any()
 
 
+@pytest.fixture
+def saved_often(monkeypatch):
+  """A checkpoint after each epoch, however long these are."""
+  monkeypatch.setattr(train, '_PAUSE', 0)
+
+
+@pytest.mark.parametrize(
+  ('every', 'saving', 'expected'),
+  [
+    (1, 0.0, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    (1, 0.04, [1, 2, 3, 4, 5, 6, 7, 8, 9]),  # 20 of them take 0.8 of an epoch.
+    (1, 0.14, [1, 4, 7, 9]),  # 2.8 epochs.
+    (2, 0.14, [2, 6, 9]),
+    (1, 1.0, [1, 9]),
+    (100, 0.0, [9]),
+  ],
+)
+def test_checkpoints_take_a_small_part_of_the_time(
+  every, saving, expected, tmp_path, monkeypatch
+):
+  """The last one is written whatever it takes."""
+  clock = types.SimpleNamespace(now=1000.0)
+  monkeypatch.setattr(
+    train, 'time', types.SimpleNamespace(monotonic=lambda: clock.now)
+  )
+  saved = []
+
+  def save(self, epoch, *args):
+    clock.now += saving / 2  # Of two networks.
+    saved.append((self, epoch))
+
+  monkeypatch.setattr(checkpoints.Checkpoints, 'save', save)
+
+  def on_step(number, *_):
+    clock.now += number / 2 / 5  # An epoch of five steps takes both a second.
+
+  trainees = [
+    train.Trainee(METHOD, folder=tmp_path / name) for name in ('one', 'other')
+  ]
+  train.fit_together(
+    trainees,
+    _arrays(),
+    SHIFTED,
+    epochs=9,
+    batch_size=8,
+    checkpoint_every_epochs=every,
+    on_step=on_step,
+  )
+  assert [epoch for _, epoch in saved[::2]] == expected
+  assert [epoch for _, epoch in saved[1::2]] == expected
+  assert len({one for one, _ in saved}) == 2
+
+
+@pytest.mark.usefixtures('saved_often')
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
   whole = _fit(folder=tmp_path / 'whole')
 

@@ -265,7 +265,9 @@ def base() -> ml_collections.ConfigDict:
   config.recipe.evaluate_every_epochs = 5  # On the held-out part.
   # The article's way: the best epoch on the test set is shown beside the last.
   config.recipe.best_on_test = False
-  config.recipe.checkpoint_every_epochs = 1  # What a crash can cost at most.
+  # What a crash can cost at most; of short ones, as many as twenty checkpoints
+  # take time for.
+  config.recipe.checkpoint_every_epochs = 1
   # What is changed for single models and methods, by their names; 'made_up' is
   # for students of images that an attack made up.
   config.recipes = ml_collections.ConfigDict()
