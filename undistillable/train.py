@@ -280,7 +280,11 @@ def _init_fn(
     batch = prepare(arrays, order, key)
     return method.init(key, batch, frozen)
 
-  return jax.jit(init)
+  # Random numbers of dozens of arrays keep LLVM busy for longer than the steps
+  # of a small network; the bits are the same.
+  on_cpu = jax.default_backend() == 'cpu'
+  options = {'xla_backend_optimization_level': 1} if on_cpu else {}
+  return jax.jit(init, compiler_options=options)
 
 
 class _Member:
