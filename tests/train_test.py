@@ -116,6 +116,19 @@ def test_a_network_that_looks_at_its_data_is_initialised_with_many_images():
   )
 
 
+@pytest.mark.usefixtures('full_compilation')
+@pytest.mark.parametrize('name', ['cnn4', 'resnetc8', 'mlp'])
+def test_a_network_starts_from_the_weights_that_its_own_init_gives(name):
+  """Bit for bit, although it is compiled in less time."""
+  model = models.get_model(name, 10)
+  arrays, key = _arrays(), jax.random.key(5)
+  image = PLAIN(arrays, np.arange(40), key)['image']
+  expected = jax.jit(functools.partial(model.init, train=False))(key, image)
+  method = defenses.none.make(model, optax.sgd(0.05))
+  state = train.initial_state(method, arrays, PLAIN, key)
+  _assert_equal(state.params, expected['params'])
+
+
 def test_the_loss_falls():
   numbers, losses = [], []
 

@@ -280,10 +280,12 @@ def _init_fn(
     batch = prepare(arrays, order, key)
     return method.init(key, batch, frozen)
 
-  # Random numbers of dozens of arrays keep LLVM busy for longer than the steps
-  # of a small network; the bits are the same.
-  on_cpu = jax.default_backend() == 'cpu'
-  options = {'xla_backend_optimization_level': 1} if on_cpu else {}
+  options = {}
+  optimizes = not jax.config.values.get('jax_disable_most_optimizations')
+  if optimizes and jax.default_backend() == 'cpu':
+    # Random numbers of dozens of arrays keep LLVM busy for longer than the
+    # steps of a small network; the bits are the same.
+    options = {'xla_backend_optimization_level': 1}
   return jax.jit(init, compiler_options=options)
 
 
