@@ -61,10 +61,12 @@ def train_all(
 
   def check() -> None:
     """Of all runs that can be judged by now: a parent's result may be lost."""
+    if max_accuracy_drop is None:
+      return
     for run in planned:
       others = (*run.parents.values(), *run.compared_with.values())
       needed = {run.id, *(other.id for other in others)}
-      if max_accuracy_drop is not None and needed <= results.keys():
+      if needed <= results.keys():
         _stop_if_failed(run, results, max_accuracy_drop)
 
   check()
