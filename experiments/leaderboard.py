@@ -80,11 +80,14 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   teachers = {one['model'] for one in entries if one['role'] == 'teacher'}
   where = next(iter(entries))['dataset']
   number = rules.get('protocol', 1)  # The first were not numbered.
+  learned = (e['config'].get('learns_from') or {} for e in entries)
+  share = min((x.get('fraction', 1) for x in learned), default=1)
+  few = f' with {words.percent(share)} of the images' if share < 1 else ''
   yield f'## {where}: {record.name}'
   yield (
     f'Protocol {number}. {len(board.entries):,} networks, '
     f'{environment["date"]}: teacher {document.listed(sorted(teachers))}, '
-    f'student {document.listed(board.students)}; chosen with seeds '
+    f'student {document.listed(board.students)}{few}; chosen with seeds '
     f'{_numbers(rules["choose_seeds"])}, judged with '
     f'{_numbers(rules["fresh_seeds"])} on {board.num_images:,} test images; '
     f'margin {rules["margin"]:g} points. '

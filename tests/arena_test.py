@@ -486,6 +486,11 @@ def test_what_other_thieves_gain_is_said_at_the_top(tmp_path, monkeypatch):
   told = page.words.audit(board)
   assert told.tone == 'bad'
   assert 'by thieves with foreign images' in told.headline
+  with_labels, without = page.words.next_steps(board_lib.Board(results))
+  assert with_labels.startswith('Thieves with labelled images of their own: ')
+  assert 'on which there is more to steal' in with_labels
+  assert without.startswith('Thieves with foreign images and no labels: ')
+  assert 'Nothing here withholds what a thief can learn' in without
 
 
 def test_where_no_gain_can_reach_the_margin_that_is_said():

@@ -118,9 +118,13 @@ def test_a_network_that_knows_less_than_its_thief_is_not_called_safe():
   board = board_lib.Board(results)
   assert words.audit(board).tone == 'good'
   assert words.conclusion(board) == words.audit(board)  # Of no defense.
+  (group,) = board.groups
+  assert page._verdict_table(board, group).marks == {(0, 1): 'loss'}
   for numbers in results['measurements']['prices']['none'].values():
     numbers['accuracy'] = 9.0
-  found = words.audit(board_lib.Board(results))
+  board = board_lib.Board(results)
+  assert not page._verdict_table(board, board.groups[0]).marks
+  found = words.audit(board)
   assert (found.headline, found.tone) == ('It has little to give', 'open')
   assert (
     'right about 9.0 % of the test images, and a thief who' in found.sentence

@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import kills
-from undistillable import checkpoints, errors, hosts, parallel, plan, study, train
+from undistillable import (
+  checkpoints,
+  errors,
+  hosts,
+  parallel,
+  plan,
+  study,
+  train,
+)
 
 _MAX_SECS = 300.0  # Of a study, on a machine that does much else.
 

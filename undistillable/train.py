@@ -366,9 +366,7 @@ class _Saver:
     self._not_before = 0.0
 
   @hosts.by_main
-  def save(
-    self, epoch: int, members: Sequence[_Member], *, must: bool
-  ) -> None:
+  def save(self, epoch: int, members: Sequence[_Member], *, must: bool) -> None:
     """Unless too little time went by, and it need not be."""
     start = time.monotonic()
     if start < self._not_before and not must:

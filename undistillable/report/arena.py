@@ -62,12 +62,9 @@ def write(
     parts += _group_blocks(board, group)
     if group is drawn:
       parts += draw.render(plane.figure(group, board.paid), folder)
-    if group is groups[0]:
-      parts += [
-        document.Heading('What to do next'),
-        document.Text(words.next_step(board, group)),
-      ]
   parts += [
+    document.Heading('What to do next'),
+    *map(document.Text, words.next_steps(board)),
     *_controls(board, groups[0]),
     document.Heading('What the owner pays'),
     _price_table(board.paid),
@@ -140,6 +137,9 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
         words.time(board.paid.times.get(defense, {}).get('1')),
       ]
     rows.append(tuple(cells))
+    holds = found.decision == 'undistillable'
+    if holds and defense == board_lib.NONE and words.weaker(board, group):
+      continue  # For want of anything to give.
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]
   caption = (words.VERDICTS if first else words.OTHER_VERDICTS).format(

@@ -139,7 +139,7 @@ def audit(board: Board) -> document.Conclusion:
       f'against them{_at_prices(held, board)}'
     )
   sentence += '.'
-  weak = _weaker(board, first)
+  weak = weaker(board, first)
   if weak and found.decision != 'distillable':
     sentence, tone = f'{sentence} {weak}', 'open'
     headline = 'It has little to give'
@@ -153,7 +153,7 @@ def audit(board: Board) -> document.Conclusion:
   return document.Conclusion(title, headline, sentence, tone)
 
 
-def _weaker(board: Board, group: Group) -> str:
+def weaker(board: Board, group: Group) -> str:
   """That a network has nothing to give to who trains alone, or ''.
 
   Below whoever it should teach by more than the margin: weights that are read
@@ -219,8 +219,21 @@ def _at_prices(names: Sequence[str], board: Board) -> str:
   return f' ({"; ".join(told)})' if told and len(names) <= _MAX_LISTED else ''
 
 
+def next_steps(board: Board) -> list[str]:
+  """What to do, a text for all thieves for whom it is the same."""
+  titles: dict[str, list[str]] = {}
+  for group in board.groups:
+    titles.setdefault(next_step(board, group), []).append(group.title)
+  if len(board.groups) == 1:
+    return list(titles)
+  return [
+    f'{document.listed([first, *map(str.lower, others)])}: {step}'
+    for step, (first, *others) in titles.items()
+  ]
+
+
 def next_step(board: Board, group: Group) -> str:
-  """What to do."""
+  """Against one kind of thieves."""
   have = len(board.rules['fresh_seeds'])
   undecided = {
     name: row.verdict
