@@ -243,6 +243,39 @@ def test_an_open_verdict_says_how_many_seeds_would_settle_it():
     assert decisions[1] == ('distillable' if points > 0 else 'undistillable')
 
 
+@pytest.mark.parametrize('control', ['guess', 'alike', 'varied'])
+def test_so_many_seeds_settle_it_whoever_varies(control):
+  """The degrees of freedom depend on whose part of the variance is large."""
+  rng = np.random.default_rng(4)
+  skill = rng.normal(0, 0.4, 1000)
+  of_seeds = {'guess': 0.0, 'alike': 0.05, 'varied': 0.3}[control]
+  checked = 0
+  for _ in range(40):
+    pair = [
+      skill + rng.normal(0, spread, (5, 1)) + rng.normal(0, 0.5, (5, 1000)) < 1
+      for spread in (0.05, of_seeds)
+    ]
+    if control == 'guess':  # Says the same at every seed.
+      pair[1] = np.tile(pair[1][:1], (5, 1))
+    now = verdict.gain(*pair)
+    found = verdict.judge([_contest('s', 'kd', kd=now)], margin=2.0)
+    if found.seeds is None or found.seeds < 7:
+      continue
+    parts = [1e4 * hits.mean(axis=1).var(ddof=1) for hits in pair]
+    decisions = []
+    for number in (found.seeds - 1, found.seeds):
+      seeds, images = sum(parts) / number, now.images_variance
+      known = sum((s / number) ** 2 for s in parts) / (number - 1)
+      degrees = (seeds + images) ** 2 / (known + images**2 / 999)
+      then = verdict.Gain(now.points, seeds, images, degrees, number)
+      contest = _contest('s', 'kd', kd=then)
+      decisions.append(verdict.judge([contest], margin=2.0).decision)
+    assert decisions[0] == 'open'
+    assert decisions[1] != 'open'
+    checked += 1
+  assert checked > 5
+
+
 def test_where_images_are_too_few_no_number_of_seeds_helps():
   now = _gain(0.5, 1.0, seeds_share=0.0)
   found = verdict.judge([_contest('s', 'kd', kd=now)], margin=1.0)

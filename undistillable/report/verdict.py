@@ -38,6 +38,7 @@ class Gain(NamedTuple):
   images_variance: float  # The part that only more test images reduce.
   degrees: float  # Of freedom of their sum.
   num_seeds: int  # Of the attack or the control, whichever has fewer.
+  images_degrees: float = math.inf  # Of freedom of the images' part alone.
 
   @property
   def error(self) -> float:
@@ -59,6 +60,18 @@ class Gain(NamedTuple):
     """The standard error that so many seeds would leave."""
     seeds = self.seeds_variance * self.num_seeds / np.asarray(num_seeds)
     return np.sqrt(seeds + self.images_variance)
+
+  def degrees_with(self, num_seeds: np.ndarray | int) -> np.ndarray:
+    """The degrees of freedom that so many seeds would have."""
+    numbers = np.asarray(num_seeds)
+    of_images = self.images_variance**2 / self.images_degrees
+    # What is left is of the seeds, however attack and control share it.
+    of_seeds = max(self.error**4 / self.degrees - of_images, 0.0)
+    share = (self.num_seeds / numbers) ** 2
+    share = share * (self.num_seeds - 1) / (numbers - 1)
+    degrees = self.error_with(numbers) ** 4
+    degrees /= np.maximum(of_seeds * share + of_images, np.finfo(float).tiny)
+    return np.maximum(degrees, 1.0)
 
 
 def gain(attack: np.ndarray, control: np.ndarray) -> Gain:
@@ -111,6 +124,7 @@ def gain(attack: np.ndarray, control: np.ndarray) -> Gain:
     images_variance=1e4 * images,
     degrees=total**2 / (known + images**2 / (n - 1)),
     num_seeds=min(len(attack), len(control)),
+    images_degrees=n - 1,
   )
 
 
@@ -232,10 +246,12 @@ def _seeds_to_settle(
   """The least number of seeds with which either test would reject."""
   have = min(found.num_seeds for found in every)
   numbers = np.arange(max(have + 1, MIN_SEEDS), _MAX_SEEDS + 1)
-  degrees = 2 * (numbers - 1)
-  strict, plain = (_quantile(one, degrees) for one in (first, level))
-  gained = [g.points > strict * g.error_with(numbers) for g in candidates]
-  below = [g.points + plain * g.error_with(numbers) < margin for g in every]
+
+  def reach(g: Gain, at: float) -> np.ndarray:
+    return _quantile(at, g.degrees_with(numbers)) * g.error_with(numbers)
+
+  gained = [g.points > reach(g, first) for g in candidates]
+  below = [g.points + reach(g, level) < margin for g in every]
   settled = np.any(gained, axis=0) | np.all(below, axis=0)
   return int(numbers[settled.argmax()]) if settled.any() else None
 
