@@ -136,6 +136,17 @@ def test_answers_of_one_bin_may_make_up_for_each_other():
   np.testing.assert_allclose(found['ece'], 100 * (2 / 3 - 0.665), rtol=1e-9)
 
 
+@pytest.mark.parametrize('top', [0.4, 0.6, 0.8])
+def test_answers_on_the_edge_of_a_bin_are_all_in_it(top):
+  """Rounding of the logarithms would tell equal scores apart."""
+  others = np.random.default_rng(0).dirichlet(np.full(3, 200.0), 200)
+  served = np.c_[np.full(200, top), (1 - top) * others]
+  served = np.log(served).astype(np.float32)
+  right = np.arange(200) % 10 < 10 * top
+  found = evaluate.price(served, served, np.where(right, 0, 1))
+  np.testing.assert_allclose(found['ece'], 0, atol=1e-4)
+
+
 def test_who_is_equally_sure_of_all_ranks_nothing():
   """Then the risk is the error rate at every coverage, in whatever order."""
   labels = np.array([1, 0, 0, 0, 1, 0, 0, 0])
