@@ -203,6 +203,25 @@ def test_a_client_finds_the_temperature_that_the_owner_has_taken():
   assert found['fitted_classwise_ece'] < found['classwise_ece']
 
 
+def test_of_several_minima_a_client_finds_the_least():
+  """Many answers are hardly sure, and some very sure and wrong."""
+  logits = np.zeros((100, 10))
+  logits[:60, 0] = 0.1
+  logits[60:, 1] = 40.0
+  labels = np.zeros(100, int)
+  found = evaluate.price(logits, logits, labels, (logits, labels))
+
+  def loss(temperature):
+    p = np.exp(
+      logits / temperature - logits.max(1, keepdims=True) / temperature
+    )
+    p /= p.sum(1, keepdims=True)
+    return -np.log((1 - 1e-3) * p[:, 0] + 1e-4).mean()
+
+  least = min(map(loss, np.geomspace(0.02, 50, 1_000)))
+  np.testing.assert_allclose(found['fitted_nll'], least, rtol=1e-3)
+
+
 def test_a_class_that_is_withheld_stays_so_at_every_temperature():
   served = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
   labels = np.array([0, 0])

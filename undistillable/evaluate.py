@@ -1,6 +1,7 @@
 """What a network answers on every example, and how good that is."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from undistillable.state import PyTree
 _FLOOR = 1e-4  # Of a probability that is withheld.
 _BINS = 15  # Of the calibration errors, equally wide.
 _TEMPERATURES = (0.02, 50.0)  # Among which a client looks for one.
+_TRIED = 33  # Of them, evenly in their logarithm, beside a search.
 _CALIBRATION_IMAGES = 1_000  # On which he does so, at most.
 
 
@@ -276,7 +278,15 @@ def _temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
   def loss(log_temperature: float) -> float:
     return _nll(_floored(_at(log_p, np.exp(log_temperature))), labels)
 
-  found = optimize.minimize_scalar(
-    loss, bounds=np.log(_TEMPERATURES), method='bounded'
-  )
+  def least(low: float, high: float) -> Any:
+    return optimize.minimize_scalar(loss, bounds=(low, high), method='bounded')
+
+  low, high = np.log(_TEMPERATURES)
+  tried = np.linspace(low, high, _TRIED)
+  found = least(low, high)
+  # The floor lets a loss have several minima, of which the search finds one.
+  losses_tried = [loss(one) for one in tried]
+  best = int(np.argmin(losses_tried))
+  if losses_tried[best] < found.fun - 1e-4:
+    found = least(tried[max(best - 1, 0)], tried[min(best + 1, _TRIED - 1)])
   return float(np.exp(found.x))
