@@ -140,4 +140,4 @@ def test_an_open_one_says_how_many_seeds_would_settle_it():
   known = f'is open ({group.none.seeds} fresh seeds would settle it): kd'
   assert known in words.audit(board).sentence
   told = words.next_step(board, group)
-  assert told.endswith('settles the unprotected network.')
+  assert told.endswith('settle the unprotected network.')

@@ -255,11 +255,15 @@ def next_step(board: Board, group: Group) -> str:
       '(config.arena.fresh_seeds).'
     )
   elif by_seeds:
+    enough = '; '.join(
+      f'{number} fresh seeds settle '
+      f'{_named(name for name, n in by_seeds.items() if n == number)}'
+      for number in sorted(set(by_seeds.values()))
+    )
     steps.append(
-      f'Judge on {max(by_seeds.values())} fresh seeds instead of {have} '
-      '(config.arena.fresh_seeds), none of them among these, or it would be a '
-      'second look: if the gains stay as they are, that settles '
-      f'{_named(by_seeds)}.'
+      f'Judge on more fresh seeds than {have} (config.arena.fresh_seeds), none '
+      'of them among these, or it would be a second look: if the gains stay '
+      f'as they are, {enough}.'
     )
   if lacking:
     steps.append(
