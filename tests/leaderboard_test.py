@@ -3,6 +3,7 @@
 import copy
 import json
 import pathlib
+import re
 import types
 
 import fabricated
@@ -11,7 +12,7 @@ import pytest
 
 from experiments import leaderboard, predictions, records
 from undistillable import arena, disk, errors
-from undistillable.report import board as board_lib
+from undistillable.report import arena_words as words, board as board_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTROLS = {'scratch': 80.0, 'null kd': 84.0, 'null mkd': 79.0}
@@ -89,6 +90,27 @@ def test_every_record_has_what_it_must_have_and_a_readme(recorded):
       assert (folder / name).exists()
     networks = len(record.results['runs'])
     assert (folder / 'results.json').stat().st_size < 800 * networks
+
+
+def test_every_open_row_is_told_with_its_own_number_of_seeds(recorded):
+  (tenth,) = [one for one in recorded if one.name == 'digits_arena_tenth']
+  board = board_lib.Board(tenth.results)
+  group = board.groups[0]
+  told = words.next_step(board, group)
+  parts = re.findall(r'(\d+) fresh seeds settle ([^;.]*)', told)
+  found = {
+    name: int(number)
+    for number, names in parts
+    for name in re.split(', | and ', names)
+  }
+  assert len(parts) > 1
+  assert found == {
+    name: row.verdict.seeds
+    for name, row in group.rows.items()
+    if row.verdict.decision == 'open'
+  }
+  numbers = [int(number) for number, _ in parts]
+  assert numbers == sorted(set(numbers))
 
 
 def test_what_became_of_the_predictions_is_told_where_they_are(recorded):
