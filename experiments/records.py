@@ -119,6 +119,7 @@ def problems(results: Mapping[str, Any]) -> list[str]:
     for name, hits in results['measurements']['hits']['test'].items()
     if not _fit(board.entries.get(name, {}), hits, board.num_images)
   ]
+  found += _unheard(board, results['measurements']['hits']['test'])
   paid = board.paid
   found += [f'{d} has no price' for d in board.owners if d not in paid.mean]
   latency = results['measurements']['latency']
@@ -128,6 +129,33 @@ def problems(results: Mapping[str, Any]) -> list[str]:
     if d not in paid.times or not all(d in secs for secs in latency.values())
   ]
   return found
+
+
+def _unheard(board: board_lib.Board, hits: Mapping[str, str]) -> list[str]:
+  """Attacks by scores that take from the unprotected network what nobody has.
+
+  Its scores are not the labels; who ends where his null ends never heard them.
+  """
+
+  def rights(cell: board_lib.Cell) -> dict[str, str]:
+    return {
+      seed: hits[run] for seed, run in cell['runs'].items() if run in hits
+    }
+
+  nulls = {
+    (cell['attack'], cell['student']): rights(cell)
+    for cell in board.cells
+    if cell['defense'] is None
+  }
+  return [
+    f'{cell["attack"]} by {cell["student"]} never heard the network: it is '
+    'right about the same images as on nobody'
+    for cell in board.cells
+    if cell['defense'] == board_lib.NONE
+    and cell['answers'] == 'scores'
+    and rights(cell)
+    and rights(cell) == nulls.get((f'null {cell["attack"]}', cell['student']))
+  ]
 
 
 def _lacks(

@@ -4,6 +4,7 @@ import config_files
 import ml_collections
 import pytest
 
+from experiments import estimate
 from undistillable import attacks, defenses, plan
 
 ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
@@ -87,6 +88,28 @@ def test_every_method_plans_for_a_teacher_with_a_warm_up(name):
   served = plan.vary(config, {'defenses': ('reverse_sigmoid',)})
   for attack in attacks.ATTACKS:
     plan.make(plan.vary(served, {'attacks': (attack,)}))
+
+
+@pytest.mark.parametrize(
+  'name, preset',
+  [
+    *((name, preset) for name in ARTICLE for preset in ('article', 'smoke')),
+    *(('cifar10', preset) for preset in ('fast', 'tenth')),
+    ('cifar100', 'fast'),
+    ('digits', None),
+  ],
+)
+def test_no_method_waits_for_longer_than_it_learns(name, preset):
+  config = config_files.load(name, *([preset] if preset else []))
+  config.students = (*config.students, config.teacher.model)
+  config.defenses, config.attacks = ('cmim',), ('skeptical', 'dkd')
+  config.seeds = config.seeds[:1]
+  waiting = {'cmim': 'delay_steps', 'skeptical': 'delay_steps'}
+  if preset != 'smoke':
+    waiting['dkd'] = 'warmup_steps'
+  for run in plan.make(config):
+    if run.method in waiting:
+      assert run.settings[waiting[run.method]] < estimate.num_steps(run)
 
 
 def test_an_unknown_preset_is_named():

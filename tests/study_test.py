@@ -582,6 +582,22 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path, data_dir):
     study.run(config, tmp_path)
 
 
+def test_a_method_that_waits_for_longer_than_it_learns_is_refused(
+  tmp_path, data_dir
+):
+  # 150 images, 50 of the 200 being held out, are two batches of 64.
+  changes = {'recipe.epochs': 3, 'attacks': ('skeptical',)}
+  config = _config(data_dir=data_dir, **changes)
+  config.students = ('cnn4',)
+  config.skeptical.delay_steps = 6
+  with pytest.raises(
+    errors.InputError,
+    match=r'config: skeptical.delay_steps=6, but .* for 6 steps in all.*fewer',
+  ):
+    study.run(config, tmp_path)
+  assert not list(tmp_path.glob('runs/*/result.json'))
+
+
 def test_a_held_out_part_without_examples_is_refused(tmp_path, data_dir):
   config = _config(data_dir=data_dir, limit=20, val_fraction=0.01)
   with pytest.raises(errors.InputError, match='digits: a fraction of 0.01'):

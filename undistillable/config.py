@@ -441,6 +441,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.recipes = ml_collections.ConfigDict()
   config.dfme.budget = 250  # Queries; two steps.
   config.maze.budget = 500  # Alike.
+  config.cmim.delay_steps = config.skeptical.delay_steps = 0
   config.max_accuracy_drop = 100.0
 
 

@@ -18,6 +18,7 @@ from undistillable import (
   parallel,
   paths,
   plan,
+  registry,
   runs as runs_lib,
   status,
   store as store_lib,
@@ -260,9 +261,21 @@ def _check_data(
     for name in filter(None, names):
       data.check(name, data_dir=config.data_dir)
     for run in missing:
-      store.num_steps(run)
+      _check_delay(run, store.num_steps(run))
 
   hosts.agree(check)
+
+
+def _check_delay(run: runs_lib.Run, num_steps: int) -> None:
+  """Who waits for as long as he learns would do nothing, and not say so."""
+  delay = run.settings.get('delay_steps', 0)
+  if num_steps and delay >= num_steps:
+    name = registry.short(run.method)
+    raise errors.InputError(
+      f'config: {name}.delay_steps={delay}, but {run.label} is trained for '
+      f'{num_steps} steps in all, so that {name} would do nothing; expected '
+      'fewer'
+    )
 
 
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:

@@ -102,7 +102,11 @@ def conclusion(board: Board) -> document.Conclusion:
     headline = f'{len(distillable)} of {number} defenses {leaks}'
     tone = 'bad'
   elif still_open:
-    headline, tone = f'{len(still_open)} of {number} defenses are open', 'open'
+    are = 'is' if len(still_open) == 1 else 'are'
+    headline, tone = (
+      f'{len(still_open)} of {number} defenses {are} open',
+      'open',
+    )
   else:
     headline, tone = 'No thief gains from any defense', 'good'
   title = f'Which defense holds on {board.dataset}, and at what price?'
