@@ -149,6 +149,13 @@ def test_a_mistake_in_an_attack_is_said(attack, message):
     arena.plan_fn(_config(arena__attacks=(attack,)))
 
 
+def test_one_attack_under_two_names_is_refused():
+  config = _config()
+  spelt = f'kd:temperature={config.kd.temperature}'
+  with pytest.raises(errors.InputError, match=f'{spelt} is the same as kd;'):
+    arena.plan_fn(_config(arena__attacks=('hard_label', 'kd', spelt)))
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

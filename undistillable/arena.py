@@ -9,7 +9,7 @@ in docs/arena.md. `experiments.arena` runs it, and `audit`.
 import ast
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,6 +116,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
   arena = job.config.arena
   teachers = {name: found[-1] for name, found in _owners(job).items()}
   for student in job.config.students:
+    known: dict[Hashable, str] = {}  # {students: the attack that trains them}
     yield Cell(None, 'scratch', student, [job.control(student)])
     for epsilon in arena.epsilons:
       settings = {'epsilon': epsilon}
@@ -136,6 +137,13 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       yield from cells
       if not any(cell.runs for cell in cells):
         raise errors.InputError(f'arena.attacks: {attack}: {cells[0].reason}')
+      same = known.setdefault(
+        tuple(tuple(cell.runs[-1:]) for cell in cells), attack
+      )
+      if same != attack:
+        raise errors.InputError(
+          f'arena.attacks: {attack} is the same as {same}; name one of them'
+        )
       nulls = {
         null: None
         for cell in cells
