@@ -481,6 +481,8 @@ def test_weights_of_another_network_are_refused(tmp_path, data_dir):
     study.run(config, tmp_path / 'classes')
   # Found are 7 classes.
   assert 'fc2.bias (expected (10,), found (7,))' in str(error.value)
+  # Found before anything was written.
+  assert not (tmp_path / 'classes').exists()
   config.teacher.model = 'cnn16'
   with pytest.raises(errors.InputError, match=r'conv1\.weight'):
     study.run(config, tmp_path / 'model')

@@ -20,6 +20,7 @@ from undistillable import (
   models,
   oracle,
   parallel,
+  programs,
   runs as runs_lib,
   store as store_lib,
   train,
@@ -225,7 +226,7 @@ def _train(
     return []
   first, run = materials[0], materials[0].run
   if run.init_from:
-    return [_weights_of_file(first, run.init_from)]
+    return [parallel.replicate(weights_of_file(run, store))]
   if run.only_serves:
     return [store.variables(store.source(run))]
   states = train.fit_together(
@@ -460,17 +461,23 @@ def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
     )
 
 
-def _weights_of_file(material: store_lib.Material, path: str) -> dict[str, Any]:
-  """The variables of a network whose weights come from a file."""
-  run, program, task = material.run, material.program, material.task
-  state = train.initial_state(
-    program.method, task.train, program.prepare_test, jax.random.key(0)
-  )
+def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:
+  """The variables of a network whose weights come from a file.
+
+  Raises:
+    errors.InputError: they are not whole, not finite, or of another network.
+  """
+  path, task = str(run.init_from), store.task(run.judged_on)
+  program = programs.build(run, store.num_examples(run))
+  state = train.initial_shapes(program.method, task.train, program.prepare_test)
   try:
     found = interop.from_torch(run.model, interop.load(path))
   except (ImportError, ValueError) as error:
     raise errors.InputError(f'init_from={path}: {error}') from error
-  wanted = {k: v for k, v in state.variables.items() if v}
+  wanted = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+    {k: v for k, v in state.variables.items() if v},
+  )
   expected, given = (
     interop.to_torch(run.model, variables) for variables in (wanted, found)
   )
@@ -490,7 +497,7 @@ def _weights_of_file(material: store_lib.Material, path: str) -> dict[str, Any]:
     raise errors.InputError(
       f'init_from={path}: not all numbers are finite in {", ".join(broken)}'
     )
-  return parallel.replicate(found)
+  return found
 
 
 def _describe(run: Run, status: str) -> dict[str, Any]:

@@ -262,6 +262,8 @@ def _check_data(
       data.check(name, data_dir=config.data_dir)
     for run in missing:
       _check_delay(run, store.num_steps(run))
+      if run.init_from:
+        execute.weights_of_file(run, store)
 
   hosts.agree(check)
 
