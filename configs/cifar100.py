@@ -21,8 +21,10 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config.dataset = config.normalization = 'cifar100'
   config.transfer = 'cifar10'
   config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
-  config.nasty.omega = 0.005  # The released code agrees.
-  config.nasty.temperature = config.kd.temperature = 20.0
+  # The released code agrees.
+  config.nasty.omega = config.nasty_head.omega = 0.005
+  config.nasty.temperature = config.nasty_head.temperature = 20.0
+  config.kd.temperature = 20.0
   config.dkd.beta, config.stingy.ratio = 8.0, 0.1
   config.reverse_sigmoid.beta = 0.02
   config.adaptive_misinformation.tau = 0.4
@@ -75,7 +77,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
   config.seeds = (0,)
   # With the article's 0.005 the teacher stays beside its adversary, who is less
   # sure of its training images after 30 epochs than after the article's 200.
-  config.nasty.omega = 0.05
+  config.nasty.omega = config.nasty_head.omega = 0.05
   config_lib.learn_fast(config, 'airbench94', epochs=30)
   config.recipes.airbench94.weight_decay = 1e-3  # More is not tried here.
   config.cmim.delay_steps, config.cmim.ramp_steps = 500, 300  # Of 2,900.

@@ -20,8 +20,10 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   config = config_lib.base()
   config.dataset = config.normalization = 'tiny_imagenet'
   config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
-  config.nasty.omega = 0.01  # The released code agrees.
-  config.nasty.temperature = config.kd.temperature = 20.0
+  # The released code agrees.
+  config.nasty.omega = config.nasty_head.omega = 0.01
+  config.nasty.temperature = config.nasty_head.temperature = 20.0
+  config.kd.temperature = 20.0
   config.stingy.ratio = 0.1
   config.reverse_sigmoid.beta = 0.008
   config.adaptive_misinformation.tau = 0.25

@@ -56,7 +56,7 @@ def test_the_small_network_learns_with_adam():
 @pytest.mark.parametrize(
   ('name', 'changed'),
   [
-    ('cifar10', {'nasty.omega': 0.04}),
+    ('cifar10', {'nasty.omega': 0.04, 'nasty_head.omega': 0.04}),
     ('cifar100', {'normalization': 'cifar10'}),
     ('tiny_imagenet', {}),
   ],

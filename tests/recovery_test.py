@@ -144,7 +144,11 @@ def test_what_the_owner_trains_beside_the_thief_trains_himself(defense):
   )
   _check_scores(y)
   _check_scores(q)
-  assert _error(y, q) > 0.01
+  if defense == 'decoy':
+    # A gate of his own images lets them in.
+    np.testing.assert_allclose(y, q, atol=1e-5)
+  else:
+    assert _error(y, q) > 0.01
   if defense == 'modelguard_s':
     words = np.exp(protected['book']['words']).reshape(-1, 4)
     near = np.abs(np.asarray(q)[:, None] - words[None]).sum(-1).min(-1)

@@ -39,6 +39,7 @@ PRIORS = ('honest', 'oracle')
 # Of what the thief trains as the owner trains it, see `replica`.
 _REPLICA_EPOCHS = 5
 _REPLICA_BATCH = 64
+_REPLICA_STEPS = 100  # At least, of however few images.
 _LEAST_CONCENTRATION = 1e-6  # A gamma variable of 0 has no logarithm.
 
 
@@ -256,7 +257,8 @@ def replica(
     return learner.step(state, frozen, few, jax.random.fold_in(step_rng, i))[0]
 
   state = learner.init(init_rng, batch, frozen)
-  state = jax.lax.fori_loop(0, _REPLICA_EPOCHS * num_batches, body, state)
+  steps = max(_REPLICA_STEPS, _REPLICA_EPOCHS * num_batches)
+  state = jax.lax.fori_loop(0, steps, body, state)
   return serving.Network(shadow.module, state.variables)
 
 
