@@ -329,6 +329,25 @@ def test_an_adversary_that_is_not_sure_is_told_from_one_that_is():
   assert nasty.warning(unsure | {'omega': 0.0}, settings) is None
 
 
+def test_a_last_layer_that_stays_says_so():
+  """Also where nothing holds it, as beside an adversary that is sure."""
+  settings = nasty_head.Settings(omega=0.004, temperature=4.0)
+  stayed = {
+    'hold': 0.002,
+    'push': 0.002,
+    'adversary_loss': 0.001,
+    'omega': 0.004,
+    'pull': 0.04,
+    'kl': 0.011,
+  }
+  assert nasty.warning(stayed, settings) is None
+  assert 'raise omega from 0.004' in nasty_head.warning(stayed, settings)
+  assert nasty_head.warning(stayed | {'omega': 0.0}, settings) is None
+  assert nasty_head.warning(stayed | {'kl': 0.07}, settings) is None  # It left.
+  unsure = stayed | {'hold': 0.2, 'push': 0.05}
+  assert nasty_head.warning(unsure, settings) == nasty.warning(unsure, settings)
+
+
 @functools.cache
 def _nasty(module, **settings):
   """Of a small network, after three steps: state and metrics."""

@@ -90,14 +90,20 @@ def test_partners_are_protected_alike_and_trained_apart(defense):
     assert runs.index(normal) < runs.index(one) < runs.index(run)
 
 
-def test_a_partner_with_weights_of_a_file_keeps_them(tmp_path):
+def test_of_an_owner_with_weights_in_a_file_there_are_no_others(tmp_path):
   path = tmp_path / 'weights'
   path.write_bytes(b'any')
-  _, run, _ = _planned('stingy', **{'teacher.init_from': str(path)})
+  changes = {'teacher.init_from': str(path)}
+  for defense in ('none', 'stingy'):
+    _, run, _ = _planned(defense, **changes)
+    assert run.parents.keys() == {'teacher'}
+  # What is trained against it is another network with every seed.
+  _, run, _ = _planned('nasty', **changes)
   teacher, *partners = run.parents.values()
   for one in partners:
-    assert one.parents['normal'].init_from == str(path)
-    assert one.seed == teacher.seed == 0
+    assert one.parents['adversary'].init_from == str(path)
+    assert one.parents['adversary'].seed == 0
+  assert len({one.seed for one in (teacher, *partners)}) == 3
 
 
 def test_each_of_them_is_asked_as_it_serves_and_counted():

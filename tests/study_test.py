@@ -594,7 +594,7 @@ def test_a_method_that_waits_for_longer_than_it_learns_is_refused(
   config.skeptical.delay_steps = 6
   with pytest.raises(
     errors.InputError,
-    match=r'config: skeptical.delay_steps=6, but .* for 6 steps in all.*fewer',
+    match='config: skeptical.delay_steps=6, but .* for 6 steps in all.* fewer',
   ):
     study.run(config, tmp_path)
   assert not list(tmp_path.glob('runs/*/result.json'))

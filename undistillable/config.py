@@ -238,7 +238,9 @@ def base() -> ml_collections.ConfigDict:
   config.outliers = config_dict.placeholder(str)
 
   # What the thief has.
-  config.fraction = 1.0  # Share of the training set.
+  # Share of the training set that thieves learn from. What is held out, by
+  # which they choose, is not shortened.
+  config.fraction = 1.0
   # The data set whose images a thief with foreign ones has: 'cifar100'.
   config.transfer = config_dict.placeholder(str)
   # 'fresh': the teacher is asked about every augmented view of an image;
@@ -441,7 +443,8 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.recipes = ml_collections.ConfigDict()
   config.dfme.budget = 250  # Queries; two steps.
   config.maze.budget = 500  # Alike.
-  config.cmim.delay_steps = config.skeptical.delay_steps = 0
+  config.cmim.delay_steps = config.cmim.ramp_steps = 0
+  config.skeptical.delay_steps = config.dkd.warmup_steps = 0
   config.max_accuracy_drop = 100.0
 
 
@@ -488,6 +491,8 @@ def shorten_data_free(config: ml_collections.ConfigDict) -> None:
       epochs=100,
       batch_size=128,
       learning_rate=0.1,
+      warmup_epochs=0,  # And not those of the teacher.
+      momentum=0.9,
       checkpoint_every_epochs=1,
     )
   change_recipe(config, 'made_up', epochs=80)

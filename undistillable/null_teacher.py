@@ -3,7 +3,8 @@
 Extra heads, learned soft labels and smooth targets make many a student better
 whoever answers. So the same attack is run with each answer replaced by what the
 thief knew before he asked: the label of his own image, or nothing. Only what he
-gains beyond that was stolen.
+gains beyond that was stolen. An attack may say what else it leaves out on
+nobody, as `scm` does, whose links do not push away from labels.
 """
 
 from typing import Any

@@ -38,6 +38,8 @@ _FREE_FIELDS = (
   'together',
 )
 
+# Settings of a method: steps until it begins, and until it has its full weight.
+_WAITS = ('delay_steps', 'ramp_steps', 'warmup_steps')
 _MOST_NAMED = 5  # Fields in a sentence.
 # Of a result.json, what results.json would only swell by.
 _KEPT_APART = ('environment', 'test_hits', 'val_hits')
@@ -270,13 +272,13 @@ def _check_data(
 
 def _check_delay(run: runs_lib.Run, num_steps: int) -> None:
   """Who waits for as long as he learns would do nothing, and not say so."""
-  delay = run.settings.get('delay_steps', 0)
-  if num_steps and delay >= num_steps:
+  waits = {k: run.settings[k] for k in _WAITS if k in run.settings}
+  if num_steps and sum(waits.values()) >= num_steps:
     name = registry.short(run.method)
+    said = ' + '.join(f'{name}.{k}={v}' for k, v in waits.items())
     raise errors.InputError(
-      f'config: {name}.delay_steps={delay}, but {run.label} is trained for '
-      f'{num_steps} steps in all, so that {name} would do nothing; expected '
-      'fewer'
+      f'config: {said}, but {run.label} is trained for {num_steps} steps in '
+      f'all, and {name} would do nothing, or little; expected fewer'
     )
 
 

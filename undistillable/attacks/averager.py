@@ -25,8 +25,10 @@ def make(
 
   Equation: `alpha tau^2 KL(m_y || S(x)) + (1 - alpha) CE(S(x), y)`, see
   `losses.distillation`, with `m_y` of `mean_answers`. What differs from image
-  to image, as false peaks do, averages out. The released code multiplies alpha
-  twice. Metric `kl` is KL(m_y || S(x)) at tau, in nats.
+  to image, as false peaks do, averages out. The mean is of a batch: with K
+  classes an image shares it with (B - 1) / K others, so that batches are to be
+  several times as large as K. The released code multiplies alpha twice. Metric
+  `kl` is KL(m_y || S(x)) at tau, in nats.
 
   Source: Keser and Toreyin (2023), "Averager Student: Distillation from
   Undistillable Teacher", ICLR Tiny Papers.

@@ -41,15 +41,23 @@ class Settings(kd.Settings):
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, and the further networks of the owner, as partners.
 
-  On nobody there is one who knows nothing: several would say the same.
+  On nobody there is one who knows nothing: several would say the same. So would
+  several networks of one file of weights, of which there are no others.
   """
   run = job.student('ensemble', student, {'teacher': teacher})
   partners = {
     f'partner{number}': partner(teacher, number)
     for number in range(1, run.method_settings.networks)
-    if teacher
+    if teacher and not _of_a_file(teacher)
   }
   return [dataclasses.replace(run, parents={**run.parents, **partners})]
+
+
+def _of_a_file(run: Any) -> bool:
+  """Whether what clients ask comes from files, whatever its seed."""
+  if run.only_serves:
+    return _of_a_file(run.parents['normal'])
+  return bool(run.init_from)
 
 
 def partner(run: Any, number: int) -> Any:

@@ -13,7 +13,6 @@ from undistillable import losses, method, state as state_lib
 from undistillable.defenses import nasty
 
 PARENTS = ('adversary',)
-warning = nasty.warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +109,19 @@ def make(
     return learner.step(state, frozen, batch, rng, axis_name)
 
   return method.Method(init, step, answer_fns, logits_fn)
+
+
+def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
+  """As of `nasty`; and where the last layer is still that of the adversary."""
+  far = settings.temperature**2 * metrics['kl']
+  said = nasty.warning(metrics, settings)
+  if said or far >= 1.0 or not metrics['omega']:
+    return said
+  return (
+    f'its last layer answers as that of its adversary (tau^2 KL {far:.2g}), '
+    'and undermines nobody; raise omega from '
+    f'{metrics["omega"]:.2g}, which will cost accuracy'
+  )
 
 
 def last_layer(
