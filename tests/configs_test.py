@@ -112,6 +112,22 @@ def test_no_method_waits_for_longer_than_it_learns(name, preset):
       assert run.settings[waiting[run.method]] < estimate.num_steps(run)
 
 
+@pytest.mark.parametrize('name', ARTICLE)
+@pytest.mark.parametrize('preset', ['article', 'released'])
+def test_a_nasty_last_layer_has_the_settings_of_the_data_set(name, preset):
+  config = config_files.load(name, preset)
+  for field in ('omega', 'temperature'):
+    assert config.nasty_head[field] == config.nasty[field]
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_images_are_not_made_with_the_recipe_of_their_teacher(name):
+  config = config_files.load(name, 'fast')
+  for method in ('deep_inversion', 'adaptive_inversion'):
+    recipe = plan.recipe_of(config, config.teacher.model, method)
+    assert (recipe['warmup_epochs'], recipe['momentum']) == (0, 0.9)
+
+
 def test_an_unknown_preset_is_named():
   with pytest.raises(ValueError, match="unknown preset 'paper'; known: artic"):
     config_files.load('cifar10', 'paper')
