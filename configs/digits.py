@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.students = ('cnn8', 'cnn16')  # With 8 and 16 features.
   config.nasty.omega = 0.05
   config.nasty.temperature = config.kd.temperature = 8.0
-  # With 0.05 a last layer alone costs its owner 10 points.
+  # With that of nasty a last layer alone would cost its owner too much.
   config.nasty_head.omega, config.nasty_head.temperature = 0.02, 8.0
   config.contrastive.omega, config.contrastive.temperature = 0.05, 8.0
 

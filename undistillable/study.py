@@ -272,7 +272,7 @@ def _check_data(
 
 def _check_delay(run: runs_lib.Run, num_steps: int) -> None:
   """Who waits for as long as he learns would do nothing, and not say so."""
-  waits = {k: run.settings[k] for k in _WAITS if k in run.settings}
+  waits = {k: run.settings[k] for k in _WAITS if run.settings.get(k)}
   if num_steps and sum(waits.values()) >= num_steps:
     name = registry.short(run.method)
     said = ' + '.join(f'{name}.{k}={v}' for k, v in waits.items())
