@@ -94,7 +94,7 @@ def test_every_method_plans_for_a_teacher_with_a_warm_up(name):
   'name, preset',
   [
     *((name, preset) for name in ARTICLE for preset in ('article', 'smoke')),
-    *(('cifar10', preset) for preset in ('fast', 'tenth')),
+    *(('cifar10', preset) for preset in ('fast', 'arena', 'tenth')),
     ('cifar100', 'fast'),
     ('digits', None),
   ],
