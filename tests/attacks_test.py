@@ -172,9 +172,10 @@ def test_no_gradient_reaches_the_teacher(name):
   assert all(not np.asarray(grad).any() for grad in jax.tree.leaves(grads))
 
 
-def test_averager_takes_means_over_all_devices():
+@pytest.mark.parametrize('over', averager.OVER)
+def test_averager_takes_means_over_all_devices(over):
   """With answers that differ; those of an untrained teacher hardly do."""
-  method = _make('averager')
+  method = _make('averager', over=over)
   state, batch = _start(method), _batch()
   batch['answers'] = {'teacher': _answers()}
   step = jax.pmap(
@@ -195,6 +196,8 @@ def test_averager_takes_means_over_all_devices():
     )
     changed = np.linalg.norm(after[0] - before)
     assert np.linalg.norm(after[0] - after[1]) <= 0.02 * changed
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, one.extra, two.extra)
 
 
 @pytest.mark.parametrize('name', ['hard_label', 'knockoff', 'dfme'])
@@ -327,9 +330,13 @@ def test_dkd_warms_up_step_by_step():
 
 @jax.jit
 def _means_fn(answers, labels):
-  return averager.mean_answers(
-    losses.finite(answers), labels, temperature=4.0, total=lambda x: x
+  table = averager.enter(
+    averager.empty(answers.shape[-1]),
+    losses.finite(answers),
+    labels,
+    temperature=4.0,
   )
+  return averager.means(table, temperature=4.0)[labels]
 
 
 def _means(answers, labels):
@@ -389,6 +396,57 @@ def test_averager_never_gives_what_all_withhold():
   means = _means([[0.0, -np.inf, 1.0], [2.0, -np.inf, 0]], [0, 0])
   assert np.isfinite(means).all()
   assert np.exp(_log_scores(means, 4.0))[0, 1] == 0.0
+
+
+@pytest.mark.parametrize('withheld', [False, True])
+def test_averager_of_the_dataset_takes_the_mean_of_all_that_was_heard(withheld):
+  method = _make('averager', over='dataset')
+  state, step = _start(method), jax.jit(method.step)
+  labels, heard = _batch()['label'], []
+  for seed in range(3):
+    heard.append(_answers(seed=seed))
+    if withheld and seed == 1:  # It is heard once, of the label 0 alone.
+      heard[-1][0, 5:] = losses.WITHHELD
+    batch = {**_batch(), 'answers': {'teacher': heard[-1]}}
+    before = state
+    state, metrics = step(state, {}, batch, RNG)
+  every = np.concatenate(heard)
+  found = np.asarray(averager.means(state.extra, temperature=4.0))
+  expected = np.zeros((3, CLASSES))
+  for label in range(3):
+    own = every[np.tile(labels, 3) == label]
+    log_scores = scipy.special.log_softmax(own, axis=-1)
+    expected[label] = scipy.special.softmax(log_scores.mean(0) / 4.0)
+    if withheld and label == 0:
+      scores = scipy.special.softmax(own / 4.0, axis=-1)
+      expected[label] = scores.mean(0)
+  np.testing.assert_allclose(
+    scipy.special.softmax(found[:3] / 4.0, axis=-1), expected, atol=1e-6
+  )
+  np.testing.assert_array_equal(state.extra['count'][:4], [9, 9, 6, 0])
+  # What is learned is that mean, the newest answers among it.
+  logits, _ = _model().apply(
+    before.variables, batch['image'], train=True, mutable=['batch_stats']
+  )
+  log_p = scipy.special.log_softmax(np.asarray(logits) / 4.0, axis=-1)
+  target = expected[labels]
+  kl = (target * (np.log(np.maximum(target, 1e-30)) - log_p)).sum(-1)
+  np.testing.assert_allclose(metrics['kl'], kl.mean(), rtol=1e-4)
+
+
+def test_averager_of_the_dataset_starts_as_that_of_a_batch():
+  batch = {**_batch(), 'answers': {'teacher': _answers()}}
+  one, other = (_make('averager', over=over) for over in averager.OVER)
+  found = jax.jit(one.step)(_start(one), {}, batch, RNG)
+  expected = jax.jit(other.step)(_start(other), {}, batch, RNG)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, found[0].variables, expected[0].variables)
+  jax.tree.map(close, found[1], expected[1])
+
+
+def test_averager_knows_two_kinds_of_means():
+  with pytest.raises(ValueError, match="over='epoch'"):
+    averager.Settings(over='epoch')
 
 
 # Skeptical student.

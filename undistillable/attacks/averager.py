@@ -1,5 +1,6 @@
 """Averager: each answer is replaced by the mean answer of its label."""
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -11,8 +12,25 @@ from undistillable import losses, method, oracle
 from undistillable.attacks import kd
 
 PARENTS = ('teacher',)
+OVER = ('batch', 'dataset')
 
-Settings = kd.Settings
+Table = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(kd.Settings):
+  """Those of `kd`, and one more.
+
+  Attributes:
+    over: which answers a mean is of, those of the 'batch', as in the released
+      code, or of the 'dataset': all that were heard so far.
+  """
+
+  over: str = 'batch'
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    losses.check_one_of('over', self.over, OVER)
 
 
 def make(
@@ -24,48 +42,77 @@ def make(
   """Distils what a teacher says of a class on average, on labelled images.
 
   Equation: `alpha tau^2 KL(m_y || S(x)) + (1 - alpha) CE(S(x), y)`, see
-  `losses.distillation`, with `m_y` of `mean_answers`. What differs from image
-  to image, as false peaks do, averages out. The mean is of a batch: with K
-  classes an image shares it with (B - 1) / K others, so that batches are to be
-  several times as large as K. The released code multiplies alpha twice. Metric
-  `kl` is KL(m_y || S(x)) at tau, in nats.
+  `losses.distillation`, with `m_y` of `means`. What differs from image to
+  image, as false peaks do, averages out. In a batch of B with K classes an
+  image shares its mean with (B - 1) / K others: either batches are to be
+  several times as large as K, or the mean is over the data set. The released
+  code multiplies alpha twice. Metric `kl` is KL(m_y || S(x)) at tau, in nats.
 
   Source: Keser and Toreyin (2023), "Averager Student: Distillation from
-  Undistillable Teacher", ICLR Tiny Papers.
+  Undistillable Teacher", ICLR Tiny Papers; means over the data set are ours.
   """
+  everything = settings.over == 'dataset'
 
-  def heard(seen: method.Forward) -> jax.Array:
-    return mean_answers(
+  def init(rng: jax.Array, seen: method.Forward) -> Table:
+    del rng
+    return empty(seen.logits.shape[-1])
+
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    labels = seen.batch['label']
+    before = seen.extra if everything else empty(seen.logits.shape[-1])
+    after = enter(
+      before,
       seen.answers['teacher'],
-      seen.batch['label'],
+      labels,
       temperature=settings.temperature,
       total=seen.total,
     )
+    heard = means(after, temperature=settings.temperature)[labels]
+    loss, metrics = kd.loss(seen, heard, settings)
+    return loss + method.leading(before, after), metrics
 
-  return kd.distil(model, optimizer, settings, parents, heard)
+  return method.supervised(
+    model,
+    optimizer,
+    loss_fn,
+    answer_fns={'teacher': oracle.as_oracle(parents['teacher']).scores},
+    extra=method.Extra(init, optax.sgd(1.0)) if everything else None,
+  )
 
 
-def mean_answers(
+def empty(num_classes: int) -> Table:
+  """The table of which nothing has been heard.
+
+  Returns:
+    Of each label, the first axis: `log_scores` and `scores`, float32[K, K], the
+    mean of these, the latter at tau; `count` and `withheld`, float32[K], how
+    many answers there were, and how many that withhold a class.
+  """
+  square, line = jnp.zeros((num_classes, num_classes)), jnp.zeros(num_classes)
+  return {
+    'log_scores': square,
+    'scores': square,
+    'count': line,
+    'withheld': line,
+  }
+
+
+def enter(
+  table: Table,
   answers: jax.Array,
   labels: jax.Array,
   *,
   temperature: float,
-  total: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-  """For each example the mean answer to those of its label in the batch.
-
-  Equation: `m_y = mean_{i: y_i = y} log q_i`, in log-scores. Where the teacher
-  withholds a class of any of these, whose log-score is none, it is `m_y = tau
-  log mean_i softmax(log q_i / tau)`: their mean at tau.
+  total: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> Table:
+  """The table after a batch.
 
   Args:
+    table: see `empty`.
     answers: float[B, K], logits or log-scores.
     labels: int[B], in 0..K-1.
     temperature: tau > 0.
     total: the sum of an array over all devices that share the batch.
-
-  Returns:
-    float32[B, K], log-scores for a softmax at tau; without gradients.
   """
   num_classes = answers.shape[-1]
 
@@ -73,14 +120,40 @@ def mean_answers(
     """The sums over the examples of each label: [B, ...] -> [K, ...]."""
     return total(jax.ops.segment_sum(values, labels, num_classes))
 
-  log_q = losses.log_scores(answers)
-  scores = jnp.exp(losses.log_scores(answers, temperature))
   withheld = jnp.any(losses.is_withheld(answers), axis=-1)
-  count = jnp.maximum(of_class(jnp.ones_like(labels)), 1)[:, None]
-  of_scores = losses.finite(temperature * jnp.log(of_class(scores) / count))
-  means = jnp.where(
-    of_class(withheld.astype(jnp.int32))[:, None] > 0,
-    of_scores,
-    of_class(log_q) / count,
+  new = of_class(jnp.ones(len(labels)))
+  count = table['count'] + new
+
+  def moved(mean: jax.Array, values: jax.Array) -> jax.Array:
+    change = of_class(values) - new[:, None] * mean
+    return mean + change / jnp.maximum(count, 1)[:, None]
+
+  return {
+    # Of a class in which anything is withheld they are not read.
+    'log_scores': moved(
+      table['log_scores'],
+      jnp.where(withheld[:, None], 0.0, losses.log_scores(answers)),
+    ),
+    'scores': moved(
+      table['scores'], jnp.exp(losses.log_scores(answers, temperature))
+    ),
+    'count': count,
+    'withheld': table['withheld'] + of_class(withheld.astype(jnp.float32)),
+  }
+
+
+def means(table: Table, *, temperature: float) -> jax.Array:
+  """The mean answer to each label, float32[K, K], log-scores for a softmax.
+
+  Equation: `m_y = mean_{i: y_i = y} log q_i`, in log-scores. Where the teacher
+  withholds a class of any of these, whose log-score is none, it is `m_y = tau
+  log mean_i softmax(log q_i / tau)`: their mean at tau.
+
+  Args:
+    table: see `empty`.
+    temperature: tau > 0, as of `enter`.
+  """
+  of_scores = losses.finite(temperature * jnp.log(table['scores']))
+  return jnp.where(
+    table['withheld'][:, None] > 0, of_scores, table['log_scores']
   )
-  return means[labels]

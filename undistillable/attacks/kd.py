@@ -61,17 +61,23 @@ def distil(
 
   heard_fn: `Forward -> float[B, K]`, logits or log-scores.
   """
-  tau, alpha = settings.temperature, settings.alpha
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    heard, labels = heard_fn(seen), seen.batch['label']
-    loss = losses.distillation(
-      seen.logits, heard, labels, temperature=tau, alpha=alpha
-    )
-    kl = losses.kl_divergence(heard, seen.logits, temperature=tau)
-    return loss, {'kl': kl}
+    return loss(seen, heard_fn(seen), settings)
 
   answer_fns = {
     role: oracle.as_oracle(parent).scores for role, parent in parents.items()
   }
   return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)
+
+
+def loss(
+  seen: method.Forward, heard: jax.Array, settings: Settings
+) -> tuple[jax.Array, method.Metrics]:
+  """The loss of `make`, of what is heard, float[B, K], logits or log-scores."""
+  tau, labels = settings.temperature, seen.batch['label']
+  found = losses.distillation(
+    seen.logits, heard, labels, temperature=tau, alpha=settings.alpha
+  )
+  kl = losses.kl_divergence(heard, seen.logits, temperature=tau)
+  return found, {'kl': kl}
