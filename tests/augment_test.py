@@ -194,6 +194,22 @@ class TestEveryAugmentation:
     assert (given != other).any() == varies
 
 
+@pytest.mark.parametrize('name', sorted(augment.AUGMENTATIONS))
+def test_an_image_becomes_the_same_on_two_devices(name, noise):
+  def share(rng, image):
+    with augment.spread('batch'):
+      return augment.get_augmentation(name)(rng, image)
+
+  key, halves = jax.random.key(3), noise.reshape(2, -1, *noise.shape[1:])
+  found = jax.pmap(share, axis_name='batch', in_axes=(None, 0))(key, halves)
+  found = np.asarray(found).reshape(noise.shape)
+  np.testing.assert_array_equal(found, _augmented(name, 3, noise))
+  # No longer than that: one who has a whole batch draws for all of it.
+  np.testing.assert_array_equal(
+    augment.get_augmentation(name)(key, noise), _augmented(name, 3, noise)
+  )
+
+
 def test_get_augmentation_passes_hyper_parameters(noise):
   given = _augmented('pad_crop', 0, noise, pad=0)
   np.testing.assert_array_equal(given, noise)

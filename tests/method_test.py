@@ -562,6 +562,22 @@ def test_two_devices_draw_on_a_second_group_alike():
   )
 
 
+def test_dropout_draws_anew_on_each_device():
+  """Whose key is the same, so that one drops here what another drops there."""
+
+  def loss_fn(seen):
+    # Of two images that are equal, one on either device.
+    both = jax.lax.all_gather(seen.logits, 'batch')
+    apart = jnp.abs(both[0] - both[1]).sum(-1)
+    return _ce(seen)[0], {'apart': apart}
+
+  method = _supervised(loss_fn)
+  half = jax.tree.map(lambda x: x[:8], _batch())
+  twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
+  _, metrics = _split_step(method, _start(_supervised()), twice)
+  assert metrics['apart'] > 0.1
+
+
 @pytest.mark.parametrize('name', ['cnn8', 'mlp', 'resnetc8'])
 def test_features_are_what_the_last_layer_reads(name):
   model = models.get_model(name, 3)

@@ -79,7 +79,7 @@ EXCEPTIONS = {
     'generator_steps': 2,
     'warmup': 1,
     'student_steps': 2,
-    'augment': 'none',  # It draws on every device.
+    'augment': 'none',  # Or one step's loss would be another's.
     'pool': 20,
   },
   'maze': {

@@ -686,6 +686,73 @@ def test_a_training_goes_on_on_fewer_devices(tmp_path, all_devices_again):
     )
 
 
+BLANK = batches.blank_fn((8, 8, 1))
+MADE = {'latent_dim': 6, 'generator_width': 4}
+# What draws in a step: images that are moved, or made up.
+DRAWS = {
+  'augmented': lambda: METHOD,
+  'dafl': lambda: _thief('dafl', **MADE),
+  'decoy': lambda: defenses.decoy.make(
+    MODEL, optax.sgd(0.05), defenses.decoy.Settings(), {'normal': MODEL}
+  ),
+  'deep_inversion': lambda: _thief(
+    'deep_inversion', num_images=40, low=(-2.0,), high=(2.0,), batch_norm=1.0
+  ),
+  'fast': lambda: _thief(
+    'fast',
+    **MADE,
+    low=(-2.0,),
+    high=(2.0,),
+    generator_steps=2,
+    student_steps=2,
+    warmup=1,
+    pool=40,
+  ),
+}
+
+
+def _thief(name, **settings):
+  module = attacks.ATTACKS[name]
+  door = oracle.Oracle(method_lib.frozen_fn(TEACHER), TEACHER)
+  return module.make(
+    MODEL, optax.sgd(0.05), module.Settings(**settings), {'teacher': door}
+  )
+
+
+@pytest.mark.parametrize('name', DRAWS)
+def test_whoever_draws_is_trained_on_two_devices_as_on_one(
+  name, all_devices_again
+):
+  """With the keys of the training loop, which no test of a step has."""
+  method = DRAWS[name]()
+  arrays, prepare = {'label': np.zeros(40, np.int32)}, BLANK
+  if name in ('augmented', 'decoy'):
+    arrays, prepare = _arrays(), SHIFTED
+  init = functools.partial(TEACHER.init, train=False)
+  image = np.zeros((1, 8, 8, 1), np.float32)
+  frozen = {
+    'teacher': jax.jit(init)(jax.random.key(9), image),
+    'normal': jax.jit(MODEL.init)(jax.random.key(9), image),
+  }
+  found = []
+  for number in (1, 2):
+    parallel.use(number)
+    state = train.fit(
+      method,
+      arrays,
+      prepare,
+      epochs=1,
+      batch_size=20,
+      seed=3,
+      frozen=frozen,
+    )
+    found.append(jax.device_get(state.variables))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4),
+    *found,
+  )
+
+
 @pytest.mark.parametrize('number', [0, 3, -1])
 def test_devices_that_are_not_there_are_refused(number, all_devices_again):
   with pytest.raises(errors.InputError, match='there are 2, and None takes a'):

@@ -160,6 +160,9 @@ def supervised(
         'mutable': [*mutable, 'intermediates'],
         'capture_intermediates': True,
       }
+    if axis_name is not None and jax.lax.axis_size(axis_name) > 1:
+      # The key is that of all devices, and a module knows its own images only.
+      rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
     # Flax draws from 'params' where a module asks for any other stream.
     streams = {'dropout': rng, 'params': jax.random.fold_in(rng, 1)}
     images, shown = _with_views(batch, views)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from undistillable import errors, hosts, method as method_lib
+from undistillable.data import augment
 
 AXIS = 'batch'
 # A loop on a CPU comes back after about as long, and after as many steps.
@@ -28,6 +29,7 @@ _SECS_ON_CPU = 4.0
 _STEPS_ON_CPU = 64
 
 # (arrays, indices int[b], rng) -> batch, on the device: gather, augment, ...
+# The key is that of the whole batch, the same on all devices.
 PrepareFn = Callable[[Any, jax.Array | np.ndarray, jax.Array], method_lib.Batch]
 HostMetrics = Mapping[str, np.ndarray]  # float[n] of n steps, by name
 T = TypeVar('T')
@@ -362,13 +364,18 @@ def _batch(
   """A batch, with what is known already of its frozen networks' answers."""
   answers = arrays.get('answers', {})
   known = {role: of_all[indices] for role, of_all in answers.items()}
-  return {**prepare(arrays, indices, key), 'answers': known}
+  with augment.spread(AXIS):
+    return {**prepare(arrays, indices, key), 'answers': known}
 
 
 def _keys(key: jax.Array, step: jax.Array) -> jax.Array:
-  """Of a step on this device: for preparing its images, and for the step."""
+  """Of a step: for preparing its images, and for the step itself.
+
+  They are the same on all devices: what is drawn for an image depends on its
+  place in the whole batch.
+  """
   rng = jax.random.fold_in(key, step)
-  return jax.random.split(jax.random.fold_in(rng, jax.lax.axis_index(AXIS)))
+  return jax.random.split(jax.random.fold_in(rng, 0))
 
 
 def answers(
@@ -442,7 +449,8 @@ def _answer_fn(
     variables: Any, arrays: Any, indices: jax.Array, step: int, key: jax.Array
   ) -> jax.Array:
     prepare_rng, _ = _keys(key, jnp.asarray(step))
-    batch = prepare(arrays, indices, prepare_rng)
+    with augment.spread(AXIS):
+      batch = prepare(arrays, indices, prepare_rng)
     return answer_fn(variables, batch['image'])
 
   return _asked(answer, (None, split_axis, 0, None, None))

@@ -89,9 +89,7 @@ class ImageState:
   """A set of images in the making."""
 
   step: jax.Array  # int32[], steps taken so far.
-  # uint32[], of the jitter; the key of a step differs between devices, which
-  # must all see the images moved alike.
-  seed: jax.Array
+  seed: jax.Array  # uint32[], of the jitter; all images are moved alike.
   image: jax.Array  # float32[N, H, W, C], normalised.
   label: jax.Array  # int32[N], what each image shall show.
   opt_state: state_lib.PyTree  # Of each image, with a leading axis N.

@@ -249,7 +249,8 @@ class _Maker:
 
   def look(self, share: jax.Array, rng: jax.Array) -> jax.Array:
     """Images in 0..1 as the networks see them."""
-    seen = augment.get_augmentation(self.settings.augment)(rng, share)
+    with augment.spread(self.axis_name):
+      seen = augment.get_augmentation(self.settings.augment)(rng, share)
     low, high = self.settings.low, self.settings.high
     images = generators.stretch(seen, low, high)
     return images.astype(self.like['image'].dtype)

@@ -2,11 +2,14 @@
 
 Each takes `(rng, image)`, a JAX random key and uint8[B, H, W, C], and returns
 images of the same shape and dtype; each example draws its own randomness, and
-everything can be traced, so that it runs inside the compiled train step.
+everything can be traced, so that it runs inside the compiled train step. Of a
+batch that is spread over devices each example draws what it would on one.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +21,38 @@ AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 # One unit of the 16.16 fixed point in which Pillow walks through an image.
 _ONE = 1 << 16
+
+# Over which the batch is spread that is being augmented; see `spread`.
+_axis_name: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  'axis_name', default=None
+)
+
+
+@contextlib.contextmanager
+def spread(axis_name: str | None) -> Iterator[None]:
+  """Whoever augments inside has a share of a batch, and the key of all of it.
+
+  So an image becomes the same on however many devices. For what is traced.
+
+  Args:
+    axis_name: of the devices, of which each has as many images; None for a
+      batch that is whole.
+  """
+  token = _axis_name.set(axis_name)
+  try:
+    yield
+  finally:
+    _axis_name.reset(token)
+
+
+def _draw(sample: Callable[[int], jax.Array], number: int) -> jax.Array:
+  """`sample(number)`, or this device's share of what one would draw for all."""
+  axis_name = _axis_name.get()
+  size = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+  if size == 1:
+    return sample(number)
+  first = number * jax.lax.axis_index(axis_name)
+  return jax.lax.dynamic_slice_in_dim(sample(size * number), first, number)
 
 
 def normalize(
@@ -63,7 +98,9 @@ def pad_crop(
 
   Source: torchvision `RandomCrop(size, padding=pad)`.
   """
-  shift = jax.random.randint(rng, (len(image), 2), 0, 2 * pad + 1)
+  shift = _draw(
+    lambda n: jax.random.randint(rng, (n, 2), 0, 2 * pad + 1), len(image)
+  )
   return crop(image, shift, pad=pad, mode=mode)
 
 
@@ -72,7 +109,7 @@ def pad_crop_flip(
 ) -> jax.Array:
   """`pad_crop`, then a horizontal flip with probability 1/2."""
   crop_rng, flip_rng = jax.random.split(rng)
-  flipped = jax.random.bernoulli(flip_rng, shape=image.shape[:1])
+  flipped = _flips(flip_rng, len(image))
   # The crop is as likely as its mirror image, so the order does not matter.
   return flip(pad_crop(crop_rng, image, pad=pad, mode=mode), flipped)
 
@@ -98,11 +135,17 @@ def rotate_flip(
   pixel, centre, same size, black outside) and `RandomHorizontalFlip()`.
   """
   rotate_rng, flip_rng = jax.random.split(rng)
-  degrees = jax.random.uniform(
-    rotate_rng, image.shape[:1], minval=-max_degrees, maxval=max_degrees
+  degrees = _draw(
+    lambda n: jax.random.uniform(
+      rotate_rng, (n,), minval=-max_degrees, maxval=max_degrees
+    ),
+    len(image),
   )
-  flipped = jax.random.bernoulli(flip_rng, shape=image.shape[:1])
-  return flip(rotate(image, degrees), flipped)
+  return flip(rotate(image, degrees), _flips(flip_rng, len(image)))
+
+
+def _flips(rng: jax.Array, number: int) -> jax.Array:
+  return _draw(lambda n: jax.random.bernoulli(rng, shape=(n,)), number)
 
 
 def crop(
