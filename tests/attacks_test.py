@@ -734,6 +734,29 @@ def test_withheld_scores_have_a_floor():
   np.testing.assert_allclose(found[1], (10.0, -20.0, 10.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize('module', [dfme, attacks.maze])
+def test_forward_differences_are_of_products_with_all_their_digits(module):
+  """On whatever device; and lessons are as fast as any."""
+  seen = []
+
+  class Watched(networks.Small):
+    def __call__(self, images, train=False):
+      seen.append(jax.config.jax_default_matmul_precision)
+      return super().__call__(images, train)
+
+  model = Watched(CLASSES)
+  door = oracle.Oracle(functools.partial(model.apply, train=False))
+  settings = module.Settings(
+    student_steps=1, directions=1, latent_dim=6, generator_width=4
+  )
+  method = module.make(model, optax.sgd(0.1), settings, {'teacher': door})
+  state = jax.eval_shape(method.init, RNG, _batch(), _frozen())
+  seen.clear()
+  jax.eval_shape(method.step, state, _frozen(), _batch(), RNG)
+  assert seen.count('highest') == 4  # Student and teacher, here and nearby.
+  assert set(seen) == {'highest', None}
+
+
 def test_dfme_follows_the_gradient_of_the_disagreement():
   """With many directions the generator moves as if it saw the teacher."""
   x = _batch()['image']

@@ -142,11 +142,12 @@ def make(
 
     def generator_loss(inputs: jax.Array) -> tuple[jax.Array, Any]:
       images = dfme.to_images(jax.lax.stop_gradient(inputs), settings)
-      answers = ask(images)
-      values = gain(images, answers)
-      loss, _ = dfme.blind_loss(
-        gain_nearby, inputs, directions, settings.epsilon, values
-      )
+      with dfme.exact_products():
+        answers = ask(images)
+        values = gain(images, answers)
+        loss, _ = dfme.blind_loss(
+          gain_nearby, inputs, directions, settings.epsilon, values
+        )
       return loss, (values, images, answers)
 
     generator, _, (values, images, answers) = trainer.update(
