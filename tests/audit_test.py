@@ -43,7 +43,21 @@ def test_a_full_one_serves_every_defense_that_needs_no_training():
   assert {'stingy', 'rounding', 'mad'} <= names
   assert not {'nasty', 'cmim'} & names
   assert all(defenses.get(name).make is None for name in names)
-  assert config.arena.attacks == config_files.load('digits').arena.attacks
+
+
+@pytest.mark.parametrize('name', ['digits', 'tiny_imagenet'])
+def test_a_full_one_is_tried_by_every_kind_of_thief(name):
+  """But by none with foreign images where the config names none."""
+  given = config_files.load(name)
+  config = audit.changed(given, 'full')
+  config.arena.defenses = ()
+  assert set(given.arena.attacks) < set(config.arena.attacks)
+  planned = arena.plan_fn(config)
+  kinds = {(run.access_to_data, run.access) for run in planned if run.parents}
+  wanted = {('none', 'scores'), ('none', 'weights'), ('own', 'scores')}
+  assert wanted <= kinds
+  found = ('foreign', 'scores') in kinds
+  assert found == bool(config.transfer) == (name == 'digits')
 
 
 def test_what_the_command_line_sets_stays():

@@ -5,8 +5,9 @@
 
 The weights are those of one's own network, protected or not, in any form that
 `teacher.init_from` reads; without them the network of the config is trained.
-`--budget=full` adds every attack of the arena, and every defense that can be
-served before the network without training. What the command line sets of
+`--budget=full` tries every attack, of whoever has the owner's images, foreign
+ones, none, or the weights, and every defense that can be served before the
+network without training. What the command line sets of
 `config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from undistillable import arena, defenses, plan, study
+from undistillable import arena, attacks, defenses, plan, study
 from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
@@ -60,7 +61,10 @@ def changed(
   served = (k for k, one in defenses.DEFENSES.items() if one.make is None)
   budgets = {
     'small': {**_SMALL, 'students': config.students[:1]},
-    'full': {'arena.defenses': tuple(served)},
+    'full': {
+      'arena.defenses': tuple(served),
+      'arena.attacks': (*config.arena.attacks, *_others(config)),
+    },
   }
   if budget not in budgets:
     raise ValueError(f'budget={budget!r}; expected small or full')
@@ -70,6 +74,23 @@ def changed(
   if weights:
     changes['teacher.init_from'] = weights
   return plan.vary(config, changes)
+
+
+def _others(config: ml_collections.ConfigDict) -> list[str]:
+  """Attacks that the arena of a config lacks, and that one network allows.
+
+  Foreign images are those of `config.transfer`; without it nobody has any.
+  """
+  lists = {name.split(':')[0] for name in config.arena.attacks}
+  # A step of scm; and one that has several networks of the owner.
+  no_thefts = ('contrastive', 'ensemble')
+  return [
+    name
+    for name, module in attacks.ATTACKS.items()
+    if module.PARENTS
+    and name not in (*lists, *no_thefts)
+    and (config.transfer or getattr(module, 'DATA', 'own') != 'foreign')
+  ]
 
 
 STUDY = study.Study(
