@@ -156,6 +156,16 @@ def test_who_is_equally_sure_of_all_ranks_nothing():
   assert np.isfinite(list(found.values())).all()
 
 
+@pytest.mark.parametrize('right', [[True, False], [False, True]])
+def test_equally_sure_answers_of_other_shapes_rank_nothing(right):
+  """Their logarithms are rounded each in its own way."""
+  served = _log([0.8, 0.2, 0.0], [0.8, 0.1, 0.1]).astype(np.float32)
+  served = np.tile(served, (10, 1))
+  labels = np.where(np.tile(right, 10), 0, 1)
+  found = evaluate.price(served, served, labels)
+  np.testing.assert_allclose(found['aurc'], 50.0)
+
+
 @pytest.mark.parametrize('labels', [[1], [0, 1, 4], [0, -1, 1], [-1, -1, -1]])
 def test_labels_that_do_not_fit_have_no_price(labels):
   """A single one would be that of all images, and -1 the last class."""

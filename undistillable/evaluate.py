@@ -258,8 +258,9 @@ def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 def _area_under_risk(confidence: np.ndarray, right: np.ndarray) -> float:
   """Among equally sure answers, the mean over all orders of them."""
+  # Equal scores of other shapes differ in the last digits of their logarithms.
   _, group, counts = np.unique(
-    -confidence, return_inverse=True, return_counts=True
+    -np.round(confidence, 6), return_inverse=True, return_counts=True
   )
   wrong = np.bincount(group, ~right, len(counts))
   errors_so_far = np.cumsum(np.repeat(wrong / counts, counts))

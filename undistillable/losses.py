@@ -259,7 +259,8 @@ def decoupled_distillation(
     labels: int[...].
     temperature: tau > 0, of all softmaxes.
     alpha: weight of the label, >= 0.
-    beta: weight of the other classes, >= 0.
+    beta: weight of the other classes, >= 0. Of a teacher who withholds all of
+      them they count as equal, the limit of scores that vanish alike.
 
   Example:
     >>> z = jnp.array([[0.0, 2.0, 1.0]])

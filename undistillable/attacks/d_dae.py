@@ -26,7 +26,7 @@ class Settings(recovery.Settings):
 
   Attributes:
     draws: see `recovery.Settings`; of 500 images 10,000 pairs.
-    epochs: passes over the pairs.
+    epochs: so many times as many pairs as there are are drawn.
     batch_size: pairs of a step, at most.
     learning_rate: of SGD with momentum 0.9 and weight decay 1e-4; half of it
       in the second half.

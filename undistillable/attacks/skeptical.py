@@ -27,7 +27,7 @@ _SMALLEST = 4  # Pixels a side, below which a head halves nothing.
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Those of the released code for CIFAR-100, but for tau, there 20.
+  """Those of a public replica for CIFAR-100, but for tau, there 20.
 
   Attributes:
     loc: who hears the teacher, counted from the end: 0 is the network itself,

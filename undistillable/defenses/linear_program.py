@@ -90,7 +90,7 @@ def cheapest_with_top(
 
   Returns:
     q, float32[B, K]: y itself where no other scores satisfy all of this. Its
-    cost is within 1e-6 of the least, in units of the largest difference of two
+    cost is within 2e-5 of the least, in units of the largest difference of two
     costs.
   """
   solve = functools.partial(_cheapest_with_top, epsilon=epsilon, margin=margin)
