@@ -3,8 +3,9 @@
   JAX_NUM_CPU_DEVICES=8 python -m experiments.benchmarks.devices
 
 Digits with crops and flips, so that every random number has its part; the
-networks, the settings and the order of steps are those of any study, for one
-short epoch. Parents are trained on one device, so that each method is compared
+networks, the settings and the order of steps are those of any study, for a few
+steps: of many, what begins as rounding would grow where two networks contend.
+Parents are trained on one device, so that each method is compared
 by itself. Prints a line of JSON for every method: the losses' largest relative
 difference from those of one device, and that of what was learned, as the norm
 of the difference over the norm of the update.
@@ -36,7 +37,7 @@ from undistillable import (
 
 _DEVICES = flags.DEFINE_list('devices', ['2', '4', '8'], 'Beside one.')
 _METHODS = flags.DEFINE_list('methods', [], 'Some alone; default: all.')
-_BATCH = 32
+_BATCH, _STEPS = 32, 4
 
 
 def main(argv: list[str]) -> None:
@@ -123,7 +124,8 @@ def _trained(
   known = {**data, 'answers': parallel.replicate(answers)}
   lesson = lesson._replace(arrays=known)
   losses = []
-  for new, metrics in parallel.epoch_fn(method, prepare)(state, lesson):
+  steps = parallel.epoch_fn(method, prepare)(state, lesson, _STEPS)
+  for new, metrics in steps:
     last = new
     losses.append(metrics['loss'])
   return start, (jax.device_get(last.variables), np.concatenate(losses))
