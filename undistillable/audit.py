@@ -19,7 +19,14 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from undistillable import arena, attacks, defenses, plan, study
+from undistillable import (
+  arena,
+  attacks,
+  config as config_lib,
+  defenses,
+  plan,
+  study,
+)
 from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
@@ -82,13 +89,11 @@ def _others(config: ml_collections.ConfigDict) -> list[str]:
   Foreign images are those of `config.transfer`; without it nobody has any.
   """
   lists = {name.split(':')[0] for name in config.arena.attacks}
-  # A step of scm; and one that has several networks of the owner.
-  no_thefts = ('contrastive', 'ensemble')
   return [
     name
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
-    and name not in (*lists, *no_thefts)
+    and name not in (*lists, *config_lib.NOT_TRIED)
     and (config.transfer or getattr(module, 'DATA', 'own') != 'foreign')
   ]
 

@@ -36,6 +36,9 @@ _TOLD = {
   int: 'a whole number',
   str: 'a text',
 }
+# A step of scm, which is no theft by itself; and one that has all networks of
+# the owner trained several times.
+NOT_TRIED = ('contrastive', 'ensemble')
 _MAX_SHOWN = 200  # Characters of a value in an error.
 # Methods of one's own, whose settings are in every config from then on.
 _OWN: dict[str, ModuleType] = {}
@@ -319,9 +322,7 @@ def base() -> ml_collections.ConfigDict:
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
     and getattr(module, 'DATA', 'own') == 'own'
-    # A step of scm, which is no theft by itself; and one that has all networks
-    # of the owner trained several times.
-    and name not in ('contrastive', 'ensemble')
+    and name not in NOT_TRIED
   )
   # Of label smoothing, the control that is as free to choose as a thief is.
   config.arena.epsilons = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9)

@@ -287,8 +287,7 @@ def leading(before: state_lib.PyTree, after: state_lib.PyTree) -> jax.Array:
     before: the parameters of the `Extra`, as they are.
     after: those that they become, the same for all devices of the batch.
   """
-  steps = jax.tree.map(jnp.subtract, before, jax.lax.stop_gradient(after))
-  steps = jax.lax.stop_gradient(steps)
+  steps = jax.lax.stop_gradient(jax.tree.map(jnp.subtract, before, after))
   change = jax.tree.map(lambda x, y: jnp.sum(x * y), before, steps)
   found = jax.tree.reduce(jnp.add, change)
   return found - jax.lax.stop_gradient(found)
