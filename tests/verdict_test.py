@@ -48,6 +48,8 @@ def test_hits_that_do_not_belong_together_are_refused():
     verdict.gain(np.zeros((2, 5), bool), np.zeros((2, 6), bool))
   with pytest.raises(ValueError, match='one seed has no variance'):
     verdict.gain(np.zeros((1, 5), bool), np.zeros((2, 5), bool))
+  with pytest.raises(ValueError, match='one seed has no variance'):
+    verdict.bootstrap(np.zeros((2, 5), bool), np.zeros((1, 5), bool))
 
 
 def _simulated(rng, seeds, images, noise, num_seeds, num_images):
@@ -90,6 +92,81 @@ def test_bounds_cover_the_truth_as_often_as_they_say(
   variance = np.mean([gain.error**2 for gain in found])
   actual = np.var([gain.points for gain in found])
   assert 0.85 < variance / actual < 1.35
+
+
+def test_drawn_again_what_is_certain_stays():
+  """Seeds that are alike, on images about which nobody differs."""
+  right = np.ones((3, 20), bool)
+  assert verdict.bootstrap(right, ~right) == pytest.approx((100, 100))
+  assert verdict.bootstrap(right, right[:2]) == pytest.approx((0, 0))
+
+
+def test_drawn_images_are_the_same_for_both():
+  """The attack is right about all images of the control and 50 more of 200."""
+  control = np.tile(np.arange(200) < 100, (5, 1))
+  attack = np.tile(np.arange(200) < 150, (5, 1))
+  low, high = verdict.bootstrap(attack, control)
+  # Of 200 draws the number of those that fall on the 50, and no more.
+  drawn = scipy.stats.binom(200, 0.25)
+  assert low == pytest.approx(drawn.ppf(0.05) / 2, abs=0.501)
+  assert high == pytest.approx(drawn.ppf(0.95) / 2, abs=0.501)
+
+
+def test_few_seeds_are_drawn_with_all_their_variance():
+  """Each seed is right about all images, or about none."""
+  attack = np.repeat(np.array([[True], [False]]), 1000, axis=1)
+  control = np.zeros((2, 1000), bool)
+  # Both of the same kind, each in a quarter of the draws: 0 or 1 becomes
+  # 1/2 -+ sqrt(2) / 2.
+  expected = 50 - 50 * np.sqrt(2), 50 + 50 * np.sqrt(2)
+  assert verdict.bootstrap(attack, control) == pytest.approx(expected)
+  # In the middle half of all draws there is one of each.
+  assert verdict.bootstrap(attack, control, level=0.3) == pytest.approx(
+    (50, 50)
+  )
+
+
+@pytest.mark.parametrize(
+  ('seeds', 'learned'), [(0.3, 0), (0.02, 300)], ids=['seeds', 'images']
+)
+def test_drawing_again_comes_to_the_same_bounds(seeds, learned):
+  """Of many seeds and images, where what neither explains does not prevail."""
+  rng = np.random.default_rng(5)
+  attack, control = _simulated(rng, seeds, 1.0, 0.05, 30, 2000)
+  attack |= rng.permutation(2000) < learned  # The same at every seed.
+  found = verdict.gain(attack, control)
+  assert (found.seeds_variance < found.images_variance) == (learned > 0)
+  low, high = verdict.bootstrap(attack, control, 4000)
+  reach = found.high() - found.low()
+  np.testing.assert_allclose(low, found.low(), atol=0.05 * reach)
+  np.testing.assert_allclose(high, found.high(), atol=0.05 * reach)
+
+
+def test_drawn_bounds_change_sides_with_attack_and_control():
+  rng = np.random.default_rng(6)
+  attack, control = _simulated(rng, 0.1, 1.0, 0.3, 5, 400)
+  low, high = verdict.bootstrap(attack, control)
+  other = verdict.bootstrap(control, attack)
+  reach = high - low
+  np.testing.assert_allclose(other, (-high, -low), atol=0.05 * reach)
+  assert verdict.bootstrap(attack, control) == (low, high)
+  assert verdict.bootstrap(attack, control, seed=1) != (low, high)
+
+
+@pytest.mark.parametrize('noise', [0.1, 1.0], ids=['images', 'noise'])
+def test_drawn_bounds_cover_the_truth_at_least_as_often(noise):
+  """Five seeds; the true gain is 0. Noise makes them wide, and never narrow."""
+  rng = np.random.default_rng(7)
+  found = np.array(
+    [
+      verdict.bootstrap(*_simulated(rng, 0.05, 1.0, noise, 5, 100), 400)
+      for _ in range(300)
+    ]
+  )
+  low, high = np.mean(found[:, 0] <= 0), np.mean(found[:, 1] >= 0)
+  # Nominally 95 %; the standard error of the simulation is 1.3 %.
+  assert min(low, high) >= 0.91
+  assert max(low, high) > 0.98 or noise < 1
 
 
 def test_more_seeds_reduce_their_part_alone():
