@@ -267,7 +267,8 @@ def _is_average(board: Board, student: str) -> list[Found]:
   needs='mad.oracle=argmax',
 )
 def _no_protection(board: Board, student: str) -> list[Found]:
-  if 'mad' not in board.owners or not _is_as_published(board):
+  mad = _published_mad(board)
+  if mad is None:
     return []
   names = dict.fromkeys(c['attack'] for c in board.cells if c['defense'])
   return [
@@ -275,7 +276,7 @@ def _no_protection(board: Board, student: str) -> list[Found]:
     for name in names
     for found in _compare(
       board,
-      board.test(board.cell('mad', name, student)),
+      board.test(board.cell(mad, name, student)),
       board.test(board.cell(board_lib.NONE, name, student)),
       f'{student} by {name}',
       _is_level,
@@ -283,14 +284,18 @@ def _no_protection(board: Board, student: str) -> list[Found]:
   ]
 
 
-def _is_as_published(board: Board) -> bool:
-  """Whether what `mad` looks for keeps the top class, as in its article."""
+def _published_mad(board: Board) -> str | None:
+  """The row whose `mad` keeps the top class, as in its article, if any."""
+  for row in board.owners:
+    name, _, settings = row.partition(':')
+    if name == 'mad' and 'oracle=argmax' in settings.split(','):
+      return row
   oracles = {
     entry['config']['settings']['oracle']
     for entry in board.entries.values()
     if entry['role'] == 'teacher' and entry['method'] == 'mad'
   }
-  return oracles == {'argmax'}
+  return 'mad' if 'mad' in board.owners and oracles == {'argmax'} else None
 
 
 @_predicted(

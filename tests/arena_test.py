@@ -35,8 +35,8 @@ def _config(**changes):
   return plan.vary(config_files.load('digits'), small | given)
 
 
-def _cells(config):
-  job = plan.Job(arena._main_config(config), 0)
+def _cells(config, seed=1):
+  job = plan.Job(arena._main_config(config), seed)
   return {(c.defense, c.attack): c for c in arena._cells(job)}
 
 
@@ -110,10 +110,12 @@ def test_settings_of_an_attack_are_those_of_its_name():
 
 
 def test_a_setting_may_be_a_tuple_or_a_word():
-  name, settings = arena._parse('my.own:alphas=(0.1, -2),targets=top,on=True')
+  name, settings = arena._parse(
+    '', 'my.own:alphas=(0.1, -2),targets=top,on=True'
+  )
   assert name == 'my.own'
   assert settings == {'alphas': (0.1, -2), 'targets': 'top', 'on': True}
-  assert arena._parse('kd') == ('kd', {})
+  assert arena._parse('', 'kd') == ('kd', {})
 
 
 def test_methods_of_ones_own_are_found_on_the_command_line():
@@ -154,6 +156,52 @@ def test_one_attack_under_two_names_is_refused():
   spelt = f'kd:temperature={config.kd.temperature}'
   with pytest.raises(errors.InputError, match=f'{spelt} is the same as kd;'):
     arena.plan_fn(_config(arena__attacks=('hard_label', 'kd', spelt)))
+
+
+def test_a_defense_takes_settings_too_and_a_row_for_each():
+  both = 'mad', 'mad:oracle=argmax,epsilon=0.5', 'nasty:omega=0.1'
+  config = _config(arena__defenses=both, arena__attacks=('kd', 'hard_label'))
+  cells = _cells(config)
+  assert {defense for defense, _ in cells} == {None, 'none', *both}
+  found = {one: cells[one, 'kd'].runs[-1].parents['teacher'] for one in both}
+  assert found[both[0]].settings['oracle'] == config.mad.oracle == 'lp_argmax'
+  assert found[both[1]].settings['oracle'] == 'argmax'
+  assert found[both[1]].settings['epsilon'] == 0.5
+  assert found[both[2]].settings['omega'] == 0.1
+  # What a thief sets is another thing.
+  assert len({cells[one, 'kd'].runs[-1].settings['alpha'] for one in both}) == 1
+  planned = arena.plan_fn(config)
+  assert set(found.values()) <= set(planned)
+
+
+@pytest.mark.parametrize(
+  ('defense', 'message'),
+  [
+    ('mad:epsilon', "arena.defenses: 'mad:epsilon'; expected a name, or name:"),
+    (
+      'mad:epsilo=1.0',
+      "arena.defenses: mad has no setting 'epsilo'; known: ep",
+    ),
+    ('mad:epsilon=-1.0', r'epsilon=-1\.0'),
+    ('mad:oracle=lp_argmax', 'mad:oracle=lp_argmax is the same as mad;'),
+    ('none:a=1', "none has no setting 'a'; known: none"),
+    ('madd:a=1', "unknown defense 'madd'"),
+  ],
+)
+def test_a_mistake_in_a_defense_is_said(defense, message):
+  with pytest.raises(errors.InputError, match=message):
+    arena.plan_fn(_config(arena__defenses=('mad', defense)))
+
+
+def test_who_has_nothing_to_choose_by_is_not_trained_to_choose():
+  attacks = 'kd', 'knockoff', 'dfme', 'dafl'
+  config = _config(arena__attacks=attacks)
+  tried = {name for _, name in _cells(config, seed=0)}
+  assert tried & set(attacks) == {'kd'}
+  assert set(attacks) <= {name for _, name in _cells(config, seed=1)}
+  method = {run.method for run in arena.plan_fn(config) if run.seed == 0}
+  assert 'kd' in method
+  assert not method & {'knockoff', 'dfme', 'dafl'}
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,20 @@ def test_of_mad_and_dkd_the_published_settings_alone_were_predicted():
   assert _judged(beta=2.0)[7].status == 'not run'
 
 
+def test_the_published_mad_may_be_a_row_beside_the_other():
+  skills = {
+    'none': {'kd': 92.0, 'hard_label': 85.0},
+    'mad': {'kd': 60.0, 'hard_label': 60.0},
+    'mad:epsilon=1.0,oracle=argmax': {'kd': 92.0, 'hard_label': 85.0},
+  }
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=3.0)
+  for oracle in ('argmax', 'lp_argmax'):
+    results['runs'].append(
+      fabricated.make_entry('teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle)
+    )
+  assert predictions.judge(board_lib.Board(results))[5].status == 'holds'
+
+
 def test_networks_that_are_one_are_level_whatever_their_seeds():
   """Accuracies of 20 to 80 % over seeds are no doubt about a difference."""
   rng = np.random.default_rng(0)

@@ -20,6 +20,7 @@ import numpy as np
 from undistillable import (
   attacks,
   config as config_lib,
+  defenses,
   errors,
   evaluate,
   losses,
@@ -36,10 +37,9 @@ Run = runs_lib.Run
 # Of the rules of docs/leaderboard.md; tables of different ones do not compare.
 PROTOCOL = 1
 
-_EXPECTED = (
-  'config: arena.attacks: {!r}; expected a name, or '
-  'name:field=value,field=value'
-)
+_DEFENSES, _ATTACKS = 'arena.defenses', 'arena.attacks'
+_METHODS = {_DEFENSES: defenses, _ATTACKS: attacks}
+_EXPECTED = 'config: {}: {!r}; expected a name, or name:field=value,field=value'
 _TIMED_BATCHES = (1, 256)
 _TIMED_CALLS = 30  # At most, ...
 _TIMED_SECS = 20.0  # ... and no more once they have taken so long.
@@ -97,18 +97,38 @@ def _main_config(
     )
   changes = {
     'seeds': (*arena.choose_seeds, *arena.fresh_seeds),
-    'defenses': tuple(dict.fromkeys((board_lib.NONE, *arena.defenses))),
-    'attacks': tuple(dict.fromkeys(_parse(one)[0] for one in arena.attacks)),
+    'defenses': _names(_DEFENSES, (board_lib.NONE, *arena.defenses)),
+    'attacks': _names(_ATTACKS, arena.attacks),
     'null_teacher': True,
   }
   return plan.vary(config, changes)
 
 
+def _names(field: str, given: Sequence[str]) -> tuple[str, ...]:
+  """The modules of defenses or attacks, each once, without settings."""
+  return tuple(dict.fromkeys(_parse(field, one)[0] for one in given))
+
+
 def _owners(job: plan.Job) -> dict[str, list[Run]]:
-  """{defense: its runs}, the last of them the teacher."""
-  return {
-    registry.short(name): job.defend(name) for name in job.config.defenses
-  }
+  """{defense, with its settings: its runs}, the last of them the teacher."""
+  found: dict[str, list[Run]] = {}
+  known: dict[Run, str] = {}  # {teacher: whose it is}
+  for one in dict.fromkeys((board_lib.NONE, *job.config.arena.defenses)):
+    name, changes = _parse(_DEFENSES, one)
+    owner = _with_settings(job, _DEFENSES, name, changes)
+    # The module of one's own without its package.
+    shown = registry.short(name) + one.removeprefix(name)
+    found[shown] = owner.defend(name)
+    _check_once(_DEFENSES, known.setdefault(found[shown][-1], shown), shown)
+  return found
+
+
+def _check_once(field: str, first: str, other: str) -> None:
+  """Raises InputError where one thing has two names."""
+  if first != other:
+    raise errors.InputError(
+      f'{field}: {other} is the same as {first}; name one of them'
+    )
 
 
 def _cells(job: plan.Job) -> Iterator[Cell]:
@@ -123,13 +143,15 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       run = job.student('label_smoothing', student, settings=settings)
       yield Cell(None, f'label_smoothing {epsilon:g}', student, [run])
     for attack in arena.attacks:
-      name, changes = _parse(attack)
+      name, changes = _parse(_ATTACKS, attack)
       if _group(name) == board_lib.OWN and not job.config.val_fraction:
         raise errors.InputError(
           'val_fraction=0; expected a part of the training set to be held out, '
           f'by which thieves as {name}, and controls, are chosen'
         )
-      thief = _with_settings(job, name, changes)
+      if _group(name) != board_lib.OWN and job.seed not in arena.fresh_seeds:
+        continue  # Whoever has no labels has nothing to choose an attack by.
+      thief = _with_settings(job, _ATTACKS, name, changes)
       cells = [
         _try(thief, name, teacher, Cell(defense, attack, student, []))
         for defense, teacher in teachers.items()
@@ -140,10 +162,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       same = known.setdefault(
         tuple(tuple(cell.runs[-1:]) for cell in cells), attack
       )
-      if same != attack:
-        raise errors.InputError(
-          f'arena.attacks: {attack} is the same as {same}; name one of them'
-        )
+      _check_once(_ATTACKS, same, attack)
       nulls = {
         null: None
         for cell in cells
@@ -166,33 +185,33 @@ def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
 
 
 def _with_settings(
-  job: plan.Job, attack: str, changes: Mapping[str, Any]
+  job: plan.Job, field: str, method: str, changes: Mapping[str, Any]
 ) -> plan.Job:
-  """The same job with other settings of an attack."""
+  """The same job with other settings of a defense, or of an attack."""
   if not changes:
     return job
-  known = job.settings(attack, attacks.get(attack))
+  known = job.settings(method, _METHODS[field].get(method))
   for name in changes.keys() - known.keys():
     raise errors.InputError(
-      f'arena.attacks: {attack} has no setting {name!r}; known: '
-      f'{", ".join(known)}'
+      f'{field}: {method} has no setting {name!r}; known: '
+      f'{", ".join(known) or "none"}'
     )
-  short = registry.short(attack)
+  short = registry.short(method)
   changed = {f'{short}.{name}': value for name, value in changes.items()}
   try:
     varied = plan.vary(job.config, changed)
   except TypeError as error:  # What ml_collections raises.
     kinds = ', '.join(f'{name}={known[name]!r}' for name in changes)
     raise errors.InputError(
-      f'arena.attacks: {attack}: {changes}; expected values as in {kinds}'
+      f'{field}: {method}: {changes}; expected values as in {kinds}'
     ) from error
   config_lib.check(varied)
   return plan.Job(varied, job.seed)
 
 
-def _parse(attack: str) -> tuple[str, dict[str, Any]]:
+def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
   """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1}); a word may stand unquoted."""
-  name, _, given = attack.partition(':')
+  name, _, given = method.partition(':')
   try:
     call: Any = ast.parse(f'settings({given})', mode='eval').body
     settings = {
@@ -202,9 +221,9 @@ def _parse(attack: str) -> tuple[str, dict[str, Any]]:
       for one in call.keywords
     }
   except (SyntaxError, ValueError) as error:
-    raise errors.InputError(_EXPECTED.format(attack)) from error
+    raise errors.InputError(_EXPECTED.format(field, method)) from error
   if call.args or None in settings:
-    raise errors.InputError(_EXPECTED.format(attack))
+    raise errors.InputError(_EXPECTED.format(field, method))
   return name, settings
 
 
@@ -290,7 +309,7 @@ def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
   group, answers, mode = board_lib.OWN, 'none', None
   if cell.defense is not None:
-    name, _ = _parse(cell.attack)
+    name, _ = _parse(_ATTACKS, cell.attack)
     group, answers = _group(name), _access(name)
     run = cell.runs[-1] if cell.runs else None
     if run and answers != 'weights' and run.access_to_data != 'none':

@@ -311,10 +311,11 @@ def base() -> ml_collections.ConfigDict:
   # The arena: every defense against every attack, by rules that are fixed
   # before the first test number is seen; see undistillable.arena.
   config.arena = ml_collections.ConfigDict()
-  config.arena.defenses = tuple(defenses.DEFENSES)  # 'none' is always there.
   # 'name', or with settings that differ from those above, as in
-  # 'kd:temperature=1.0,alpha=0.1'. Default: all of whoever has own images; of
-  # tuned distillation a small grid, since every pair meets every defense.
+  # 'mad:oracle=argmax' and 'kd:temperature=1.0,alpha=0.1'.
+  config.arena.defenses = tuple(defenses.DEFENSES)  # 'none' is always there.
+  # Default: all of whoever has own images; of tuned distillation a small grid,
+  # since every pair meets every defense.
   config.arena.attacks = tuple(
     f'{name}:temperatures=(1.0,4.0,20.0),alphas=(0.1,0.5,0.9)'
     if name == 'kd_tuned'
