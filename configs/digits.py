@@ -3,6 +3,9 @@
   python -m undistillable.main --config=configs/digits.py --workdir=/tmp/digits
 
 24 networks in 1.5 minutes on two cores, with no network and no download.
+Presets, as in --config=configs/digits.py:tenth: all (default), tenth (the arena
+against two thieves with a tenth of the images), without_images (the arena against
+thieves who have none, or who have the weights).
 """
 
 import ml_collections
@@ -10,7 +13,7 @@ import ml_collections
 from undistillable import config as config_lib
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   config = config_lib.base()
   config.dataset = config.normalization = 'digits'
@@ -115,4 +118,37 @@ def get_config() -> ml_collections.ConfigDict:
   # a margin of less would be open for want of images.
   config.arena.margin = 2.0
   config.arena.attacks += ('knockoff', 'knockoff:targets=top')
-  return config
+  return config_lib.preset(config, preset, PRESETS)
+
+
+def _tenth(config: ml_collections.ConfigDict) -> None:
+  """The arena, where there is something to gain."""
+  config.students = ('cnn16', 'cnn8')
+  config.fraction = 0.1
+  config.dkd.warmup_steps = config.skeptical.delay_steps = 10  # Of 60.
+  config.d_dae.shadow_epochs = config.bayes.shadow_epochs = 30
+  config.mad.oracle = 'argmax'
+  config.arena.attacks += (
+    'd_dae',
+    'kd:temperature=4.0,alpha=0.5',
+    'dkd:beta=8.0',
+    'bayes',
+    'bayes:prior=oracle',  # A bound: no thief knows that.
+    'averager:over=dataset',
+    'ensemble',
+  )
+
+
+def _without_images(config: ml_collections.ConfigDict) -> None:
+  """The arena of whoever has the answers alone, or the weights."""
+  config.students = ('cnn16',)
+  config.mad.oracle = 'argmax'
+  config.arena.choose_seeds, config.arena.fresh_seeds = (0,), (2, 3, 4)
+  config.arena.attacks = ('dfme', 'maze', 'deep_inversion', 'fast', 'dafl')
+
+
+PRESETS = {
+  'all': lambda config: None,
+  'tenth': _tenth,
+  'without_images': _without_images,
+}
