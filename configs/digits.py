@@ -3,9 +3,9 @@
   python -m undistillable.main --config=configs/digits.py --workdir=/tmp/digits
 
 24 networks in 1.5 minutes on two cores, with no network and no download.
-Presets, as in --config=configs/digits.py:tenth: all (default), tenth (the arena
-against two thieves with a tenth of the images), without_images (the arena against
-thieves who have none, or who have the weights).
+Presets, as in --config=configs/digits.py:tenth: all (default), tenth (the
+arena against two thieves with a tenth of the images), without_images (the arena
+against thieves who have none, or who have the weights).
 """
 
 import ml_collections
