@@ -153,11 +153,18 @@ def test_a_config_file_that_is_no_use_is_one_sentence(
   assert re.search(message, said), said
 
 
+def test_a_config_file_without_presets_takes_none(refused, tmp_path):
+  file = tmp_path / 'own.py'
+  file.write_text('def get_config():\n  pass')
+  said = refused(f'--config={file}:paper')
+  assert "own.py: it has no presets; given 'paper'" in said
+
+
 @pytest.mark.parametrize(
   ('path', 'message'),
   [
     ('configs/cifar10.py:paper', "unknown preset 'paper'; known: article"),
-    ('configs/digits.py:paper', "digits.py: it has no presets; given 'paper'"),
+    ('configs/digits.py:paper', "unknown preset 'paper'; known: all, tenth"),
     ('gs://bucket/x.py', 'config file=gs://bucket/x.py is no local path'),
     ('configs', 'there is no config file configs'),
     ('', 'the config file is empty'),

@@ -97,6 +97,7 @@ def test_every_method_plans_for_a_teacher_with_a_warm_up(name):
     *(('cifar10', preset) for preset in ('fast', 'arena', 'tenth')),
     ('cifar100', 'fast'),
     ('digits', None),
+    ('digits', 'tenth'),
   ],
 )
 def test_no_method_waits_for_longer_than_it_learns(name, preset):
