@@ -655,7 +655,9 @@ def all_devices_again():
   parallel.use(None)
 
 
-def test_a_training_goes_on_on_fewer_devices(tmp_path, all_devices_again):
+def test_a_training_goes_on_on_fewer_devices_and_on_more(
+  tmp_path, all_devices_again
+):
   (student, *_), frozen = _students()
 
   def trained(folder, *epochs_on):
@@ -677,8 +679,12 @@ def test_a_training_goes_on_on_fewer_devices(tmp_path, all_devices_again):
 
   # What was compiled for one device must not serve two.
   on_one = trained('one', (2, 1))
-  for folder, *epochs_on in (('all', (2, None)), ('fewer', (1, 2), (2, 1))):
-    found = trained(folder, *epochs_on)
+  for name, *epochs_on in (
+    ('all', (2, None)),
+    ('fewer', (1, 2), (2, 1)),
+    ('more', (1, 1), (2, 2)),
+  ):
+    found = trained(name, *epochs_on)
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
       on_one,
