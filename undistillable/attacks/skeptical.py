@@ -75,7 +75,7 @@ def make(
 
   Raises:
     errors.InputError: the step, while it is traced, for a network with too few
-      feature maps; see `feature_maps`.
+      stages; see `feature_maps`.
   """
 
   def features_fn(intermediates: Mapping[str, Any]) -> dict[int, jax.Array]:
@@ -84,7 +84,7 @@ def make(
     deepest = max(1, settings.loc)
     if len(maps) <= deepest:
       raise errors.InputError(
-        f'skeptical: the network has feature maps of {len(maps)} sizes, but '
+        f'skeptical: the network has {len(maps)} stages with feature maps, but '
         f'loc={settings.loc} takes {deepest + 1}, the last of which is for '
         'the network itself'
       )
@@ -154,18 +154,35 @@ def skeptical_loss(
 
 
 def feature_maps(intermediates: Mapping[str, Any]) -> list[jax.Array]:
-  """What a network computes at each of its resolutions, in order of depth.
+  """What the stages of a network put out, in order of depth.
 
-  Of the outputs float[B, H, W, C] of its modules, as flax's
+  Those that it sows as 'stages', float[B, H, W, C] each, as all networks of
+  `models.MODELS` with stages do: of a ResNet the last sum of each, after its
+  ReLU; of MobileNetV2 the stages 2, 4, 6 and 7, as in the released code; of the
+  5-layer CNN what its BatchNorms put out, before pooling and ReLU.
+
+  Of a network that sows none, a guess: of the outputs of its modules, as flax's
   `capture_intermediates` has them, the last of every size H, W above 1 x 1.
-  What lies between modules is not seen: of a residual block that ends in a sum,
-  this is the branch before it.
+  What lies between modules is not seen, so of a residual block that ends in a
+  sum this is the branch before it, and where a stage begins with a module of
+  stride 1 that module passes for the end of the stage before.
   """
+  if sown := list(_sown_stages(intermediates)):
+    return sown
   found: dict[tuple[int, ...], jax.Array] = {}
   for output in _outputs(intermediates):
     if output.ndim == 4 and output.shape[1:3] != (1, 1):
       found[output.shape[1:3]] = output
   return list(found.values())
+
+
+def _sown_stages(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:
+  """Of a network, or of one inside of another."""
+  for name, value in intermediates.items():
+    if isinstance(value, Mapping):
+      yield from _sown_stages(value)
+    elif name == 'stages':
+      yield from value
 
 
 def _outputs(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:

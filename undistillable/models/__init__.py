@@ -65,7 +65,9 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
 
   Returns:
     A module: images float[B, H, W, C] -> logits float32[B, K]. It sows its
-    penultimate features as float32[B, F] under ('intermediates', 'features').
+    penultimate features as float32[B, F] under ('intermediates', 'features'),
+    and what its stages put out, float[B, H, W, C] each, in order of depth
+    under ('intermediates', 'stages'); the MLP has none.
 
   Raises:
     ValueError: for an unknown name, or fewer than two classes.

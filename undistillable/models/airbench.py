@@ -36,5 +36,6 @@ class Airbench(layers.Network):
           x = layers.max_pool(x)
         x = norm(name=f'layers.{i}.norm{j}')(x)
         x = nn.gelu(x, approximate=False)
+      x = self.end_stage(x)
     x = self.sown(jnp.max(x, axis=(1, 2)))
     return layers.Dense(self.num_classes, use_bias=False, name='head')(x) / 9

@@ -25,7 +25,9 @@ class CNN(layers.Network):
     x = images
     for i in (1, 2, 3):
       x = kit.conv(self.width * 2 ** (i - 1), 3, 1, 1, name=f'conv{i}')(x)
-      x = nn.relu(layers.max_pool(kit.norm(name=f'bn{i}')(x)))
+      # Before pooling and ReLU: what was recorded listens there.
+      x = self.end_stage(kit.norm(name=f'bn{i}')(x))
+      x = nn.relu(layers.max_pool(x))
     x = layers.flatten(x)
     x = layers.Dense(4 * self.width, self.dtype, name='fc1')(x)
     x = self.sown(nn.relu(kit.norm(name='fcbn1')(x)))

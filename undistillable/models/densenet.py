@@ -49,6 +49,7 @@ class DenseNet(layers.Network):
       for i in range(num_layers):
         name = f'features.{kind}{block}.bottle_neck_layer_{i}'
         x = _bottleneck(kit, x, self.growth, name)
+      x = self.end_stage(x)
       if block < last:
         x = _transition(kit, x, f'features.transition_layer_{block}')
     x = nn.relu(kit.norm(name='features.bn')(x))

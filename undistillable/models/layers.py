@@ -262,6 +262,15 @@ class Network(nn.Module):
     self.sow('intermediates', 'features', features)
     return features
 
+  def end_stage(self, x: jax.Array) -> jax.Array:
+    """What a stage puts out, float[B, H, W, C], for whoever listens there.
+
+    They are found in order of depth under ('intermediates', 'stages'), see
+    `attacks.skeptical.feature_maps`.
+    """
+    self.sow('intermediates', 'stages', x)
+    return x
+
 
 def max_pool(x: jax.Array) -> jax.Array:
   """2x2 maximum, stride 2: float[B, H, W, C] -> float[B, H//2, W//2, C]."""

@@ -21,6 +21,9 @@ _STAGES = (
   (6, 160, 1),
   (6, 320, 1),
 )
+# Those with a head in the released code of Kundu et al. (2021), of 24, 64 and
+# 160 features, and the last one.
+_TAPPED = (2, 4, 6, 7)
 
 
 def _bottleneck(
@@ -60,6 +63,8 @@ class MobileNetV2(layers.Network):
         name = f'stage{stage}.{i}' if num_blocks > 1 else f'stage{stage}'
         x = _bottleneck(kit, x, features, expand, strides, name)
         strides = 1
+      if stage in _TAPPED:
+        x = self.end_stage(x)
     x = nn.relu6(kit.norm(name='conv1.1')(kit.conv(1280, 1, name='conv1.0')(x)))
     x = self.sown(layers.global_mean(x))
     head = layers.Conv(self.num_classes, 1, use_bias=True, name='conv2')

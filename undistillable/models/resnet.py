@@ -63,5 +63,6 @@ class ResNet(layers.Network):
         strides = 2 if stage > 0 and i == 0 else 1
         name = f'layer{stage + 1}.{i}'
         x = self.block(kit, x, 64 * 2**stage, strides, name)
+      x = self.end_stage(x)
     x = self.sown(layers.global_mean(x))
     return layers.Dense(self.num_classes, name='linear')(x)

@@ -61,5 +61,6 @@ class ResNetC(layers.Network):
         strides = 2 if stage > 0 and i == 0 else 1
         name = f'layer{stage + 1}.{i}'
         x = block(kit, x, 16 * 2**stage, strides, name)
+      x = self.end_stage(x)
     x = self.sown(layers.global_mean(nn.relu(kit.norm(name='bn')(x))))
     return layers.Dense(self.num_classes, name='fc')(x)

@@ -43,6 +43,7 @@ class ResNeXt29(layers.Network):
         strides = 2 if stage > 1 and i == 0 else 1
         name = f'stage_{stage}.stage_{stage}_bottleneck_{i}'
         x = _bottleneck(kit, x, 128 * 2**stage, strides, name)
+      x = self.end_stage(x)
     x = self.sown(layers.global_mean(x))
     return layers.Dense(
       self.num_classes,

@@ -73,6 +73,7 @@ class ShuffleNetV2(layers.Network):
       x = _down_unit(kit, x, features, f'stage{stage}.0')
       for i in range(num_units):
         x = _unit(kit, x, f'stage{stage}.{i + 1}')
+      x = self.end_stage(x)
     x = nn.relu(kit.norm(name='conv5.1')(kit.conv(1024, 1, name='conv5.0')(x)))
     x = self.sown(layers.global_mean(x))
     return layers.Dense(self.num_classes, name='fc')(x)
