@@ -9,6 +9,14 @@ The weights are those of one's own network, protected or not, in any form that
 ones, none, or the weights, and every defense that can be served before the
 network without training. What the command line sets of
 `config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
+
+Where the network is served behind a defense that trains nothing, name it, with
+its settings, or the module of one's own:
+
+  --served=stingy    --served=top_k:k=3    --served=my_package.my_wrapper
+
+The verdict, its price and what to do next are then about the network as it is
+served; the row `none` of the tables is the network itself.
 """
 
 import functools
@@ -24,7 +32,9 @@ from undistillable import (
   attacks,
   config as config_lib,
   defenses,
+  errors,
   plan,
+  registry,
   study,
 )
 from undistillable.report import arena as report, arena_words as words
@@ -43,6 +53,8 @@ _SMALL: Mapping[str, Any] = {
   'arena.choose_seeds': (0,),
   'arena.fresh_seeds': (1, 2, 3),
 }
+# What can be served before any network as it is.
+_WRAPPERS = [k for k, one in defenses.DEFENSES.items() if one.make is None]
 
 
 def changed(
@@ -51,6 +63,7 @@ def changed(
   *,
   model: str | None = None,
   weights: str | None = None,
+  served: str | None = None,
   fixed: frozenset[str] = frozenset(),
 ) -> ml_collections.ConfigDict:
   """The config of an audit.
@@ -60,16 +73,17 @@ def changed(
     budget: 'small' or 'full'.
     model: name of the network; None for that of the config.
     weights: path of a file; None for training it.
+    served: the defense before it, as 'top_k:k=3'; None for none. It is the
+      first of arena.defenses then, whatever is fixed, and in `config.audit`.
     fixed: names of fields that stay as they are, as 'arena.attacks'.
 
   Raises:
-    ValueError: another budget.
+    ValueError: another budget; a defense that there is not, or that trains.
   """
-  served = (k for k, one in defenses.DEFENSES.items() if one.make is None)
   budgets = {
     'small': {**_SMALL, 'students': config.students[:1]},
     'full': {
-      'arena.defenses': tuple(served),
+      'arena.defenses': tuple(_WRAPPERS),
       'arena.attacks': (*config.arena.attacks, *_others(config)),
     },
   }
@@ -80,7 +94,53 @@ def changed(
     changes['teacher.model'] = model
   if weights:
     changes['teacher.init_from'] = weights
-  return plan.vary(config, changes)
+  varied = plan.vary(config, changes)
+  if served is None:
+    return varied
+  name = served.partition(':')[0]
+  _check_served(name)
+  others = varied.arena.defenses
+  if 'arena.defenses' not in fixed:  # Of its own kind there is one.
+    others = tuple(one for one in others if one != name)
+  # Only where it is needed, or earlier workdirs would have another config.
+  with varied.unlocked():
+    varied.arena.defenses = tuple(dict.fromkeys((served, *others)))
+    varied.audit = ml_collections.ConfigDict({'served': served})
+  return varied
+
+
+def _check_served(name: str) -> None:
+  """Raises InputError for what is not before a network that is as it is."""
+  if name == 'none':
+    raise errors.InputError(
+      '--served=none is the network itself, as without the flag; leave it out'
+    )
+  if '.' not in name and name not in defenses.DEFENSES:
+    raise errors.InputError(
+      f'--served: unknown defense {name!r}; those that serve a network as it '
+      f'is: {", ".join(_WRAPPERS)}, or a module of your own as package.module'
+    )
+  module = defenses.get(name)
+  short = registry.short(name)
+  if module.make is None and not hasattr(module, 'plan'):
+    return
+  if not hasattr(module, 'serve'):
+    raise errors.InputError(
+      f'--served={name}: {short} trains the network itself; give the weights '
+      'that it trained as --weights, without --served'
+    )
+  raise errors.InputError(
+    f'--served={name}: {short} answers by what it trains beside the network, '
+    f'which a file of weights lacks; --config.arena.defenses=\'("{name}",)\' '
+    'trains it anew, for a row of its own'
+  )
+
+
+def _measure(config: ml_collections.ConfigDict, *given: Any) -> dict[str, Any]:
+  """As of the arena, and the row that it is all about."""
+  numbers = arena.measure_fn(config, *given)
+  none, *others = numbers['board']['owners']
+  return numbers | {'audited': others[0] if 'audit' in config else none}
 
 
 def _others(config: ml_collections.ConfigDict) -> list[str]:
@@ -101,7 +161,7 @@ def _others(config: ml_collections.ConfigDict) -> list[str]:
 STUDY = study.Study(
   'audit',
   arena.plan_fn,
-  arena.measure_fn,
+  _measure,
   functools.partial(report.write, conclude=words.audit),
   go_on=True,
   fixed_fields=('arena',),
@@ -119,6 +179,12 @@ def _run() -> None:
   model = flags.DEFINE_string(
     'model', None, 'The name of its architecture; None: that of the config.'
   )
+  served = flags.DEFINE_string(
+    'served',
+    None,
+    'The defense behind which it is served, as stingy, top_k:k=3 or '
+    'my_package.my_wrapper; None: the verdict is on the network itself.',
+  )
   budget = flags.DEFINE_enum(
     'budget', 'small', ['small', 'full'], 'How much is tried.'
   )
@@ -134,6 +200,7 @@ def _run() -> None:
       budget.value,
       model=model.value,
       weights=weights.value,
+      served=served.value,
       fixed=fixed,
     )
 

@@ -184,9 +184,11 @@ def _sentence(error: BaseException | None) -> str:
 def _own_methods(argv: list[str]) -> list[str]:
   """The dotted names in --config.defenses=... and --config.attacks=....
 
-  Of the arena as well, where settings may follow, as in 'kd:alpha=0.1'.
+  Of the arena as well, where settings may follow, as in 'kd:alpha=0.1', and in
+  --served=... of an audit.
   """
   given = ' '.join(argv)
   fields = r'--config\.(?:arena\.)?(?:defenses|attacks)'
   values = re.findall(rf'{fields}[= ](\(.*?\))(?= --|$)', given)
+  values += re.findall(r'--served[= ](\S+)', given)
   return re.findall(r'(?<![\w.=])[^\W\d]\w*(?:\.\w+)+', ' '.join(values))

@@ -57,7 +57,8 @@ def write(
   groups = board.groups
   # Shares are what is to be seen, wherever there is something to share.
   drawn = next((group for group in groups if group.has_shares), groups[0])
-  parts: list[document.Block] = []
+  found = conclude(board)
+  parts = [*found.details]
   for group in groups:
     parts += _group_blocks(board, group)
     if group is drawn:
@@ -74,11 +75,11 @@ def write(
     *_how(board, results, command),
   ]
   eyebrow = (
-    'Arena',
+    'Arena' if board.audited is None else 'Audit',
     f'{len(board.entries)} networks',
     f'{len(board.rules["fresh_seeds"])} fresh seeds',
   )
-  write_lib.pages(conclude(board), parts, folder, eyebrow, results)
+  write_lib.pages(found, parts, folder, eyebrow, results)
 
 
 def text(
@@ -138,7 +139,8 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
       ]
     rows.append(tuple(cells))
     holds = found.decision == 'undistillable'
-    if holds and defense == board_lib.NONE and words.weaker(board, group):
+    judged = defense in (board_lib.NONE, board.audited)
+    if holds and judged and words.weaker(board, group, defense):
       continue  # For want of anything to give.
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]

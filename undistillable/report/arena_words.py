@@ -1,13 +1,13 @@
 """What the page of the arena says, and how it writes its numbers."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from undistillable.report import (
   document,
   verdict as verdict_lib,
 )
-from undistillable.report.board import NONE, Board, Group
+from undistillable.report.board import NONE, WEIGHTS, Board, Group, Row
 
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
@@ -114,19 +114,25 @@ def conclusion(board: Board) -> document.Conclusion:
 
 
 def audit(board: Board) -> document.Conclusion:
-  """What the page of one network says first, of the same group."""
+  """What the page of one network says first, of the same group.
+
+  As it is served: where a defense stands before it, of the row of that.
+  """
   first, *others = board.groups
-  found = first.none
+  name = board.audited or NONE
+  found = first.rows[name].verdict
+  behind = '' if name == NONE else f' behind {_wrapper(name)}'
   headline, tone = {
-    'distillable': ('It can be distilled', 'bad'),
-    'undistillable': ('Undistillable against these attacks', 'good'),
-    'open': ('It is open', 'open'),
+    'distillable': (f'It can be distilled{behind}', 'bad'),
+    'undistillable': (f'Undistillable{behind} against these attacks', 'good'),
+    'open': (f'It is open{behind}', 'open'),
   }[found.decision]
   state, *more = told(found).splitlines()
   known = f' ({more[0]})' if more and state != 'undistillable' else ''
   if found.seeds and not found.missing:
     known = f' ({found.seeds} fresh seeds would settle it)'
-  sentence = f'{_against(first)}, this network is {state}{known}'
+  served = f', served{behind},' if behind else ''
+  sentence = f'{_against(first)}, this network{served} is {state}{known}'
   if found.gain:
     attack, *settings = in_two_lines(str(found.attack)).splitlines()
     with_ = ', '.join([f' with {found.student}', *settings])
@@ -135,41 +141,98 @@ def audit(board: Board) -> document.Conclusion:
       f': {attack}{with_} gains {points(found.gain.points)} points ({low} to '
       f'{high}) over the best that this thief could do alone'
     )
-  served = first.defenses()
-  if served:
-    held = first.defenses('undistillable')
+  others_tried = _but(name, first.defenses())
+  if others_tried:
+    held = _but(name, first.defenses('undistillable'))
+    defenses = 'other defense' if behind else 'defense'
     sentence += (
-      f'; of {count(len(served), "defense")} {_are(held)} undistillable '
+      f'; of {count(len(others_tried), defenses)} {_are(held)} undistillable '
       f'against them{_at_prices(held, board)}'
     )
   sentence += '.'
-  weak = weaker(board, first)
+  if behind:
+    sentence += f' {_without(board, first, name)}'
+  weak = weaker(board, first, name)
   if weak and found.decision != 'distillable':
     sentence, tone = f'{sentence} {weak}', 'open'
-    headline = 'It has little to give'
-  robbing = [group.title for group in _robbing(others)]
-  for title in robbing:
-    sentence += f' {title} gain from it.'
+    headline = f'It has little to give{behind}'
+  robbing = _robbing(others, name)
+  for group in robbing:
+    sentence += f' {group.title} gain from it'
+    # What stands before a network is not before who has it.
+    met = behind and group.name == WEIGHTS
+    sentence += f', and never meet {_wrapper(name)}.' if met else '.'
+  if behind:
+    robbing = [group for group in robbing if group.name != WEIGHTS]
   if robbing and found.decision != 'distillable':
-    thieves = document.listed(title.lower() for title in robbing)
-    headline, tone = f'It can be distilled by {thieves}', 'bad'
-  title = f'Can this network be stolen by distillation? ({board.dataset})'
-  return document.Conclusion(title, headline, sentence, tone)
+    thieves = document.listed(group.title.lower() for group in robbing)
+    headline, tone = f'It can be distilled{behind} by {thieves}', 'bad'
+  title = (
+    f'Can this network{served} be stolen by distillation? ({board.dataset})'
+  )
+  legend = (
+    'In the tables none is this network as its weights are, whether they were '
+    'protected in training or not'
+  )
+  if behind:
+    legend += f', and {_wrapper(name)} the same as its clients are answered'
+  details = [document.Text(f'{legend}.', 'note')]
+  return document.Conclusion(title, headline, sentence, tone, details)
 
 
-def weaker(board: Board, group: Group) -> str:
+def _without(board: Board, group: Group, name: str) -> str:
+  """The network without what serves it, and the price of that."""
+  plain, found = group.none, group.rows[name].verdict
+  too = ', too' if plain.decision == found.decision else ''
+  text = f'Without {_wrapper(name)} it is {plain.decision}{too}'
+  if plain.gain:
+    gained = points(plain.gain.points)
+    text += f' ({gained} points by {_in_words(str(plain.attack))})'
+  change = board.paid.change.get(name)
+  if change:
+    text += (
+      f'; being served so changes its accuracy by {points(change["accuracy"])} '
+      f'points and its Brier score (less is better) by '
+      f'{signed(change["brier"], ".3f")}'
+    )
+  return f'{text}.'
+
+
+def _in_words(name: str) -> str:
+  """'kd:alpha=0.1,tau=2' -> 'kd with alpha=0.1, tau=2'."""
+  return in_two_lines(name).replace('\n', ' with ')
+
+
+def _wrapper(name: str) -> str:
+  """'top_k:k=3' -> 'top_k (k=3)'."""
+  method, *settings = in_two_lines(name).splitlines()
+  return ' '.join([method, *(f'({one})' for one in settings)])
+
+
+def _but(name: str, names: Sequence[str]) -> list[str]:
+  """All but one."""
+  return [one for one in names if one != name]
+
+
+def weaker(board: Board, group: Group, name: str = NONE) -> str:
   """That a network has nothing to give to who trains alone, or ''.
 
   Below whoever it should teach by more than the margin: weights that are read
-  in another way than where they were trained look undistillable.
+  in another way than where they were trained look undistillable. `name` is of
+  the defense that serves it.
   """
-  own = board.paid.mean.get(NONE, {}).get('accuracy')
+  own = board.paid.mean.get(name, {}).get('accuracy')
   alone = [100 * float(hits.mean()) for hits in group.alone.values()]
   if own is None or own + board.rules['margin'] > min(alone, default=0.0):
     return ''
-  return (
+  text = (
     f'But the network is right about {own:.1f} % of the test images, and a '
     f'thief who trains alone about {min(alone):.1f} %: it has little to give. '
+  )
+  if name != NONE and not weaker(board, group):
+    plain = board.paid.mean[NONE]['accuracy']
+    return f'{text}Without {_wrapper(name)} it is right about {plain:.1f} %.'
+  return text + (
     'If it should be right more often, compare config.normalization, and the '
     'order of the classes, with those that it was trained with.'
   )
@@ -191,16 +254,20 @@ def _are(names: Sequence[str]) -> str:
   return f'{len(names) or "none"} {"is" if len(names) < 2 else "are"}'
 
 
-def _robbing(groups: Iterable[Group]) -> list[Group]:
-  """Of these thieves, whoever gains from the unprotected network."""
-  return [group for group in groups if group.none.decision == 'distillable']
+def _robbing(groups: Iterable[Group], name: str = NONE) -> list[Group]:
+  """Of these thieves, whoever gains from a row, as the unprotected network."""
+  return [
+    group
+    for group in groups
+    if group.rows[name].verdict.decision == 'distillable'
+  ]
 
 
 def _plain_clause(plain: verdict_lib.Verdict) -> str:
   """What stands at the end: what there is to protect at all."""
   if plain.gain is None:
     return 'there are too few seeds to say anything of the unprotected network'
-  attack = in_two_lines(str(plain.attack)).replace('\n', ' with ')
+  attack = _in_words(str(plain.attack))
   told = f'{points(plain.gain.points)} points by {attack}'
   if plain.decision == 'distillable':
     return f'from the unprotected network a thief gains {told}'
@@ -225,9 +292,10 @@ def _at_prices(names: Sequence[str], board: Board) -> str:
 
 def next_steps(board: Board) -> list[str]:
   """What to do, a text for all thieves for whom it is the same."""
+  step_fn = next_step if board.audited is None else audit_step
   titles: dict[str, list[str]] = {}
   for group in board.groups:
-    titles.setdefault(next_step(board, group), []).append(group.title)
+    titles.setdefault(step_fn(board, group), []).append(group.title)
   if len(board.groups) == 1:
     return list(titles)
   return [
@@ -238,10 +306,75 @@ def next_steps(board: Board) -> list[str]:
 
 def next_step(board: Board, group: Group) -> str:
   """Against one kind of thieves."""
+  steps = _to_settle(board, group.rows, _named)
+  settled = not any(
+    row.verdict.decision == 'open' and (row.verdict.gain or row.verdict.missing)
+    for row in group.rows.values()
+  )
+  plain = group.none.decision
+  change = board.paid.change
+  held = [n for n in group.defenses('undistillable') if n in change]
+  if held and plain == 'distillable':
+    steps.append(_cheapest(board, held))
+  elif settled and not held:
+    steps.append(
+      'Nobody gains here: let it meet more students, and attacks that were '
+      'made for it, before it is relied upon.'
+      if plain == 'undistillable'
+      else 'Nothing here withholds what a thief can learn: try others.'
+    )
+  if not steps:
+    steps.append('Try a data set on which there is more to steal.')
+  return ' '.join([ceiling(board, group), *steps]).lstrip()
+
+
+def audit_step(board: Board, group: Group) -> str:
+  """Against one kind of thieves, about one network as it is served."""
+  name = board.audited or NONE
+  who = 'it' if name == NONE else _wrapper(name)
+  decision = group.rows[name].verdict.decision
+  steps = _to_settle(
+    board, {name: group.rows[name]}, lambda names: 'this network'
+  )
+  tried = _but(name, group.defenses())
+  change = board.paid.change
+  held = [n for n in _but(name, group.defenses('undistillable')) if n in change]
+  if decision == 'distillable' and group.name == WEIGHTS:
+    steps.append(
+      'No defense that only serves stands before the weights: keep them to '
+      'yourself, or train a network whose weights say less.'
+    )
+  elif decision == 'distillable' and held:
+    steps.append(_cheapest(board, held))
+  elif decision == 'distillable':
+    steps.append(
+      'Nothing here withholds what a thief can learn: train a network that '
+      'does, as nasty, and audit that.'
+      if tried
+      else f'Nothing here withholds what a thief can learn; --budget=full '
+      f'tries every {"" if name == NONE else "other "}defense that can be '
+      'served before this network as it is.'
+    )
+  elif decision == 'undistillable':
+    if name != NONE and group.none.decision == 'undistillable':
+      steps.append(f'Nobody gains here without {who} either.')
+    steps.append(
+      f'Let it meet more students, and attacks that were made for {who}, '
+      'before it is relied upon.'
+    )
+  return ' '.join([ceiling(board, group), *steps]).lstrip()
+
+
+def _to_settle(
+  board: Board,
+  rows: Mapping[str, Row],
+  named: Callable[[Iterable[str]], str],
+) -> list[str]:
+  """What would settle the open ones of these rows; how they are called."""
   have = len(board.rules['fresh_seeds'])
   undecided = {
     name: row.verdict
-    for name, row in group.rows.items()
+    for name, row in rows.items()
     if row.verdict.decision == 'open'
   }
   lacking = [name for name, found in undecided.items() if found.missing]
@@ -261,7 +394,7 @@ def next_step(board: Board, group: Group) -> str:
   elif by_seeds:
     enough = '; '.join(
       f'{number} fresh seeds settle '
-      f'{_named(name for name, n in by_seeds.items() if n == number)}'
+      f'{named(name for name, n in by_seeds.items() if n == number)}'
       for number in sorted(set(by_seeds.values()))
     )
     steps.append(
@@ -271,34 +404,25 @@ def next_step(board: Board, group: Group) -> str:
     )
   if lacking:
     steps.append(
-      f'Against {_named(lacking)} an attack has no result, for which a note '
+      f'Against {named(lacking)} an attack has no result, for which a note '
       'below the matrix has the reason: it may be one that needs another '
       'setting.'
     )
   if hopeless:
     steps.append(
-      f'No number of seeds settles {_named(hopeless)}: the gain lies '
+      f'No number of seeds settles {named(hopeless)}: the gain lies '
       'too near to 0 and to the margin for so few test images.'
     )
-  plain = group.none.decision
-  change = board.paid.change
-  held = [n for n in group.defenses('undistillable') if n in change]
-  if held and plain == 'distillable':
-    cheap = min(held, key=lambda name: change[name]['brier'])
-    steps.append(
-      f'Of what holds, {cheap} costs least{_at_prices([cheap], board)}; before '
-      'it is relied upon, it should meet an attack that was made for it.'
-    )
-  elif not waiting and not lacking and not held:
-    steps.append(
-      'Nobody gains here: let it meet more students, and attacks that were '
-      'made for it, before it is relied upon.'
-      if plain == 'undistillable'
-      else 'Nothing here withholds what a thief can learn: try others.'
-    )
-  if not steps:
-    steps.append('Try a data set on which there is more to steal.')
-  return ' '.join([ceiling(board, group), *steps]).lstrip()
+  return steps
+
+
+def _cheapest(board: Board, held: Sequence[str]) -> str:
+  """Of some whose prices are known."""
+  cheap = min(held, key=lambda name: board.paid.change[name]['brier'])
+  return (
+    f'Of what holds, {cheap} costs least{_at_prices([cheap], board)}; before '
+    'it is relied upon, it should meet an attack that was made for it.'
+  )
 
 
 def ceiling(board: Board, group: Group) -> str:

@@ -105,6 +105,8 @@ class Board:
     found = results['measurements']
     self.rules = found['rules']  # margin, choose_seeds and fresh_seeds.
     self.owners: list[str] = found['board']['owners']  # Names of defenses.
+    # Of an audit, the row that it is about: `NONE`, or who serves the network.
+    self.audited: str | None = found.get('audited')
     self.cells: list[Cell] = found['board']['cells']
     self.students = list(dict.fromkeys(cell['student'] for cell in self.cells))
     self.num_images = found['hits']['numbers']['test']
