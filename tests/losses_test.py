@@ -1,6 +1,7 @@
 """The losses: values, gradients, invariances, extremes, errors."""
 
 import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -63,7 +64,9 @@ def _all_tempered(first, second, temperature):
 
 _jensen_shannon = jax.jit(losses.jensen_shannon)
 _kl_divergence = jax.jit(losses.kl_divergence)
+_cross_entropy = jax.jit(losses.cross_entropy)
 _decoupled = jax.jit(losses.decoupled_distillation)
+_distillation = jax.jit(losses.distillation)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -155,6 +158,105 @@ def test_a_temperature_without_end_leaves_half_a_squared_distance():
       scipy.special.softmax(np.float64(z) / tau) for z in (student, teacher)
     )
     np.testing.assert_allclose(slope, tau * (q - p), rtol=1e-3)
+
+
+def test_the_known_answers_of_distillation_and_of_a_nasty_teacher():
+  """Teacher (3, 1, -1), student and adversary (1, 0, .5), label 0, tau 4."""
+  teacher, student = np.float32([[3, 1, -1]]), np.float32([[1, 0, 0.5]])
+  label = np.array([0])
+  found = {
+    'ce': _cross_entropy(student, label),
+    'kl': 16 * _kl_divergence(teacher, student, temperature=4.0),
+    'limit': 1e6 * _kl_divergence(teacher, student, temperature=1e3),
+    'kd': _mean(
+      losses.distillation, student, teacher, label, temperature=4.0, alpha=0.9
+    )[0],
+    'nasty': _cross_entropy(teacher, label)
+    - _mean(
+      losses.self_undermining,
+      teacher,
+      student,
+      label,
+      temperature=4.0,
+      omega=1.0,
+    )[0],
+  }
+  expected = {
+    'ce': 0.680270,
+    'kl': 0.939391,
+    'limit': 1.083333,
+    'kd': 0.913479,
+    'nasty': 0.939391,
+  }
+  for name, value in expected.items():
+    # That limit is reached as 1 / tau.
+    tolerance = 1e-3 if name == 'limit' else 1e-5
+    np.testing.assert_allclose(found[name], value, atol=tolerance, rtol=0)
+
+
+def test_what_a_nasty_teacher_gains_has_a_bound():
+  """`-tau^2 log min_k q_k`, of the adversary; of a certain teacher it is that.
+
+  Who says for certain what the adversary believes the least has all of it.
+  """
+  label, adversary = np.array([0]), np.float32([[1, 0, 0.5]])
+
+  @jax.jit
+  def gain(teacher):
+    """What is taken off the cross entropy at omega 1 and tau 4, [B]."""
+    same = jnp.broadcast_to(adversary, teacher.shape)
+    labels = jnp.broadcast_to(label, teacher.shape[:1])
+    total = losses.self_undermining(
+      teacher, same, labels, temperature=4.0, omega=1.0
+    )
+    return losses.cross_entropy(teacher, labels) - total
+
+  bound = 19.661022
+  certain = np.float32(1e3 * np.eye(3))
+  gains = np.asarray(gain(certain))
+  assert gains.argmax() == 1
+  # Of a difference of 2000 nats, rounding.
+  assert gains[1] == pytest.approx(bound, abs=1e-3)
+  rng = np.random.default_rng(0)
+  scales = np.float32(10.0 ** rng.uniform(-1, 2, (4096, 1)))
+  anyone = scales * rng.normal(size=(4096, 3)).astype(np.float32)
+  gains = np.asarray(gain(anyone))
+  assert bound - 1.0 < gains.max() <= bound + 1e-3
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('temperature', [1.0, 20.0])
+def test_no_divergence_of_answers_almost_alike_is_below_0(dtype, temperature):
+  """The sum of its terms as they are written is, by up to 4e-7."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(2000) % 10
+  for scale, gap in itertools.product((1, 10), (0.0, 1e-7, 1e-5, 1e-3)):
+    p = jnp.asarray(scale * rng.normal(size=(2000, 10)), dtype)
+    # In half precision what is nearest; it is further than those.
+    q = (p + gap * rng.normal(size=p.shape)).astype(dtype)
+    if dtype == jnp.bfloat16:
+      q = jnp.nextafter(p, q) if gap else p
+    log_p, log_q = (
+      scipy.special.log_softmax(np.float64(z) / temperature, axis=-1)
+      for z in (p, q)
+    )
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    found = {
+      'kl': _kl_divergence(p, q, temperature=temperature),
+      'kd': _distillation(q, p, labels, temperature=temperature, alpha=1.0)
+      / temperature**2,
+      'dkd': _decoupled(
+        q, p, labels, temperature=temperature, alpha=1.0, beta=1.0
+      )
+      / temperature**2,
+    }
+    for name, values in found.items():
+      assert values.dtype == jnp.float32
+      assert np.min(values) >= -1e-12, name
+    for name in ('kl', 'kd'):
+      np.testing.assert_allclose(
+        found[name], expected, rtol=0.01, atol=1e-5 * max(gap, 1e-6)
+      )
 
 
 def test_jensen_shannon_by_hand():
