@@ -240,6 +240,15 @@ def test_a_class_that_is_withheld_stays_so_at_every_temperature():
   np.testing.assert_allclose([found['nll'], found['fitted_nll']], nll)
 
 
+def test_the_largest_change_is_one_of_scores_and_not_of_logits():
+  logits = np.array([[0.0, 0.0], [5.0, 5.0]])
+  other = np.array([[7.0, 7.0], [np.log(0.7), np.log(0.3)]])
+  np.testing.assert_allclose(evaluate.largest_change(logits, other), 0.2)
+  assert evaluate.largest_change(logits, logits + 3.0) == 0
+  with pytest.raises(ValueError, match='expected the same .N, K.'):
+    evaluate.largest_change(logits, other[:1])
+
+
 def test_hits_are_packed_into_text_and_back():
   hits = np.random.default_rng(0).random(37) < 0.5
   text = evaluate.pack(hits)

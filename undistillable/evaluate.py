@@ -201,6 +201,31 @@ def fidelity(
   }
 
 
+def largest_change(logits: np.ndarray, other_logits: np.ndarray) -> float:
+  """How far a score of some answers lies from that of others, at most.
+
+  Args:
+    logits: float[N, K].
+    other_logits: float[N, K], to the same images.
+
+  Returns:
+    `max_nk |q_nk - p_nk|`, 0 to 1.
+
+  Raises:
+    ValueError: the shapes differ.
+
+  Example:
+    >>> largest_change(np.zeros((1, 2)), np.log([[0.8, 0.2]])).__round__(6)
+    0.3
+  """
+  q, p = (np.exp(_log_scores(np.asarray(x))) for x in (logits, other_logits))
+  if q.shape != p.shape:
+    raise errors.InputError(
+      f'answers of shapes {q.shape} and {p.shape}; expected the same [N, K]'
+    )
+  return float(np.abs(q - p).max())
+
+
 def _checked(
   logits: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ def export(
   variables = jax.tree.map(
     np.asarray, store_lib.Store(workdir).variables(chosen)
   )
-  roles, beside = _asked(chosen, variables)
+  roles, beside = programs.asked(chosen, variables)
   adversary = chosen.parents.get('adversary')
   if any(chosen.parents[role] == adversary for role in roles):
     raise errors.InputError(
@@ -247,37 +247,6 @@ def _protected(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     if one['method'] != 'none' and one['id'] not in parents
   ]
   return sorted(found, key=lambda one: (one['method'], one['seed']))
-
-
-def _asked(
-  run: runs_lib.Run, variables: Mapping[str, Any]
-) -> tuple[list[str], list[str]]:
-  """What its answers depend on beside the weights of the network itself.
-
-  Returns:
-    The roles of other networks, and the names of what was trained beside it.
-  """
-  shape = data.get_source(run.judged_on['name']).image_shape
-  images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(run.dtype))
-  traced = jax.make_jaxpr(programs.answer_fn(run))(variables, images).jaxpr
-  used = {id(one) for one in traced.outvars}
-  # From the answers backwards: what is read and leads to none is not asked.
-  for step in reversed(traced.eqns):
-    if any(id(one) in used for one in step.outvars):
-      used |= {id(one) for one in step.invars}
-  found = [
-    path
-    for (path, _), one in zip(
-      jax.tree_util.tree_leaves_with_path(variables),
-      traced.invars,
-      strict=False,  # The images come last.
-    )
-    if id(one) in used
-  ]
-  roles = {path[1].key for path in found if path[0].key == serving.PARENTS}
-  names = {path[0].key for path in found}
-  beside = names - {serving.PARENTS, *serving.COLLECTIONS}
-  return sorted(roles), sorted(beside)
 
 
 def _own(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from undistillable import (
@@ -74,6 +75,41 @@ def _answer_fn(run: runs.Run) -> method_lib.ApplyFn:
     run.method_settings if serve else None,
     {k: _network(parent) for k, parent in run.parents.items()},
   )
+
+
+def asked(
+  run: runs.Run, variables: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+  """What its answers depend on beside the weights of the network itself.
+
+  Args:
+    run: a network, of a thief or of the owner.
+    variables: of it, as `store.Store.variables` gives them.
+
+  Returns:
+    The roles of other networks, and the names of what was trained beside it.
+  """
+  shape = data.get_source(run.judged_on['name']).image_shape
+  images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(run.dtype))
+  traced = jax.make_jaxpr(answer_fn(run))(variables, images).jaxpr
+  used = {id(one) for one in traced.outvars}
+  # From the answers backwards: what is read and leads to none is not asked.
+  for step in reversed(traced.eqns):
+    if any(id(one) in used for one in step.outvars):
+      used |= {id(one) for one in step.invars}
+  found = [
+    path
+    for (path, _), one in zip(
+      jax.tree_util.tree_leaves_with_path(variables),
+      traced.invars,
+      strict=False,  # The images come last.
+    )
+    if id(one) in used
+  ]
+  roles = {path[1].key for path in found if path[0].key == serving.PARENTS}
+  names = {path[0].key for path in found}
+  beside = names - {serving.PARENTS, *serving.COLLECTIONS}
+  return sorted(roles), sorted(beside)
 
 
 @functools.lru_cache(maxsize=16)
