@@ -231,7 +231,7 @@ def _network(board: Board, defense: str) -> str:
 def _attacks(board: Board, group: Group, student: str) -> str:
   """By the mean gain from the protected over the same attack on nobody."""
   rows = []
-  for name in group.attacks:
+  for name in group.thieves:
     hits = {
       defense: found
       for defense in group.rows

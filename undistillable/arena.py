@@ -28,6 +28,7 @@ from undistillable import (
   programs,
   registry,
   runs as runs_lib,
+  serving,
   store as store_lib,
 )
 from undistillable.report import board as board_lib
@@ -43,6 +44,7 @@ _EXPECTED = 'config: {}: {!r}; expected a name, or name:field=value,field=value'
 _TIMED_BATCHES = (1, 256)
 _TIMED_CALLS = 30  # At most, ...
 _TIMED_SECS = 20.0  # ... and no more once they have taken so long.
+_REPEATED = 384  # Images that are asked about again, in more than one batch.
 
 
 class Cell(NamedTuple):
@@ -265,7 +267,8 @@ def measure_fn(
 ) -> dict[str, Any]:
   """The board, the hits of all students, and the prices of all defenses.
 
-  {'rules', 'board', 'hits', 'prices', 'latency'}; see `report.board`.
+  {'rules', 'board', 'hits', 'prices', 'latency', 'serving'}; see
+  `report.board`.
   """
   del folder
   config = _main_config(config)
@@ -290,6 +293,7 @@ def measure_fn(
     'hits': _hits(students, store),
     'prices': _prices(fresh, finished, store),
     'latency': _latencies(fresh, finished, store),
+    'serving': _serving(fresh, finished, store),
   }
 
 
@@ -307,7 +311,7 @@ def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
 
 def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
-  group, answers, mode = board_lib.OWN, 'none', None
+  group, answers, mode, bound = board_lib.OWN, 'none', None, False
   if cell.defense is not None:
     name, _ = _parse(_ATTACKS, cell.attack)
     group, answers = _group(name), _access(name)
@@ -316,6 +320,8 @@ def _described(cell: Cell) -> dict[str, Any]:
       mode = 'once' if run.asks_once else 'every view'
     if run and run.settings.get('targets') == 'top':
       answers = 'labels'  # He throws the scores away.
+    if run and hasattr(run.module, 'is_bound'):
+      bound = bool(run.module.is_bound(run.method_settings))
   return {
     'defense': cell.defense,
     'attack': cell.attack,
@@ -324,6 +330,7 @@ def _described(cell: Cell) -> dict[str, Any]:
     'answers': answers,
     'mode': mode,
     'shared': cell.shared,
+    'bound': bound,
     'reason': cell.reason,
     'runs': {},
   }
@@ -431,6 +438,50 @@ def _latencies(
       for name, times in secs.items()
     }
   return found
+
+
+def _serving(
+  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+) -> dict[str, dict[str, float]]:
+  """{defense: {'networks', 'bytes', 'again', 'shuffled'}}, as `_latencies`.
+
+  How many networks an answer is made of beside that which is served, and what
+  all of it weighs. And the largest difference of a score when the same images
+  are asked about again, and when half of them are, in another order.
+  """
+  jobs = [job for job in jobs if job.normal in finished]
+  if not jobs:
+    return {}
+  test = store.task(jobs[0].normal.judged_on).test
+  images = {key: array[:_REPEATED] for key, array in test.items()}
+  number = len(images['label'])
+  # Of so few images that they are one batch, another batch.
+  order = np.random.default_rng(0).permutation(number)[: -(-number // 2)]
+  shuffled = {key: array[order] for key, array in images.items()}
+  found = {}
+  for name, teacher in _teachers(jobs[0], finished).items():
+    variables = store.variables(teacher)
+    roles, beside = programs.asked(teacher, variables)
+    others = [_weights(variables[serving.PARENTS][role]) for role in roles]
+    others += [variables[entry] for entry in beside]
+    first, again, other = (
+      store.answers(teacher, arrays) for arrays in (images, images, shuffled)
+    )
+    found[name] = {
+      'networks': sum('params' in one for one in others),
+      'bytes': sum(
+        np.asarray(leaf).nbytes
+        for leaf in jax.tree.leaves([_weights(variables), others])
+      ),
+      'again': evaluate.largest_change(first, again),
+      'shuffled': evaluate.largest_change(first[order], other),
+    }
+  return found
+
+
+def _weights(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of a network itself."""
+  return {k: variables[k] for k in serving.COLLECTIONS if k in variables}
 
 
 def _call(

@@ -20,6 +20,7 @@ _APART = 3.0  # More than any L1 distance of scores.
 _TOGETHER = 8  # Answers that are looked up at once; bounds the memory only.
 
 plan = functools.partial(recovery.plan, 'bayes')
+is_bound = recovery.is_bound
 warning = recovery.warning
 
 

@@ -17,6 +17,7 @@ PARENTS = ('teacher',)
 DATA = 'foreign'
 
 plan = functools.partial(recovery.plan, 'd_dae')
+is_bound = recovery.is_bound
 warning = recovery.warning
 
 

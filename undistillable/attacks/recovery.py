@@ -145,10 +145,15 @@ def _told(name: str, teacher: Any) -> dict[str, Any]:
   return {'defense': teacher.method, 'defense_settings': own}
 
 
+def is_bound(settings: Settings) -> bool:
+  """Whether it knows what no thief does: scores before the defense."""
+  return settings.prior == 'oracle'
+
+
 def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:
   """What a finished training has to say."""
   del metrics
-  if settings.prior == 'oracle':
+  if is_bound(settings):
     return (
       'its prior is the oracle: it knows scores before the defense, which no '
       'thief does'

@@ -1,7 +1,8 @@
 """The page of the arena: verdicts, what they rest on, what they cost."""
 
+import json
 import pathlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from undistillable.report import (
@@ -14,7 +15,7 @@ from undistillable.report import (
   verdict as verdict_lib,
   write as write_lib,
 )
-from undistillable.report.board import Board, Group, Prices
+from undistillable.report.board import Board, Group
 
 Conclude = Callable[[Board], document.Conclusion]
 
@@ -22,14 +23,19 @@ _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
 _PRICES = (
   ('Accuracy %', 'accuracy', '.2f'),
   ('Flipped %', 'flipped', '.2f'),
+  ('Top-5 %', 'top5', '.2f'),
   ('Brier', 'brier', '.3f'),
   ('NLL', 'nll', '.3f'),
   ('ECE %', 'ece', '.1f'),
-  ('NLL fitted', 'fitted_nll', '.3f'),
-  ('ECE % fitted', 'fitted_ece', '.1f'),
+  ('ECE %\nclasswise', 'classwise_ece', '.2f'),
+  ('NLL\nfitted', 'fitted_nll', '.3f'),
+  ('ECE %\nfitted', 'fitted_ece', '.1f'),
+  ('ECE %\nclasswise, fitted', 'fitted_classwise_ece', '.2f'),
   ('L1', 'l1', '.3f'),
   ('AURC %', 'aurc', '.2f'),
 )
+_MODES = {'once': 'once, recorded', 'every view': 'every view, fresh'}
+_BOUND = ' †'
 _HAS = {
   board_lib.OWN: 'labelled images',
   board_lib.FOREIGN: 'foreign images',
@@ -68,7 +74,10 @@ def write(
     *map(document.Text, words.next_steps(board)),
     *_controls(board, groups[0]),
     document.Heading('What the owner pays'),
-    _price_table(board.paid),
+    document.Heading('What the answers are worth', 3),
+    _price_table(board),
+    document.Heading('What it takes to serve them', 3),
+    _serving_table(board),
     document.Heading('What the attacks ask'),
     _asked(board),
     *more,
@@ -117,16 +126,20 @@ def _group_blocks(board: Board, group: Group) -> list[document.Block]:
 
 def _verdict_table(board: Board, group: Group) -> document.Table:
   first = group.name == board_lib.OWN
-  head = ['Defense', 'Verdict', 'Thief', 'Gain', 'Leaked', 'Against none']
+  head = ['Defense', 'Verdict', 'Thief', 'Gain', 'Bootstrap']
+  head += ['Seeds /\nimages', 'Leaked', 'Against\nnone']
   head += ['Scores', 'Price', 'Time'] if first else ['Scores']
   rows, marks = [], {}
   for i, (defense, row) in enumerate(group.rows.items()):
     found = row.verdict
+    lacking = [board.labels[name] for name in found.missing]
     cells = [
-      defense,
-      words.told(found),
-      words.thief(found.attack, str(found.student)),
+      words.in_two_lines(board.labels[defense]),
+      words.told(found._replace(missing=lacking)),
+      words.thief(board.labels.get(found.attack or ''), str(found.student)),
       words.interval(found.gain, found.level),
+      _drawn_again(board, group, defense),
+      words.parts(found.gain),
       '–' if row.leaked is None else words.percent(row.leaked),
       words.interval(row.against_none),
       words.interval(row.score_value),
@@ -155,16 +168,36 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
   )
 
 
+def _drawn_again(board: Board, group: Group, defense: str) -> str:
+  """The bounds of the deciding gain by the bootstrap."""
+  found = group.rows[defense].verdict
+  if not (found.attack and found.student):
+    return '–'
+  hits = board.test(board.cell(defense, found.attack, found.student))
+  if hits is None:
+    return '–'
+  low, high = verdict_lib.bootstrap(
+    hits,
+    group.alone[found.student],
+    level=found.level,
+    high_level=verdict_lib.LEVEL,
+  )
+  return words.span(low, high).replace(' to', ' to\n')
+
+
 def _matrix(board: Board, group: Group, student: str) -> document.Table:
   """Gains of one student: a row for each defense."""
   chooses = any(row.contests[student].chosen for row in group.rows.values())
-  head = ['Defense', *(words.in_two_lines(name) for name in group.attacks)]
+  head = ['Defense']
+  head += [_attack(board, name, group.bounds) for name in group.attacks]
   head += ['Chosen'] if chooses else []
   rows, marks, strong = [], {}, []
   for i, (defense, row) in enumerate(group.rows.items()):
-    contest, cells = row.contests[student], [defense]
+    contest = row.contests[student]
+    gains = {**contest.gains, **contest.bounds}
+    cells = [words.in_two_lines(board.labels[defense])]
     for j, name in enumerate(group.attacks, 1):
-      gain, cell = contest.gains.get(name), board.cell(defense, name, student)
+      gain, cell = gains.get(name), board.cell(defense, name, student)
       shared = ' =' if cell['shared'] else ''
       cells.append(words.interval(gain, mark=shared))
       if gain and gain.low() > 0:
@@ -176,9 +209,12 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
     if chooses:
       tried = [board.cell(defense, name, student) for name in contest.gains]
       share = _stability(board, tried) if contest.chosen else ''
-      cells.append(words.thief(contest.chosen, share))
+      chosen = board.labels.get(contest.chosen or '')
+      cells.append(words.thief(chosen, share))
     rows.append(tuple(cells))
-  caption = (words.MATRIX + (words.CHOICE if chooses else '')).format(
+  caption = words.MATRIX + (words.CHOICE if chooses else '')
+  caption += words.BOUND if group.bounds else ''
+  caption = caption.format(
     control=group.controls[student],
     seeds=len(board.rules['fresh_seeds']),
     images=board.num_images,
@@ -192,6 +228,12 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
     strong=strong,
     marks=marks,
   )
+
+
+def _attack(board: Board, name: str, bounds: Collection[str]) -> str:
+  """Its name and, below it, its settings."""
+  method, *settings = words.in_two_lines(board.labels[name]).splitlines()
+  return '\n'.join([method + (_BOUND if name in bounds else ''), *settings])
 
 
 def _stability(board: Board, cells: Sequence[board_lib.Cell]) -> str:
@@ -212,7 +254,7 @@ def _controls(board: Board, group: Group) -> list[document.Block]:
     names = [cell['attack'] for cell in cells]
     missing += [f'{name} by {student}' for name in names if name not in vals]
     for name, val in vals.items():
-      shown = name
+      shown = board.labels[name]
       if name == chosen:
         strong.append((len(rows), 1))
         shown += f' ({_stability(board, cells)})'
@@ -237,41 +279,114 @@ def _controls(board: Board, group: Group) -> list[document.Block]:
   return parts
 
 
-def _price_table(paid: Prices) -> document.Table:
-  rows = []
-  for name, mean in paid.mean.items():
-    numbers = (
-      format(mean[key], spec) if key in mean else '–'
-      for _, key, spec in _PRICES
+def _price_table(board: Board) -> document.Table:
+  columns = {
+    head: {
+      name: format(mean[key], spec)
+      for name, mean in board.paid.mean.items()
+      if key in mean
+    }
+    for head, key, spec in _PRICES
+  }
+  return _by_defense(board, columns, words.PRICES)
+
+
+def _serving_table(board: Board) -> document.Table:
+  paid = board.paid
+  columns = {
+    f'Time\nof {batch}': {
+      name: f'{words.time(times[batch])}\np95 {words.time(tails[batch])}'
+      for name, times in paid.times.items()
+      if batch in (tails := paid.tails[name])
+    }
+    for batch in ('1', '256')
+  }
+  columns['Training'] = {k: words.time(x) for k, x in paid.training.items()}
+  for head, key, show in (
+    ('Networks', 'networks', str),
+    ('State', 'bytes', words.size),
+    ('Again', 'again', '{:.1g}'.format),
+    ('Shuffled', 'shuffled', '{:.1g}'.format),
+  ):
+    columns[head] = {k: show(one[key]) for k, one in paid.serving.items()}
+  caption = words.SERVING + (words.SERVING_MEASURED if paid.serving else '')
+  return _by_defense(board, columns, caption)
+
+
+def _by_defense(
+  board: Board, columns: Mapping[str, Mapping[str, str]], caption: str
+) -> document.Table:
+  """A table of {head: {defense: cell}}, less columns that nobody has."""
+  shown = {head: column for head, column in columns.items() if column}
+  rows = [
+    (
+      words.in_two_lines(board.labels[name]),
+      *(column.get(name, '–') for column in shown.values()),
     )
-    times = paid.times.get(name, {})
-    shown = (words.time(times.get(batch)) for batch in ('1', '256'))
-    rows.append((name, *numbers, *shown))
-  head = 'Defense', *(column[0] for column in _PRICES), 'Time', 'of 256'
-  numeric = tuple(range(1, len(head)))
-  return document.Table(head, rows, words.PRICES, numeric, kind='matrix')
+    for name in board.paid.mean
+  ]
+  numeric = tuple(range(1, 1 + len(shown)))
+  return document.Table(
+    ('Defense', *shown), rows, caption, numeric, kind='matrix'
+  )
 
 
 def _asked(board: Board) -> document.Table:
   """Who asks about how many images."""
+  bounds = {name for group in board.groups for name in group.bounds}
   rows = []
   for name in board.attacks():
     cells = [c for c in board.cells if c['defense'] and c['attack'] == name]
     runs = [board.entries.get(i, {}) for c in cells for i in c['runs'].values()]
-    counts = {run['queries'] for run in runs if run.get('queries') is not None}
-    span = dict.fromkeys((min(counts), max(counts))) if counts else ()
-    modes = {cell['mode'] for cell in cells} - {None}
+    counts = [run['queries'] for run in runs if run.get('queries') is not None]
+    modes = dict.fromkeys(cell['mode'] for cell in cells if cell['mode'])
     rows.append(
       (
-        name,
+        _attack(board, name, bounds),
         _HAS[cells[0]['group']],
         cells[0]['answers'],
-        ' to '.join(f'{number:,}' for number in span) or '–',
-        ', '.join(sorted(modes)) or '–',
+        ' or '.join(_MODES[mode] for mode in sorted(modes)) or '–',
+        _span(counts),
+        _span(_of_all(board, cells)),
       )
     )
-  head = ('Attack', 'Has', 'Hears', 'Queries', 'Asks')
-  return document.Table(head, rows, words.ASKED, (3,), kind='matrix')
+  head = ('Attack', 'Has', 'Hears', 'Asks', 'One student', 'All')
+  caption = words.ASKED + (words.BOUND if bounds else '')
+  return document.Table(head, rows, caption, (4, 5), kind='matrix')
+
+
+def _span(counts: Sequence[int]) -> str:
+  """'130', or '130 to 1,298'."""
+  ends = dict.fromkeys((min(counts), max(counts))) if counts else ()
+  return ' to '.join(f'{number:,}' for number in ends) or '–'
+
+
+def _of_all(board: Board, cells: Sequence[board_lib.Cell]) -> list[int]:
+  """Different questions of all students, to each network that they ask."""
+  asked: dict[tuple[str, str], dict[Hashable, int]] = {}
+  for cell in cells:
+    for seed, run in cell['runs'].items():
+      told = asked.setdefault((cell['defense'], seed), {})
+      for entry in map(board.entries.__getitem__, _trained(board, run)):
+        if entry.get('queries') is not None and entry['epochs']:
+          key = _questions(entry) if cell['mode'] else entry['id']
+          told[key] = max(entry['queries'], told.get(key, 0))
+  return [sum(told.values()) for told in asked.values() if told]
+
+
+def _questions(entry: Mapping[str, Any]) -> Hashable:
+  """Equal for networks of one seed that ask the same about images they have.
+
+  What is asked once does not depend on who learns from it. Views are drawn anew
+  for each method, and for each length of an epoch; see `runs.Run.answers_key`.
+  """
+  config = entry['config']
+  images = json.dumps(config.get('learns_from'), sort_keys=True)
+  recipe = config.get('recipe', {})
+  if config.get('queries') == 'cached' or recipe.get('augment') == 'none':
+    return images
+  views = (recipe.get(key) for key in ('epochs', 'batch_size', 'augment'))
+  return (images, entry['method'], *views)
 
 
 def _how(
@@ -280,7 +395,7 @@ def _how(
   """The rules, the command, and where it ran."""
   rules = board.rules
   effort = '; '.join(
-    f'{group.title.lower()}: {_effort(board, group.attacks)}'
+    f'{group.title.lower()}: {_effort(board, group.thieves)}'
     for group in board.groups
   )
   controls = {c['attack'] for c in board.cells if c['defense'] is None}
@@ -292,6 +407,7 @@ def _how(
     ('defenses', ', '.join(board.owners)),
     ('attacks, with their settings', effort),
     ('controls, with their settings', _effort(board, controls)),
+    *_long_settings(board),
     ('test images', f'{board.num_images:,}'),
     ('level', '5 % each, one-sided'),
   ]
@@ -315,6 +431,15 @@ def _how(
     ),
     document.Heading('Limits'),
     document.Text(words.LIMITS),
+  ]
+
+
+def _long_settings(board: Board) -> list[tuple[str, str]]:
+  """What tables have no room for."""
+  return [
+    (words.in_two_lines(label).replace('\n', ' '), words.settings(name))
+    for name, label in board.labels.items()
+    if label != name and not name.startswith('null ')  # As their attacks.
   ]
 
 

@@ -1,5 +1,6 @@
 """What the page of the arena says, and how it writes its numbers."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -19,7 +20,10 @@ VERDICTS = (
   'upper bound). Open: neither; below it how many fresh seeds would settle it '
   'if all gains stayed as they are, or which attack has no result, as one '
   'whose training diverged: it may gain with other settings. Gain: of the '
-  'thief who decides, in points, with its one-sided 95 % bounds. Leaked: his '
+  'thief who decides, in points, with its one-sided 95 % bounds. Bootstrap: '
+  'the same bounds by drawing seeds and images again, as a check. Seeds / '
+  'images: the standard error of the gain in points, by what causes it; more '
+  'seeds reduce the first part alone. Leaked: his '
   'gain as a share of that from '
   'the unprotected network, where that is above {leak:g} point. Against none: '
   'his accuracy less that of the thief chosen against the unprotected '
@@ -52,18 +56,36 @@ CONTROLS = (
   'held-out images. A null control is an attack on nobody, whose answers are '
   'the labels of the thief’s own images.'
 )
+BOUND = (
+  ' † is a bound, and no thief: it knows what none does. It decides nothing.'
+)
 PRICES = (
   'Of the answers as they are served, means over the fresh seeds. Flipped: '
   'images with another top class than the normal network gives. NLL: of scores '
-  'mixed with 1e-4 a class, in nats. ECE: 15 bins. Fitted: after a client has '
-  'fitted one temperature on held-out images. L1: distance to the normal '
-  'scores. AURC: mean error among the surest answers, less is better. Time: '
-  'median of an answer, as a multiple of the normal network, for one image and '
-  'for 256.'
+  'mixed with 1e-4 a class, in nats. ECE: 15 bins, of the surest class, and '
+  'the mean over classes. Fitted: after a client has fitted one temperature on '
+  'held-out images. L1: distance to the normal scores. AURC: mean error among '
+  'the surest answers, less is better.'
+)
+SERVING = (
+  'Time of an answer to one image, and to 256: the median, and below it the '
+  '95th percentile, as multiples of the median of the normal network. '
+  'Training: seconds of all networks that are trained for it, over those of '
+  'the normal one; 1.0 where nothing more is trained.'
+)
+SERVING_MEASURED = (
+  ' Networks: others that an answer is made of. State: all weights that it is '
+  'made of. Again, shuffled: the largest difference of a score when the same '
+  'images are asked about again, and in another order among others; a defense '
+  'that rounds may turn the last digit of a score into more.'
 )
 ASKED = (
-  'Queries: images that one student asks about. Once: every image, without '
-  'augmentation, its answer reused. Every view: each augmented one.'
+  'One student: images that he asks about. All: different questions of all '
+  'students of one seed to one network, and of what they train on the way. '
+  'Once, recorded: about every image, without augmentation; the answer is '
+  'reused, by all students of that network. Every view, fresh: each augmented '
+  'image is a question of its own; students of one attack and seed see the '
+  'same ones.'
 )
 LIMITS = (
   'Undistillable always means: against the attacks, students and data listed '
@@ -246,7 +268,7 @@ def _named(names: Iterable[str]) -> str:
 
 
 def _against(group: Group) -> str:
-  attacks = count(len(group.attacks), 'attack')
+  attacks = count(len(group.thieves), 'attack')
   return f'Against {attacks} by {group.title.lower()}'
 
 
@@ -443,7 +465,7 @@ def told(found: verdict_lib.Verdict) -> str:
   if found.missing and found.decision == 'open':
     return f'open\n{document.listed(found.missing)} without a result'
   if found.gain is None:
-    return 'open\ntoo few seeds'
+    return 'open\ntoo few seeds, or no thief'
   if found.decision == 'distillable':
     small = '\nby less than the margin' if found.below_margin else ''
     return f'distillable{small}'
@@ -471,6 +493,24 @@ def in_two_lines(attack: str) -> str:
   return spaced.replace(':', '\n', 1)
 
 
+def settings(attack: str) -> str:
+  """'alpha=0.1, tau=2' of 'kd:alpha=0.1,tau=2'."""
+  return in_two_lines(attack).partition('\n')[2]
+
+
+def size(number: float) -> str:
+  """Bytes, as '312 kB' or '44.7 MB'."""
+  return f'{number / 1e3:.0f} kB' if number < 1e6 else f'{number / 1e6:.1f} MB'
+
+
+def parts(gain: verdict_lib.Gain | None) -> str:
+  """'0.55 /', and '0.61' below it: the errors of the seeds and the images."""
+  if gain is None:
+    return '–'
+  variances = gain.seeds_variance, gain.images_variance
+  return ' /\n'.join(f'{math.sqrt(variance):.2f}' for variance in variances)
+
+
 def thief(attack: str | None, detail: str) -> str:
   """'kd', and below it a detail, as the student, and the settings."""
   if not attack:
@@ -487,8 +527,13 @@ def interval(
   """'+1.2', and below it '[0.3, 2.1]'."""
   if gain is None:
     return '–'
-  low, high = points(gain.low(level)), points(gain.high())
-  return f'{points(gain.points)}{mark}\n{low} to {high}'
+  bounds = span(gain.low(level), gain.high())
+  return f'{points(gain.points)}{mark}\n{bounds}'
+
+
+def span(low: float, high: float) -> str:
+  """'−0.3 to +2.1', in points."""
+  return f'{points(low)} to {points(high)}'
 
 
 def percent(share: float) -> str:

@@ -5,7 +5,8 @@ which test images each student is right about.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +27,11 @@ GUESS = 'always the likeliest class'
 # Below this gain of theft from the unprotected network, in points, there is too
 # little to take a share of.
 MIN_TO_LEAK = 1.0
+_LONGEST = 30  # Characters of settings that a table has room for.
 _MAX_FLIPPED = 0.5  # Percent; what keeps the top class flips less by rounding.
 
 # {'defense', 'attack', 'student', 'group', 'answers', 'mode', 'shared',
-# 'reason', 'runs': {seed: id}}; the defense of a control is None.
+# 'bound', 'reason', 'runs': {seed: id}}; the defense of a control is None.
 Cell = Mapping[str, Any]
 
 
@@ -59,15 +61,22 @@ class Group(NamedTuple):
   """What attacks of one kind came to."""
 
   name: str  # Of `GROUPS`.
-  attacks: Sequence[str]  # In order.
+  attacks: Sequence[str]  # In order, with those that are bounds.
   controls: Mapping[str, str]  # The chosen one, by student.
   rows: Mapping[str, Row]  # By defense.
   alone: Mapping[str, np.ndarray]  # bool[R, n] by student: of its control.
+
+  bounds: Collection[str] = ()  # Attacks that no thief can make.
 
   @property
   def title(self) -> str:
     """Who they are."""
     return GROUPS[self.name]
+
+  @property
+  def thieves(self) -> list[str]:
+    """The attacks that decide."""
+    return [name for name in self.attacks if name not in self.bounds]
 
   @property
   def none(self) -> verdict_lib.Verdict:
@@ -94,8 +103,15 @@ class Prices(NamedTuple):
 
   mean: Mapping[str, Mapping[str, float]]  # Over the fresh seeds.
   change: Mapping[str, Mapping[str, float]]  # To no defense, seed by seed.
-  # {batch: median as a multiple of that of no defense}.
+  # {batch: median, and 95th percentile, as multiples of the median of none}.
   times: Mapping[str, Mapping[str, float]]
+  tails: Mapping[str, Mapping[str, float]]
+  # Seconds of all networks that are trained for it, over those of the normal
+  # one; of those that are known.
+  training: Mapping[str, float]
+  # {'networks', 'bytes', 'again', 'shuffled'}; see `arena.measure_fn`. The
+  # first arenas did not measure them.
+  serving: Mapping[str, Mapping[str, float]]
 
 
 class Board:
@@ -125,7 +141,28 @@ class Board:
   @functools.cached_property
   def paid(self) -> Prices:
     """What every defense costs."""
-    return _prices(self._results)
+    return _prices(self._results, _training(self))
+
+  @functools.cached_property
+  def labels(self) -> dict[str, str]:
+    """{name: what a table calls it}, of defenses, attacks and controls.
+
+    Long settings are '…' there, with a number where one method has several.
+    """
+    names = [
+      *self.owners,
+      *dict.fromkeys(cell['attack'] for cell in self.cells),
+    ]
+    long: dict[str, list[str]] = {}
+    for name in names:
+      method, _, settings = name.partition(':')
+      if len(settings) > _LONGEST:
+        long.setdefault(method, []).append(name)
+    labels = {name: name for name in names}
+    for method, alike in long.items():
+      for number, name in enumerate(alike, 1):
+        labels[name] = f'{method}:… {number if len(alike) > 1 else ""}'.rstrip()
+    return labels
 
   @property
   def dataset(self) -> str:
@@ -231,6 +268,9 @@ class Board:
 
 def _group(board: Board, group: str) -> Group:
   names = board.attacks(group)
+  # The first arenas do not say who knows what no thief does.
+  bounds = {cell['attack'] for cell in board.cells if cell.get('bound')}
+  thieves = [name for name in names if name not in bounds]
   controls: dict[str, str] = {}
   hits: dict[str, np.ndarray] = {}  # Of the control of each student.
   for student in board.students:
@@ -248,15 +288,16 @@ def _group(board: Board, group: str) -> Group:
         board,
         [board.cell(defense, name, student) for name in names],
         hits.get(student),
+        bounds,
       )
       for student in board.students
     }
     for defense in board.owners
   }
   rows = {
-    defense: _row(board, defense, contests, names) for defense in board.owners
+    defense: _row(board, defense, contests, thieves) for defense in board.owners
   }
-  return Group(group, names, controls, rows, hits)
+  return Group(group, names, controls, rows, hits, bounds.intersection(names))
 
 
 def _contest(
@@ -264,9 +305,15 @@ def _contest(
   board: Board,
   cells: Sequence[Cell],
   control: np.ndarray | None,
+  bounds: Collection[str],
 ) -> verdict_lib.Contest:
   """One student against one defense; its control may be missing."""
-  cells = [cell for cell in cells if not cell['reason']]
+  known = board.tests(cell for cell in cells if cell['attack'] in bounds)
+  cells = [
+    cell
+    for cell in cells
+    if not cell['reason'] and cell['attack'] not in bounds
+  ]
   tried = [cell['attack'] for cell in cells]
   if control is None:
     return verdict_lib.Contest(student, None, {}, tried)
@@ -281,7 +328,10 @@ def _contest(
     name: verdict_lib.gain(hits, control) for name, hits in tested.items()
   }
   missing = [name for name in tried if name not in tested]
-  return verdict_lib.Contest(student, chosen, gains, missing)
+  shown = {
+    name: verdict_lib.gain(hits, control) for name, hits in known.items()
+  }
+  return verdict_lib.Contest(student, chosen, gains, missing, shown)
 
 
 def _row(
@@ -333,27 +383,67 @@ def _difference(
   return verdict_lib.gain(ours, theirs)
 
 
-def _prices(results: Mapping[str, Any]) -> Prices:
+def _training(board: Board) -> dict[str, float]:
+  """{defense: what its training takes}, of those of which it is known."""
+  teachers: dict[str, dict[str, str]] = {}  # By defense and seed.
+  for cell in board.cells:
+    # Of a shared run it is the network without the defense.
+    if cell['defense'] and not cell['shared']:
+      for seed in map(str, board.rules['fresh_seeds']):
+        entry = board.entries.get(cell['runs'].get(seed), {})
+        if entry.get('teacher'):
+          teachers.setdefault(cell['defense'], {})[seed] = entry['teacher']
+
+  def secs(network: str) -> float:
+    """NaN where it is not known."""
+    found = board.entries.get(network, {}).get('seconds')
+    return math.nan if found is None else found
+
+  def needed(network: str) -> set[str]:
+    parents = board.entries.get(network, {}).get('parents', {})
+    return {network}.union(*map(needed, parents.values()))
+
+  normal = teachers.get(NONE, {})
+  found = {}
+  for name, by_seed in teachers.items():
+    seeds = by_seed.keys() & normal.keys()
+    ours = sum(secs(one) for seed in seeds for one in needed(by_seed[seed]))
+    plain = sum(secs(normal[seed]) for seed in seeds)
+    if plain > 0 and math.isfinite(ours):
+      found[name] = ours / plain
+  return found
+
+
+def _prices(
+  results: Mapping[str, Any], training: Mapping[str, float]
+) -> Prices:
   found = results['measurements']['prices']
   plain = found.get(NONE, {})
   mean = {name: _means(by_seed.values()) for name, by_seed in found.items()}
   change = {
     name: _means(
-      {key: value - plain[seed][key] for key, value in numbers.items()}
+      {k: v - plain[seed][k] for k, v in numbers.items() if k in plain[seed]}
       for seed, numbers in by_seed.items()
       if seed in plain
     )
     for name, by_seed in found.items()
   }
   times: dict[str, dict[str, float]] = {}
+  tails: dict[str, dict[str, float]] = {}
   for batch, secs in results['measurements']['latency'].items():
     for name, one in secs.items() if NONE in secs else ():
-      multiple = one['median'] / secs[NONE]['median']
-      times.setdefault(name, {})[batch] = multiple
-  return Prices(mean, change, times)
+      for kept, key in ((times, 'median'), (tails, 'p95')):
+        multiple = one[key] / secs[NONE]['median']
+        kept.setdefault(name, {})[batch] = multiple
+  serving = results['measurements'].get('serving', {})
+  return Prices(mean, change, times, tails, training, serving)
 
 
 def _means(numbers: Iterable[Mapping[str, float]]) -> dict[str, float]:
+  """Of what all of them have."""
   every = list(numbers)
-  keys = every[0] if every else ()
-  return {key: float(np.mean([one[key] for one in every])) for key in keys}
+  return {
+    key: float(np.mean([one[key] for one in every]))
+    for key in (every[0] if every else ())
+    if all(key in one for one in every)
+  }

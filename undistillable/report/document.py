@@ -217,7 +217,7 @@ def _html_table(part: Table) -> str:
     )
     lines.append(
       f'<tr class="{_quote(f"{repeated} {kind}".strip())}">'
-      f'<th scope="row">{_quote(row[0])}</th>{cells}</tr>'
+      f'<th scope="row">{_cell(row[0])}</th>{cells}</tr>'
     )
   body = '\n'.join(lines)
   return (

@@ -128,6 +128,7 @@ def bootstrap(
   replicates: int = _REPLICATES,
   seed: int = 0,
   level: float = LEVEL,
+  high_level: float | None = None,
 ) -> tuple[float, float]:
   """One-sided bounds of a gain, in points, by drawing it again.
 
@@ -143,10 +144,11 @@ def bootstrap(
     control: bool[R_c, n], about the same images.
     replicates: how often it is drawn, >= 1.
     seed: of the draws.
-    level: of each bound, 0 to 1.
+    level: of the lower bound, and of the upper one, 0 to 1.
+    high_level: of the upper bound, where that has another.
 
   Returns:
-    The `level` and the `1 - level` quantile of the replicates.
+    Two quantiles of the replicates: `level`, and 1 less that of the other.
 
   Raises:
     ValueError: the shapes do not fit, or one of them has a single seed.
@@ -171,7 +173,8 @@ def bootstrap(
   )
   parts = hits[:, : len(attack)], hits[:, len(attack) :]
   ours, theirs = (_drawn_mean(rng, part) for part in parts)
-  low, high = np.quantile(ours - theirs, (level, 1 - level))
+  above = level if high_level is None else high_level
+  low, high = np.quantile(ours - theirs, (level, 1 - above))
   return 100.0 * float(low), 100.0 * float(high)
 
 
@@ -250,6 +253,8 @@ class Contest(NamedTuple):
   gains: Mapping[str, Gain]  # Of each attack over the control.
   # Attacks that were tried, of which a run diverged, or is not there.
   missing: Sequence[str] = ()
+  # Of those who know what no thief does: they are shown, and decide nothing.
+  bounds: Mapping[str, Gain] = {}
 
 
 class Verdict(NamedTuple):
