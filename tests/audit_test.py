@@ -354,6 +354,26 @@ def test_who_has_the_weights_does_not_meet_what_serves_them():
   assert 'stands before the weights: keep them to yourself' in told
 
 
+@pytest.mark.parametrize(('served', 'robbed'), [(60.0, True), (5.0, False)])
+def test_what_other_thieves_gain_is_of_the_network_as_it_is_served(
+  served, robbed
+):
+  skills = {
+    name: {'kd': 72.0, 'knockoff': comes_to}
+    for name, comes_to in (('none', 60.0), ('stingy', served))
+  }
+  results = fabricated_arena.make_results(skills, CONTROLS, margin=2.0)
+  for cell in results['measurements']['board']['cells']:
+    if cell['attack'] == 'knockoff':
+      cell['group'] = board_lib.FOREIGN
+  results['measurements']['audited'] = 'stingy'
+  found = words.audit(board_lib.Board(results))
+  assert found.tone == ('bad' if robbed else 'good')
+  assert found.sentence.endswith('gain from it.') == robbed
+  told = 'It can be distilled behind stingy by thieves with foreign images'
+  assert found.headline.startswith(told) == robbed
+
+
 def test_weights_that_were_protected_are_not_called_unprotected():
   """Those of a nasty network, say: of them alone the audit speaks."""
   skills = {'none': {'kd': 81.2}}
