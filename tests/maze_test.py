@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import errors, models, oracle, plan
+from undistillable import errors, losses, models, oracle, plan
 from undistillable.attacks import dfme, generators, maze
 
 RNG = jax.random.key(1)
@@ -162,3 +162,42 @@ def test_equal_networks_have_nothing_to_learn():
   _, metrics = step(state, frozen, _batch(), RNG)
   assert metrics['disagreement'] > 1e-3
   assert metrics['loss'] > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('module', 'rate', 'apart'),
+  [
+    (dfme, 3e-3, dfme.disagreement),
+    (maze, 1.0, lambda z, q: losses.kl_divergence(q, z)),
+  ],
+  ids=['dfme', 'maze'],
+)
+def test_a_step_of_the_generator_raises_the_disagreement(module, rate, apart):
+  """Of images from noise that it has not seen; the student is as he was."""
+  settings = module.Settings(
+    latent_dim=4,
+    generator_width=4,
+    student_steps=1,
+    directions=32,
+    generator_learning_rate=rate,
+  )
+  teacher = oracle.Oracle(functools.partial(MODEL.apply, train=False))
+  method = module.make(MODEL, optax.sgd(0.1), settings, {'teacher': teacher})
+  batch = {'image': np.zeros((64, 4, 4, 1), np.float32), 'index': np.arange(64)}
+  state, frozen = _start(method, seed=5)
+  after, metrics = jax.jit(method.step)(state, frozen, batch, RNG)
+  assert metrics['disagreement'] > 0
+  trainer = generators.Trainer(settings, optax.sgd(rate), batch)
+
+  @jax.jit
+  def disagreement(generator):
+    images, _ = trainer.sample(generator, jax.random.key(2))
+    images = dfme.to_images(images, settings)
+    student, said = (
+      MODEL.apply(variables, images)
+      for variables in (state.student.variables, frozen['teacher'])
+    )
+    return apart(student, said).mean()
+
+  before, now = (float(disagreement(s.generator)) for s in (state, after))
+  assert now > 1.01 * before

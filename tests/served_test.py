@@ -550,6 +550,39 @@ def test_the_words_of_modelguard_s_are_far_apart_and_served_as_they_are():
   np.testing.assert_array_equal(book.count, [1] * 4)
 
 
+@pytest.mark.parametrize('epsilon', [0.3, 0.7, 1.0])
+def test_all_sure_answers_of_a_class_share_a_word_of_modelguard_s(epsilon):
+  """All with a top score of 1 - epsilon / 2 or more; not all of fewer."""
+  rng = np.random.default_rng(0)
+  top = 1 - epsilon / 2
+  rest = rng.dirichlet([0.1] * 4, size=200)  # Most of it on one class.
+  share = (1 - top) * np.where(
+    np.arange(200) < 100, 0.999, rng.uniform(size=200)
+  )
+  place = np.arange(200) % 5
+  y = np.stack(
+    [
+      np.insert(a * b, one, 1 - a)
+      for one, a, b in zip(place, share, rest, strict=True)
+    ]
+  )
+  enter = jax.jit(modelguard_s.enter)
+  logits = np.float32(np.log(np.maximum(y, 1e-12)))
+  book, (is_new, _) = enter(modelguard_s.empty(5, 8), logits, epsilon)
+  assert book.count.tolist() == [1] * 5
+  assert np.flatnonzero(is_new).tolist() == list(range(5))
+  served = modelguard_s.look_up(
+    book, logits, modelguard_s.Settings(epsilon=epsilon)
+  )
+  np.testing.assert_allclose(np.exp(served), y[place], atol=1e-6)
+  # Two that are a little less sure, of other classes besides: two words.
+  less, half, none = top - 0.01, (1.01 - top) / 2, 1e-9
+  two = np.float32([[less, half, half, none, none]])
+  two = np.concatenate([two, two[:, [0, 3, 4, 1, 2]]])
+  book, _ = enter(modelguard_s.empty(5, 8), np.log(two), epsilon)
+  assert book.count.tolist() == [2, 0, 0, 0, 0]
+
+
 def test_a_full_book_of_modelguard_s_takes_no_more():
   asked = np.log(np.float32([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45]]))
   book, (is_new, is_full) = jax.jit(modelguard_s.enter)(
