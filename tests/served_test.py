@@ -518,12 +518,14 @@ def test_modelguard_s_answers_alike_what_is_near():
   assert is_new.tolist() == [True, True, True, False, False]
   assert not np.asarray(is_full).any()
   assert book.count.tolist() == [3, 0, 0]
-  # A class without a word is answered as it is.
-  others = np.concatenate([asked, np.float32([[0.1, 0.2, 0.7]])])
+  # A class without a word is answered as it is; and what is near two words by
+  # the first of them, though the second be nearer.
+  more = np.float32([[0.1, 0.2, 0.7], [0.78, 0.14, 0.08]])
+  others = np.concatenate([asked, more])
   look_up = jax.jit(modelguard_s.look_up, static_argnums=2)
   settings = modelguard_s.Settings(epsilon=0.5)
   served = np.exp(look_up(book, np.log(others), settings))
-  np.testing.assert_allclose(served, others[[0, 1, 2, 0, 2, 5]], atol=1e-6)
+  np.testing.assert_allclose(served, others[[0, 1, 2, 0, 2, 5, 0]], atol=1e-6)
 
 
 def test_the_words_of_modelguard_s_are_far_apart_and_served_as_they_are():
