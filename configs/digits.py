@@ -143,8 +143,9 @@ def _without_images(config: ml_collections.ConfigDict) -> None:
   """The arena of whoever has the answers alone, or the weights."""
   config.students = ('cnn16',)
   config.mad.oracle = 'argmax'
+  config.arena.epsilons = ()  # Of whoever has labels.
   config.arena.choose_seeds, config.arena.fresh_seeds = (0,), (2, 3, 4)
-  config.arena.attacks = ('dfme', 'maze', 'deep_inversion', 'fast', 'dafl')
+  config.arena.attacks = ('dafl', 'dfme', 'deep_inversion', 'fast', 'maze')
 
 
 PRESETS = {
