@@ -202,6 +202,14 @@ def test_attacks_stand_by_their_mean_gain_over_themselves_on_nobody():
   assert rows[0][4].endswith(' nasty')
 
 
+def test_who_knows_what_no_thief_does_is_no_attack_of_the_leaderboard():
+  results = _results()
+  for cell in results['measurements']['board']['cells']:
+    cell['bound'] = cell['attack'] == 'mkd'
+  rows = _tables(_record(results))[f'{OWN}: attacks by cnn8']
+  assert [row[1] for row in rows] == ['kd']
+
+
 def test_a_claim_falls_with_a_later_attack_on_the_same_network():
   calm = {d: {'kd': 80.0} for d in ('none', 'nasty')}
   claims = _record(_results(calm))
