@@ -193,12 +193,12 @@ def audit(board: Board) -> document.Conclusion:
     f'Can this network{served} be stolen by distillation? ({board.dataset})'
   )
   legend = (
-    'In the tables none is this network as its weights are, whether they were '
-    'protected in training or not'
+    'Below, none is this network as its weights are, protected in training or '
+    'not; where the unprotected network is spoken of, it is that'
   )
   if behind:
-    legend += f', and {_wrapper(name)} the same as its clients are answered'
-  details = [document.Text(f'{legend}.', 'note')]
+    legend += f'. {_wrapper(name)} is the same as its clients are answered'
+  details = [document.Text(f'{legend}.')]
   return document.Conclusion(title, headline, sentence, tone, details)
 
 
