@@ -95,6 +95,7 @@ def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
   config.fast.reset_at = 0
   config.fast.augment = 'none'
   config.fast.pool = 10_240
+  config_lib.learn_as_model(config, 'fast')
   config_lib.change_recipe(
     config, 'fast', epochs=60, batch_size=128, checkpoint_every_epochs=10
   )

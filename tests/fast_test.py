@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import errors, losses, oracle, plan
+from undistillable import errors, losses, optimizers, oracle, plan
 from undistillable.attacks import batch_norm, fast, generators
 from undistillable.models import layers
 
@@ -261,6 +261,44 @@ def test_the_plan_knows_the_range_and_refuses_a_small_pool():
     assert run.access == 'weights'
   with pytest.raises(errors.InputError, match='pool=127 holds less'):
     _planned(**{'fast.pool': 127})
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100', 'tiny_imagenet'])
+def test_the_student_of_the_articles_data_learns_as_released(name):
+  """Whoever he is, and in nothing as his model does by itself."""
+  config = config_files.load(name, 'article')
+  for student in (*config.students, 'airbench94'):
+    recipe = plan.recipe_of(config, student, 'fast')
+    assert recipe['optimizer'] == 'sgd'
+    assert (recipe['momentum'], recipe['weight_decay']) == (0.9, 1e-4)
+    assert recipe['groups'] == ()
+    assert (recipe['epochs'], recipe['batch_size']) == (200, 256)
+    rate = optimizers.get_schedule(
+      recipe['schedule'],
+      learning_rate=recipe['learning_rate'],
+      epochs=recipe['epochs'],
+      steps_per_epoch=400,
+      gamma=recipe['gamma'],
+      warmup_epochs=recipe['warmup_epochs'],
+    )
+    found = [float(rate(step)) for step in (0, 40_000, 80_000)]
+    assert found == pytest.approx([0.2, 0.1001, 2e-4], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  'given', [('digits',), ('cifar10', 'fast'), ('cifar100', 'fast')]
+)
+def test_on_two_cores_he_learns_as_his_model_does(given):
+  """As recorded: by Adam, or at whatever rate."""
+  config = config_files.load(*given)
+  for student in (*config.students, 'resnetc8', 'airbench94'):
+    found, own = (
+      plan.recipe_of(config, student, method) for method in ('fast', 'none')
+    )
+    changed = {k for k in own if found[k] != own[k]}
+    length = {'epochs', 'steps_per_epoch', 'batch_size', 'warmup_epochs'}
+    assert changed <= {'schedule', 'checkpoint_every_epochs'} | length
+    assert found['schedule'] == 'cosine'
 
 
 def test_it_needs_the_weights():

@@ -29,6 +29,14 @@ def test_a_cosine_schedule_ends_at_zero():
   )
 
 
+def test_a_cosine_schedule_may_end_above_zero():
+  """At gamma of the rate, half-way in the middle."""
+  schedule = _schedule('cosine_floor', gamma=0.02)
+  np.testing.assert_allclose(
+    [schedule(s) for s in (0, 20, 40)], (0.1, 0.051, 0.002), rtol=1e-6
+  )
+
+
 def test_a_linear_schedule_ends_at_zero_and_has_its_peak_after_the_warm_up():
   schedule = _schedule('linear', warmup_epochs=2)
   steps = (0, 4, 8, 24, 40)

@@ -10,7 +10,7 @@ import optax
 
 from undistillable import losses
 
-SCHEDULES = ('constant', 'cosine', 'linear', 'step')
+SCHEDULES = ('constant', 'cosine', 'cosine_floor', 'linear', 'step')
 # A regular expression that is found somewhere in the 'module/name' of its
 # parameters, as 'norm.*/bias'; the factors of their learning rate and decay.
 Group = tuple[str, float, float]
@@ -97,12 +97,13 @@ def get_schedule(
 
   Args:
     name: 'constant'; 'step', times gamma at each milestone; 'cosine' or
-      'linear', from the learning rate down to 0 at the end.
+      'linear', from the learning rate down to 0 at the end; 'cosine_floor',
+      down to gamma times the learning rate.
     learning_rate: the highest one, > 0.
     epochs: length of the training.
     steps_per_epoch: updates in an epoch.
     milestones: for 'step', in epochs.
-    gamma: for 'step', the factor.
+    gamma: for 'step', the factor; for 'cosine_floor', the share that is left.
     warmup_epochs: epochs of linear rise from 0 that come first; milestones
       count from the start of the warm-up.
 
@@ -129,6 +130,8 @@ def get_schedule(
     schedule = optax.constant_schedule(learning_rate)
   elif name == 'cosine':
     schedule = optax.cosine_decay_schedule(learning_rate, steps)
+  elif name == 'cosine_floor':
+    schedule = optax.cosine_decay_schedule(learning_rate, steps, alpha=gamma)
   elif name == 'linear':
     schedule = optax.linear_schedule(learning_rate, 0.0, steps)
   else:
