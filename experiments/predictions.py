@@ -115,10 +115,10 @@ def _predicted(text: str, *, needs: str) -> Callable[[_Judge], _Judge]:
 def _hits(
   board: Board, student: str, defense: str | None, attack: str
 ) -> np.ndarray | None:
-  """The fresh hits of an attack, with whichever settings come first."""
+  """The fresh hits of an attack, by default with the first of its settings."""
   for cell in board.cells:
     same = cell['defense'] == defense and cell['student'] == student
-    if same and cell['attack'].split(':')[0] == attack:
+    if same and attack in (cell['attack'], cell['attack'].split(':')[0]):
       return board.test(cell)
   return None
 
@@ -257,7 +257,10 @@ def _reads_nasty(board: Board, student: str) -> list[Found]:
   needs='averager and kd_tuned against cmim',
 )
 def _is_average(board: Board, student: str) -> list[Found]:
-  averager = _hits(board, student, 'cmim', 'averager')
+  # Whose classes are those of the whole data set, where it was tried so.
+  averager = _hits(board, student, 'cmim', 'averager:over=dataset')
+  if averager is None:
+    averager = _hits(board, student, 'cmim', 'averager')
   tuned = _hits(board, student, 'cmim', 'kd_tuned')
   return _compare(board, averager, tuned, student, _is_level)
 

@@ -110,9 +110,11 @@ def problems(results: Mapping[str, Any]) -> list[str]:
   ]
   for cell in board.cells:
     against = f'{cell["attack"]} against {cell["defense"]}'
+    # Whoever has no labels chooses nothing.
+    seeds = [*choose, *fresh] if cell['group'] == board_lib.OWN else fresh
     if board.moves_top(cell):
       found.append(f'{against}: {board.reason(cell)}')
-    elif not cell['reason'] and _lacks(board, cell, [*choose, *fresh]):
+    elif not cell['reason'] and _lacks(board, cell, seeds):
       found.append(f'{against} has neither a result nor a reason')
   found += [
     f'the hits of {name} are not those of its accuracy'

@@ -271,6 +271,14 @@ def _without_a_run(results):
   results['measurements']['board']['cells'][-1]['runs'].pop('1')
 
 
+def test_who_has_no_labels_needs_no_seed_to_choose_with():
+  results = _results()
+  _without_a_run(results)
+  assert records.problems(results)
+  results['measurements']['board']['cells'][-1]['group'] = 'foreign'
+  assert records.problems(results) == []
+
+
 def _without_a_result(results):
   cell = results['measurements']['board']['cells'][-1]
   results['measurements']['hits']['test'].pop(cell['runs']['3'])

@@ -129,6 +129,15 @@ def test_of_mad_and_dkd_the_published_settings_alone_were_predicted():
   assert _judged(beta=2.0)[7].status == 'not run'
 
 
+def test_the_averager_of_the_whole_data_set_is_the_one_that_was_meant():
+  assert _judged()[4].status == 'holds'
+  changes = {('cmim', 'averager'): 60.0}
+  assert _judged(changes)[4].status == 'fails'
+  whole = {(row, 'averager:over=dataset'): None for row in SKILLS}
+  whole['cmim', 'averager:over=dataset'] = 88.0
+  assert _judged(changes | whole)[4].status == 'holds'
+
+
 def test_the_published_mad_may_be_a_row_beside_the_other():
   skills = {
     'none': {'kd': 92.0, 'hard_label': 85.0},

@@ -165,7 +165,7 @@ def test_beside_the_deciding_gain_are_its_bounds_drawn_again():
     alone = group.alone[found.student]
     low, _ = verdict.bootstrap(hits, alone, level=found.level)
     _, high = verdict.bootstrap(hits, alone)
-    assert cells[column].replace('\n', '') == page.words.span(low, high)
+    assert cells[column].replace('\n', ' ') == page.words.span(low, high)
 
 
 def _columns(table):

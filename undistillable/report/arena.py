@@ -182,7 +182,7 @@ def _drawn_again(board: Board, group: Group, defense: str) -> str:
     level=found.level,
     high_level=verdict_lib.LEVEL,
   )
-  return words.span(low, high).replace(' to', ' to\n')
+  return words.span(low, high).replace(' to ', ' to\n')
 
 
 def _matrix(board: Board, group: Group, student: str) -> document.Table:
