@@ -187,7 +187,7 @@ def _standing(
   if found.decision != 'undistillable':
     return words.told(found)
   why = record.withdrawn.get(name) or fallen.get(
-    (group.name, name, _network(board, name))
+    (group.name, _method(name), _network(board, name))
   )
   return f'withdrawn: {why}' if why else words.told(found)
 
@@ -200,10 +200,15 @@ def _fallen(found: Sequence[records.Record]) -> _Fallen:
     for group in board.groups:
       for name, row in group.rows.items():
         if row.verdict.decision == 'distillable':
-          key = group.name, name, _network(board, name)
+          key = group.name, _method(name), _network(board, name)
           thief = _short(row.verdict.attack or '', group.attacks)
           fallen[key] = f'distillable by {thief} in {record.name}'
   return fallen
+
+
+def _method(defense: str) -> str:
+  """Without its settings, which are those of its network."""
+  return defense.partition(':')[0]
 
 
 def _network(board: Board, defense: str) -> str:
@@ -212,20 +217,15 @@ def _network(board: Board, defense: str) -> str:
   Other settings, or another source of one's own module, make another network,
   and its claim another claim. Another version of this package makes none.
   """
-  for cell in board.cells:
-    if cell['defense'] != defense or cell['shared']:
-      continue
-    for run in cell['runs'].values():
-      owner = board.entries.get(board.entries.get(run, {}).get('teacher'))
-      if owner is None:
-        continue
-      config = {
-        key: value
-        for key, value in owner['config'].items()
-        if key not in ('parents', 'seed', 'version')
-      }
-      return json.dumps(config, sort_keys=True)
-  return ''
+  owner = board.teacher(defense)
+  if owner is None:
+    return ''
+  config = {
+    key: value
+    for key, value in owner['config'].items()
+    if key not in ('parents', 'seed', 'version')
+  }
+  return json.dumps(config, sort_keys=True)
 
 
 def _attacks(board: Board, group: Group, student: str) -> str:

@@ -118,6 +118,7 @@ def _hits(
   """The fresh hits of an attack, by default with the first of its settings."""
   for cell in board.cells:
     same = cell['defense'] == defense and cell['student'] == student
+    same = same and not cell.get('bound')
     if same and attack in (cell['attack'], cell['attack'].split(':')[0]):
       return board.test(cell)
   return None
@@ -273,7 +274,9 @@ def _no_protection(board: Board, student: str) -> list[Found]:
   mad = _published_mad(board)
   if mad is None:
     return []
-  names = dict.fromkeys(c['attack'] for c in board.cells if c['defense'])
+  names = dict.fromkeys(
+    c['attack'] for c in board.cells if c['defense'] and not c.get('bound')
+  )
   return [
     found
     for name in names
@@ -290,15 +293,13 @@ def _no_protection(board: Board, student: str) -> list[Found]:
 def _published_mad(board: Board) -> str | None:
   """The row whose `mad` keeps the top class, as in its article, if any."""
   for row in board.owners:
-    name, _, settings = row.partition(':')
-    if name == 'mad' and 'oracle=argmax' in settings.split(','):
+    owner = board.teacher(row) or {'method': None}
+    if (
+      owner['method'] == 'mad'
+      and owner['config']['settings']['oracle'] == 'argmax'
+    ):
       return row
-  oracles = {
-    entry['config']['settings']['oracle']
-    for entry in board.entries.values()
-    if entry['role'] == 'teacher' and entry['method'] == 'mad'
-  }
-  return 'mad' if 'mad' in board.owners and oracles == {'argmax'} else None
+  return None
 
 
 @_predicted(

@@ -138,6 +138,7 @@ def test_methods_of_ones_own_are_found_on_the_command_line():
     ('kd:alpha', 'expected a name, or name:field=value'),
     ('kd:alpha=', 'expected a name, or name:field=value'),
     ('kd:**{}', 'expected a name, or name:field=value'),
+    ('kd:alpha=0.1,alpha=0.2', 'expected a name, or name:field=value'),
     ('kd:alpha=open(0)', 'expected a name, or name:field=value'),
     ('kd:alpa=0.1', "^config: arena.attacks: kd has no setting 'alpa'"),
     ('kd:alpha=7', 'alpha=7'),
@@ -202,6 +203,30 @@ def test_who_has_nothing_to_choose_by_is_not_trained_to_choose():
   method = {run.method for run in arena.plan_fn(config) if run.seed == 0}
   assert 'kd' in method
   assert not method & {'knockoff', 'dfme', 'dafl'}
+  # Nor are the networks that they would ask.
+  config = _config(arena__attacks=attacks[1:], arena__epsilons=())
+  planned = arena.plan_fn(config)
+  assert {run.method for run in planned if run.seed == 0} == {'scratch'}
+  assert {run.seed for run in planned if run.method == 'nasty'} == {1, 2}
+
+
+def test_the_null_of_a_bound_is_no_control(monkeypatch):
+  config = _config(arena__attacks=('kd', 'mkd'))
+  assert (None, 'null mkd') in _cells(config)
+  monkeypatch.setattr(
+    arena.attacks.get('mkd'), 'is_bound', lambda settings: True, raising=False
+  )
+  cells = _cells(config)
+  assert (None, 'null mkd') not in cells
+  assert (None, 'null kd') in cells
+  assert arena._described(cells['nasty', 'mkd'])['bound']
+
+
+def test_settings_that_the_config_does_not_know_are_said(monkeypatch):
+  name = 'undistillable.defenses.sdb_keyed'
+  config = _config(arena__defenses=(f'{name}:weight=0.7',))
+  with pytest.raises(errors.InputError, match=r'see config\.know'):
+    arena.plan_fn(config)
 
 
 @pytest.mark.parametrize(

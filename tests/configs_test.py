@@ -5,7 +5,7 @@ import ml_collections
 import pytest
 
 from experiments import estimate
-from undistillable import attacks, defenses, plan
+from undistillable import arena, attacks, defenses, plan
 
 ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
 
@@ -127,6 +127,11 @@ def test_images_are_not_made_with_the_recipe_of_their_teacher(name):
   for method in ('deep_inversion', 'adaptive_inversion'):
     recipe = plan.recipe_of(config, config.teacher.model, method)
     assert (recipe['warmup_epochs'], recipe['momentum']) == (0, 0.9)
+
+
+def test_the_arena_of_thieves_without_images_plans():
+  planned = arena.plan_fn(config_files.load('digits', 'without_images'))
+  assert {run.method for run in planned} >= {'dafl', 'dfme', 'fast', 'maze'}
 
 
 def test_an_unknown_preset_is_named():

@@ -33,8 +33,9 @@ def _results(skills=None, omega=0.04, **changes):
     for seed, run in cell['runs'].items():
       if cell['defense'] is None:
         continue
+      method = cell['defense'].split(':')[0]
       owner = fabricated.make_entry(
-        'teacher', 'resnet8', cell['defense'], int(seed), 97.0, omega=omega
+        'teacher', 'resnet8', method, int(seed), 97.0, omega=omega
       )
       entries.setdefault(owner['id'], owner)
       entries[run]['teacher'] = owner['id']
@@ -230,6 +231,10 @@ def test_a_claim_falls_with_a_later_attack_on_the_same_network():
 
   broken = {'none': {'kd': 80.0}, 'nasty': {'kd': 96.0}}
   row = standing(_record(_results(broken), 'again'))
+  assert 'withdrawn: distillable by kd in again' in row
+  # However its row is called; its settings are those of its network.
+  spelt = {'none': {'kd': 80.0}, 'nasty:omega=0.3': {'kd': 96.0}}
+  row = standing(_record(_results(spelt), 'again'))
   assert 'withdrawn: distillable by kd in again' in row
   # Another version of the defense is another claim.
   row = standing(_record(_results(broken, omega=0.5), 'again'))

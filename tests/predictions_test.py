@@ -33,6 +33,20 @@ SKILLS = {
 }
 
 
+def _own(results, row, oracle):
+  """Gives a row of `mad` the network that its thieves ask."""
+  owner = fabricated.make_entry(
+    'teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle
+  )
+  owner['id'] += row
+  results['runs'].append(owner)
+  entries = {entry['id']: entry for entry in results['runs']}
+  for cell in results['measurements']['board']['cells']:
+    if cell['defense'] == row:
+      for run in cell['runs'].values():
+        entries[run]['teacher'] = owner['id']
+
+
 def _judged(changes=None, margin=3.0, oracle='argmax', beta=8.0, **rules):
   names = {name: None for attacks in SKILLS.values() for name in attacks}
   skills = {defense: names | known for defense, known in SKILLS.items()}
@@ -42,10 +56,7 @@ def _judged(changes=None, margin=3.0, oracle='argmax', beta=8.0, **rules):
   results = fabricated_arena.make_results(
     skills, controls, margin=margin, **rules
   )
-  owner = fabricated.make_entry(
-    'teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle
-  )
-  results['runs'].append(owner)
+  _own(results, 'mad', oracle)
   for cell in results['measurements']['board']['cells']:
     if cell['defense'] and cell['attack'] in ('knockoff', TOP, 'd_dae'):
       cell['group'] = 'foreign'
@@ -139,17 +150,37 @@ def test_the_averager_of_the_whole_data_set_is_the_one_that_was_meant():
 
 
 def test_the_published_mad_may_be_a_row_beside_the_other():
+  other = 'mad:epsilon=1.0, oracle="argmax"'  # However it is spelt.
   skills = {
     'none': {'kd': 92.0, 'hard_label': 85.0},
     'mad': {'kd': 60.0, 'hard_label': 60.0},
-    'mad:epsilon=1.0,oracle=argmax': {'kd': 92.0, 'hard_label': 85.0},
+    other: {'kd': 92.0, 'hard_label': 85.0},
+  }
+
+  def status(**oracles):
+    results = fabricated_arena.make_results(skills, CONTROLS, margin=3.0)
+    _own(results, 'mad', oracles['first'])
+    _own(results, other, oracles['second'])
+    return predictions.judge(board_lib.Board(results))[5].status
+
+  assert status(first='lp_argmax', second='argmax') == 'holds'
+  assert status(first='argmax', second='lp_argmax') == 'fails'
+  assert status(first='lp_argmax', second='lp_argmax') == 'not run'
+
+
+def test_what_no_thief_knows_was_not_predicted():
+  skills = {
+    'none': {'kd': 92.0, 'bayes:prior=oracle': 92.0},
+    'mad': {'kd': 92.0, 'bayes:prior=oracle': 50.0},
   }
   results = fabricated_arena.make_results(skills, CONTROLS, margin=3.0)
-  for oracle in ('argmax', 'lp_argmax'):
-    results['runs'].append(
-      fabricated.make_entry('teacher', 'cnn8', 'mad', 2, 97.0, oracle=oracle)
-    )
+  _own(results, 'mad', 'argmax')
+  board = board_lib.Board(results)
+  assert predictions.judge(board)[5].status == 'fails'
+  for cell in board.cells:
+    cell['bound'] = cell['attack'].startswith('bayes')
   assert predictions.judge(board_lib.Board(results))[5].status == 'holds'
+  assert predictions._hits(board, 'cnn8', 'mad', 'bayes') is None
 
 
 def test_networks_that_are_one_are_level_whatever_their_seeds():

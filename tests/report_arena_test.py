@@ -92,6 +92,21 @@ def test_a_bound_that_failed_leaves_nothing_open():
   assert group.none.decision == 'undistillable'
 
 
+def test_of_bounds_alone_nothing_is_concluded():
+  results = fabricated_arena.make_results(SKILLS, CONTROLS)
+  for cell in results['measurements']['board']['cells']:
+    if cell['attack'] == 'hard_label' and cell['defense']:
+      cell |= {'group': board_lib.FOREIGN, 'bound': True}
+  board = board_lib.Board(results)
+  own, foreign = board.groups
+  assert not foreign.thieves
+  assert foreign.title not in page.words.conclusion(board).sentence
+  (step,) = page.words.next_steps(board)
+  assert step == page.words.next_step(board, own)
+  table = page._verdict_table(board, foreign)
+  assert {row[1] for row in table.rows} == {'open\ntoo few seeds, or no thief'}
+
+
 def test_a_bound_is_marked_where_it_stands():
   skills = {'none': {'kd': 92.0, 'bayes:prior=oracle': 96.0}}
   results = fabricated_arena.make_results(skills, CONTROLS)

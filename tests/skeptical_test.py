@@ -266,3 +266,7 @@ def test_runs_that_listen_elsewhere_than_before_have_other_names():
   anew = {one for one, version in versions.items() if version != runs.VERSION}
   as_before = ('cnn', 'cnn16', 'cnn4', 'cnn8', 'mlp')
   assert anew == {('skeptical', one) for one in {*ENDS} - {*as_before}}
+  # One's own may be made of what listens elsewhere now.
+  run = next(r for r in plan.make(config) if r.method == 'skeptical')
+  own = dataclasses.replace(run, model='wide18')
+  assert own.config['version'] != runs.VERSION

@@ -64,8 +64,9 @@ def plan_fn(config: ml_collections.ConfigDict) -> list[Run]:
   """All networks of all seeds, those that several cells need once."""
 
   def runs_of(job: plan.Job) -> Iterator[Run]:
-    for owner in _owners(job).values():
-      yield from owner
+    if job.seed in config.arena.fresh_seeds:
+      for owner in _owners(job).values():
+        yield from owner
     for cell in _cells(job):
       yield from cell.runs
 
@@ -169,7 +170,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
         null: None
         for cell in cells
         for run in cell.runs[-1:]
-        if (null := run.compared_with.get('null'))
+        if (null := run.compared_with.get('null')) and not _is_bound(run)
       }
       if _group(name) == board_lib.OWN:
         for null in nulls:
@@ -202,6 +203,11 @@ def _with_settings(
   changed = {f'{short}.{name}': value for name, value in changes.items()}
   try:
     varied = plan.vary(job.config, changed)
+  except KeyError as error:
+    raise errors.InputError(
+      f'{field}: the config does not know the settings of {method}; see '
+      'config.know'
+    ) from error
   except TypeError as error:  # What ml_collections raises.
     kinds = ', '.join(f'{name}={known[name]!r}' for name in changes)
     raise errors.InputError(
@@ -224,7 +230,7 @@ def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
     }
   except (SyntaxError, ValueError) as error:
     raise errors.InputError(_EXPECTED.format(field, method)) from error
-  if call.args or None in settings:
+  if call.args or None in settings or len(settings) < len(call.keywords):
     raise errors.InputError(_EXPECTED.format(field, method))
   return name, settings
 
@@ -320,8 +326,7 @@ def _described(cell: Cell) -> dict[str, Any]:
       mode = 'once' if run.asks_once else 'every view'
     if run and run.settings.get('targets') == 'top':
       answers = 'labels'  # He throws the scores away.
-    if run and hasattr(run.module, 'is_bound'):
-      bound = bool(run.module.is_bound(run.method_settings))
+    bound = run is not None and _is_bound(run)
   return {
     'defense': cell.defense,
     'attack': cell.attack,
@@ -334,6 +339,12 @@ def _described(cell: Cell) -> dict[str, Any]:
     'reason': cell.reason,
     'runs': {},
   }
+
+
+def _is_bound(run: Run) -> bool:
+  """Whether it knows what no thief does."""
+  told = getattr(run.module, 'is_bound', None)
+  return told is not None and bool(told(run.method_settings))
 
 
 def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:

@@ -115,13 +115,18 @@ def _check_served(name: str) -> None:
     raise errors.InputError(
       '--served=none is the network itself, as without the flag; leave it out'
     )
+  short = registry.short(name)
+  if '.' in name and short in defenses.DEFENSES:
+    raise errors.InputError(
+      f'--served={name}: {short} is a defense of the package; give its name '
+      'without a module, or call your own otherwise'
+    )
   if '.' not in name and name not in defenses.DEFENSES:
     raise errors.InputError(
       f'--served: unknown defense {name!r}; those that serve a network as it '
       f'is: {", ".join(_WRAPPERS)}, or a module of your own as package.module'
     )
   module = defenses.get(name)
-  short = registry.short(name)
   if module.make is None and not hasattr(module, 'plan'):
     return
   if not hasattr(module, 'serve'):

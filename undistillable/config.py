@@ -504,7 +504,8 @@ def learn_as_model(config: ml_collections.ConfigDict, method: str) -> None:
     'optimizer',
     'weight_decay',
   ):
-    del recipe[field]
+    if field in recipe:
+      del recipe[field]
   recipe.schedule = 'cosine'
 
 

@@ -81,7 +81,8 @@ SERVING_MEASURED = (
 )
 ASKED = (
   'One student: images that he asks about. All: different questions of all '
-  'students of one seed to one network, and of what they train on the way. '
+  'students of one seed to the networks of one owner, and of what they train '
+  'on the way. '
   'Once, recorded: about every image, without augmentation; the answer is '
   'reused, by all students of that network. Every view, fresh: each augmented '
   'image is a question of its own; students of one attack and seed see the '
@@ -113,6 +114,8 @@ def conclusion(board: Board) -> document.Conclusion:
     f'{_plain_clause(first.none)}.'
   )
   for group in others:
+    if not group.thieves:
+      continue  # Bounds alone.
     leaking = len(group.defenses('distillable'))
     sentence += f' {group.title} gain from {leaking or "none"} of {number}.'
   if first.none.decision == 'undistillable':
@@ -316,9 +319,10 @@ def next_steps(board: Board) -> list[str]:
   """What to do, a text for all thieves for whom it is the same."""
   step_fn = next_step if board.audited is None else audit_step
   titles: dict[str, list[str]] = {}
-  for group in board.groups:
+  groups = [group for group in board.groups if group.thieves]
+  for group in groups:
     titles.setdefault(step_fn(board, group), []).append(group.title)
-  if len(board.groups) == 1:
+  if len(groups) == 1:
     return list(titles)
   return [
     f'{document.listed([first, *map(str.lower, others)])}: {step}'
@@ -384,6 +388,8 @@ def audit_step(board: Board, group: Group) -> str:
       f'Let it meet more students, and attacks that were made for {who}, '
       'before it is relied upon.'
     )
+  elif not steps:
+    steps.append('No attack that was tried fits it: try others.')
   return ' '.join([ceiling(board, group), *steps]).lstrip()
 
 

@@ -65,7 +65,6 @@ class Group(NamedTuple):
   controls: Mapping[str, str]  # The chosen one, by student.
   rows: Mapping[str, Row]  # By defense.
   alone: Mapping[str, np.ndarray]  # bool[R, n] by student: of its control.
-
   bounds: Collection[str] = ()  # Attacks that no thief can make.
 
   @property
@@ -194,6 +193,17 @@ class Board:
       for name, hits in found.items()
       if hits is not None and name in tested
     }
+
+  def teacher(self, defense: str) -> Mapping[str, Any] | None:
+    """The entry of its network, of some seed; None where nobody tells."""
+    for cell in self.cells:
+      # Of a shared run it is the network without the defense.
+      if cell['defense'] == defense and not cell['shared']:
+        for run in cell['runs'].values():
+          owner = self.entries.get(run, {}).get('teacher')
+          if owner in self.entries:
+            return self.entries[owner]
+    return None
 
   def controls(self, student: str) -> list[Cell]:
     """What a student can do without the owner."""
