@@ -43,7 +43,7 @@ _ATTACKS = (
 )
 # {(defense, what its network is): which record it fell in, and to whom}, of
 # claims against one kind of thieves.
-_Fallen = Mapping[tuple[str, str, str], str]
+_Fallen = Mapping[tuple[str, str], str]
 
 
 def tables(found: Sequence[records.Record]) -> str:
@@ -187,7 +187,7 @@ def _standing(
   if found.decision != 'undistillable':
     return words.told(found)
   why = record.withdrawn.get(name) or fallen.get(
-    (group.name, _method(name), _network(board, name))
+    (group.name, _network(board, name))
   )
   return f'withdrawn: {why}' if why else words.told(found)
 
@@ -200,26 +200,23 @@ def _fallen(found: Sequence[records.Record]) -> _Fallen:
     for group in board.groups:
       for name, row in group.rows.items():
         if row.verdict.decision == 'distillable':
-          key = group.name, _method(name), _network(board, name)
+          key = group.name, _network(board, name)
           thief = _short(row.verdict.attack or '', group.attacks)
           fallen[key] = f'distillable by {thief} in {record.name}'
   return fallen
 
 
-def _method(defense: str) -> str:
-  """Without its settings, which are those of its network."""
-  return defense.partition(':')[0]
-
-
 def _network(board: Board, defense: str) -> str:
   """What a defense is: all settings of its network, but for the seed.
+
+  However its row is called; of one whose network nobody tells, that name.
 
   Other settings, or another source of one's own module, make another network,
   and its claim another claim. Another version of this package makes none.
   """
   owner = board.teacher(defense)
   if owner is None:
-    return ''
+    return defense
   config = {
     key: value
     for key, value in owner['config'].items()

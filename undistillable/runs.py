@@ -21,7 +21,8 @@ from undistillable import attacks, defenses, disk, errors, registry
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3
-# Networks in which `skeptical` listens where it did since then.
+# Networks in which `skeptical` listens where it always did; in others it has
+# listened elsewhere since then, and what it trains has another version.
 _TAPPED_AS_BEFORE = re.compile(r'cnn\d*|mlp')
 _HASH = re.compile('sha256:[0-9a-f]{64}')
 # What must agree for two runs to go through the same batches side by side.

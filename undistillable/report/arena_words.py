@@ -71,7 +71,7 @@ SERVING = (
   'Time of an answer to one image, and to 256: the median, and below it the '
   '95th percentile, as multiples of the median of the normal network. '
   'Training: seconds of all networks that are trained for it, over those of '
-  'the normal one; 1.0 where nothing more is trained.'
+  'the normal one; about 1 where little more is trained.'
 )
 SERVING_MEASURED = (
   ' Networks: others that an answer is made of. State: all weights that it is '
