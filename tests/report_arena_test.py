@@ -107,6 +107,25 @@ def test_of_bounds_alone_nothing_is_concluded():
   assert {row[1] for row in table.rows} == {'open\ntoo few seeds, or no thief'}
 
 
+def test_the_first_table_of_verdicts_explains_itself():
+  results = fabricated_arena.make_results(SKILLS, CONTROLS)
+  cells = results['measurements']['board']['cells']
+  captions = {}
+  for kind in (board_lib.OWN, board_lib.WEIGHTS):
+    for cell in cells:
+      if cell['defense'] and cell['attack'] == 'kd':
+        cell['group'] = kind
+    kept = [c for c in cells if not c['defense'] or c['attack'] == 'kd']
+    results['measurements']['board']['cells'] = kept
+    board = board_lib.Board(results)
+    (group,) = board.groups
+    captions[kind] = page._verdict_table(board, group).caption
+  for caption in captions.values():
+    assert caption.startswith('Distillable: ')
+  assert ' Two things differ here. ' in captions[board_lib.WEIGHTS]
+  assert 'Two things' not in captions[board_lib.OWN]
+
+
 def test_a_bound_is_marked_where_it_stands():
   skills = {'none': {'kd': 92.0, 'bayes:prior=oracle': 96.0}}
   results = fabricated_arena.make_results(skills, CONTROLS)

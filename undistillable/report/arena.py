@@ -157,7 +157,9 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
       continue  # For want of anything to give.
     if found.decision in _MARKS:
       marks[i, 1] = _MARKS[found.decision]
-  caption = (words.VERDICTS if first else words.OTHER_VERDICTS).format(
+  top = group.name == board.groups[0].name
+  caption = words.VERDICTS if top else 'As above.'
+  caption = (caption + ('' if first else words.OTHER_VERDICTS)).format(
     margin=board.rules['margin'],
     leak=board_lib.MIN_TO_LEAK,
     control=board_lib.GUESS,

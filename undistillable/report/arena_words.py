@@ -43,7 +43,7 @@ CHOICE = (
   'attack would be chosen from other held-out images.'
 )
 OTHER_VERDICTS = (
-  'As above, with two differences. Gains are over {control}, which is all that '
+  ' Two things differ here. Gains are over {control}, which is all that '
   'such a thief could do alone. And he has no labels to choose an attack by: '
   'any of them may show that he gains, with Holm’s correction over all of '
   'them, and over the students; the lower bounds are at that level. Scores: of '
