@@ -85,6 +85,33 @@ def test_who_has_the_weights_meets_no_wrapper():
   assert cells['stingy', 'deep_inversion'].shared
 
 
+@pytest.mark.parametrize('outliers', [None, 'patches'])
+def test_nor_does_he_meet_what_is_trained_beside_the_network(outliers):
+  """With outliers adaptive_misinformation trains the network too."""
+  names = {
+    'decoy',
+    'grad2',
+    'modelguard_s',
+    'adaptive_misinformation',
+    'nasty',
+    'nasty_head',
+  }
+  cells = _cells(
+    _config(
+      outliers=outliers,
+      arena__defenses=tuple(names),
+      arena__attacks=('dafl', 'kd'),
+    )
+  )
+  shared = {name for name in names if cells[name, 'dafl'].shared}
+  expected = {'decoy', 'grad2', 'modelguard_s'}
+  expected |= set() if outliers else {'adaptive_misinformation'}
+  assert shared == expected
+  for name in shared:
+    assert cells[name, 'dafl'].runs == cells['none', 'dafl'].runs
+    assert cells[name, 'kd'].runs != cells['none', 'kd'].runs
+
+
 def test_every_network_is_planned_once_and_before_who_needs_it():
   config = _config()
   planned = arena.plan_fn(config)

@@ -243,10 +243,10 @@ def _asked(attack: str, teacher: Run) -> Run:
   """
   access = _access(attack)
   keeps_top = getattr(teacher.module, 'KEEPS_TOP', False)
-  if teacher.only_serves and (
-    access == 'weights' or (access == 'labels' and keeps_top)
+  if access == 'weights' or (
+    access == 'labels' and keeps_top and teacher.only_serves
   ):
-    return teacher.parents['normal']
+    return programs.bare(teacher)
   return teacher
 
 

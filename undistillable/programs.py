@@ -21,6 +21,7 @@ from undistillable import (
   parallel,
   runs,
   serving,
+  state as state_lib,
 )
 from undistillable.data import batches
 
@@ -110,6 +111,34 @@ def asked(
   names = {path[0].key for path in found}
   beside = names - {serving.PARENTS, *serving.COLLECTIONS}
   return sorted(roles), sorted(beside)
+
+
+def bare(run: runs.Run) -> runs.Run:
+  """Whose network an owner serves: the normal one's, or the run's own.
+
+  It is the normal one's where nothing is trained, or only beside it, see
+  `method.beside`; so whoever has the weights has these.
+  """
+  if run.only_serves:
+    return run.parents['normal']
+  beside = isinstance(_shapes(run), state_lib.BesideState)
+  return run.parents['normal'] if beside else run
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(run: runs.Run) -> Any:
+  """The initial state of a network of the owner, in shapes and types."""
+  size = run.recipe['batch_size']
+  image_shape = data.get_source(run.judged_on['name']).image_shape
+  images = jax.ShapeDtypeStruct((size, *image_shape), jnp.dtype(run.dtype))
+  batch = {'image': images, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
+  if 'outliers' in run.learns_from:
+    batch['outlier'] = images
+  frozen = {
+    role: _shapes(parent).variables for role, parent in run.parents.items()
+  }
+  method = build(run, size).method
+  return jax.eval_shape(method.init, jax.random.key(0), batch, frozen)
 
 
 @functools.lru_cache(maxsize=16)
