@@ -169,7 +169,10 @@ def test_an_open_one_says_how_many_seeds_would_settle_it():
   results = fabricated_arena.make_results(skills, CONTROLS, margin=1.2)
   board = board_lib.Board(results)
   (group,) = board.groups
-  known = f'is open ({group.none.seeds} fresh seeds would settle it): kd'
+  known = (
+    'it is open whether this network can be distilled '
+    f'({group.none.seeds} fresh seeds would settle it): kd'
+  )
   assert known in words.audit(board).sentence
   told = words.next_step(board, group)
   assert told.endswith('settle the unprotected network.')
@@ -275,9 +278,9 @@ def _served(monkeypatch, tmp_path, none, served, name='top_k:k=3', **rest):
     ),
     (
       81.0,
-      'It is open behind top_k (k=3)',
+      'Not yet decided behind top_k (k=3)',
       'open',
-      'is open (',
+      'can be distilled (',
       'settle this network.',
     ),
   ],
@@ -381,7 +384,7 @@ def test_weights_that_were_protected_are_not_called_unprotected():
   results['measurements']['audited'] = 'none'
   board = board_lib.Board(results)
   found = words.audit(board)
-  assert 'this network is open' in found.sentence
+  assert 'it is open whether this network can be' in found.sentence
   assert 'protected in training or not' in found.details[0].text
   (told,) = words.next_steps(board)
   assert told.endswith('settle this network.')

@@ -246,7 +246,7 @@ def loops_fn(
     on_cpu = jax.default_backend() == 'cpu'
     most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
     count, done = 1 if on_cpu else most, 0
-    total = len(order) if num_steps is None else num_steps
+    total = len(order[:num_steps])
     order = share(order, 1)
     while done < total:
       count = min(count, total - done)

@@ -8,7 +8,9 @@ steps: of many, what begins as rounding would grow where two networks contend.
 Parents are trained on one device, so that each method is compared
 by itself. Prints a line of JSON for every method: the losses' largest relative
 difference from those of one device, and that of what was learned, as the norm
-of the difference over the norm of the update.
+of the difference over the norm of the update. For comparison, the same for one
+device whose initial weights are changed in their last bits: what rounding
+alone becomes in so many steps.
 """
 
 import json
@@ -38,6 +40,7 @@ from undistillable import (
 _DEVICES = flags.DEFINE_list('devices', ['2', '4', '8'], 'Beside one.')
 _METHODS = flags.DEFINE_list('methods', [], 'Some alone; default: all.')
 _BATCH, _STEPS = 32, 4
+_NUDGE = 2**-23  # The distance of two float32 near 1.
 
 
 def main(argv: list[str]) -> None:
@@ -77,6 +80,7 @@ def _planned() -> list[runs_lib.Run]:
   config.limit, config.recipe.batch_size = 200, _BATCH
   config.dataset = config.normalization = 'digits'
   config.transfer = 'patches'
+  config.dfme.budget = config.maze.budget = 100 * _STEPS * _BATCH
   config.teacher.model, config.students = 'resnetc8', ('cnn8',)
   config.recipe.augment = 'pad_crop_flip'
   config.recipe.optimizer, config.recipe.learning_rate = 'sgd', 0.02
@@ -94,10 +98,11 @@ def _compared(
   start, one = _trained(run, store, 1)
   update = _norm(start, one[0])
   found: dict[str, Any] = {'steps': len(one[1])}
-  for number in numbers:
-    _, (variables, losses) = _trained(run, store, number)
+  others = {f'{number} devices': (number, 0.0) for number in numbers}
+  for name, (number, nudge) in {**others, 'rounding': (1, _NUDGE)}.items():
+    _, (variables, losses) = _trained(run, store, number, nudge)
     scale = np.maximum(np.abs(one[1]), 1e-3)
-    found[f'{number} devices'] = {
+    found[name] = {
       'loss': _short(np.max(np.abs(losses - one[1]) / scale)),
       'learned': _short(_norm(one[0], variables) / update),
     }
@@ -105,9 +110,16 @@ def _compared(
 
 
 def _trained(
-  run: runs_lib.Run, store: store_lib.Store, number: int
+  run: runs_lib.Run, store: store_lib.Store, number: int, nudge: float = 0.0
 ) -> tuple[Any, tuple[Any, np.ndarray]]:
-  """The initial variables; and the last ones, with the loss of each step."""
+  """The initial variables; and the last ones, with the loss of each step.
+
+  Args:
+    run: whose parents are finished.
+    store: with those.
+    number: of devices.
+    nudge: each initial number is enlarged or reduced by this share, by lot.
+  """
   parallel.use(number)
   (material,) = store.open([run])
   method, prepare = material.program.method, material.program.prepare
@@ -115,6 +127,8 @@ def _trained(
   frozen = parallel.replicate(dict(material.frozen))
   state = train.initial_state(method, material.examples, prepare, key, frozen)
   start = jax.device_get(state.variables)
+  if nudge:
+    state = parallel.replicate(_nudged(jax.device_get(state), nudge))
   data = parallel.replicate(dict(material.examples))
   order = parallel.epoch_order(
     key, len(material.examples['label']), run.recipe['batch_size']
@@ -129,6 +143,19 @@ def _trained(
     last = new
     losses.append(metrics['loss'])
   return start, (jax.device_get(last.variables), np.concatenate(losses))
+
+
+def _nudged(state: Any, share: float) -> Any:
+  """A state whose floating point numbers are a little larger or smaller."""
+  rng = np.random.default_rng(0)
+
+  def change(leaf: Any) -> Any:
+    if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
+      return leaf
+    signs = rng.choice([-share, share], np.shape(leaf))
+    return np.asarray(leaf * (1 + signs), leaf.dtype)
+
+  return jax.tree.map(change, state)
 
 
 def _norm(one: Any, other: Any) -> float:

@@ -150,14 +150,17 @@ def audit(board: Board) -> document.Conclusion:
   headline, tone = {
     'distillable': (f'It can be distilled{behind}', 'bad'),
     'undistillable': (f'Undistillable{behind} against these attacks', 'good'),
-    'open': (f'It is open{behind}', 'open'),
+    'open': (f'Not yet decided{behind}', 'open'),
   }[found.decision]
   state, *more = told(found).splitlines()
   known = f' ({more[0]})' if more and state != 'undistillable' else ''
   if found.seeds and not found.missing:
     known = f' ({found.seeds} fresh seeds would settle it)'
   served = f', served{behind},' if behind else ''
-  sentence = f'{_against(first)}, this network{served} is {state}{known}'
+  verdict = f'this network{served} is {state}'
+  if found.decision == 'open':
+    verdict = f'it is open whether this network{served} can be distilled'
+  sentence = f'{_against(first)}, {verdict}{known}'
   if found.gain:
     attack, *settings = in_two_lines(str(found.attack)).splitlines()
     with_ = ', '.join([f' with {found.student}', *settings])
