@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from experiments import experiment, teachers
-from undistillable import runs as runs_lib, store as store_lib
+from undistillable import disk, runs as runs_lib, store as store_lib
 from undistillable.report import draw, embeddings
 
 
@@ -41,7 +41,7 @@ def _measure(
           projected = embeddings.project(vectors[chosen])
           arrays[f'{name}_{kind}'] = projected
   arrays |= {'label': labels, 'class_names': np.array(task.class_names)}
-  np.savez(folder / 'embedding.npz', **arrays)
+  disk.save_arrays(folder / 'embedding.npz', arrays)
   return found
 
 

@@ -8,7 +8,13 @@ import ml_collections
 import numpy as np
 
 from experiments import data_free, experiment, teachers
-from undistillable import evaluate, plan, runs as runs_lib, store as store_lib
+from undistillable import (
+  disk,
+  evaluate,
+  plan,
+  runs as runs_lib,
+  store as store_lib,
+)
 from undistillable.report import draw, images
 
 _MAX_CLASSES = 10
@@ -55,7 +61,7 @@ def _measure(
       chosen = _by_class(arrays['label'])
       shown[name] = arrays['image'][chosen]
       shown[f'{name}_label'] = arrays['label'][chosen]
-  np.savez(folder / 'images.npz', **shown)
+  disk.save_arrays(folder / 'images.npz', shown)
   return found
 
 

@@ -125,6 +125,22 @@ def test_instead_of_a_damaged_state_the_one_before_is_used(
     assert not (folder / '2').exists()
 
 
+@pytest.mark.parametrize('left', [0, 1, None])
+def test_a_state_whose_writing_or_copying_was_cut_off_is_passed_over(
+  two_states, tmp_path, left, caplog
+):
+  """What is written down last, its sums, is not there."""
+  shutil.copytree(two_states, tmp_path, dirs_exist_ok=True)
+  (tmp_path / '2' / disk.SUMS).unlink()
+  files = sorted(p for p in (tmp_path / '2').rglob('*') if p.is_file())
+  for path in [] if left is None else files[left:]:
+    path.unlink()
+  template = {**STATE, 'epoch': np.zeros(1, int)}
+  epoch, state = _restore(tmp_path, template)
+  assert (epoch, int(state['epoch'][0])) == (1, 1)
+  assert f'{disk.SUMS} is damaged: the state before it' in caplog.text
+
+
 def test_where_all_states_are_damaged_there_is_none(
   two_states, tmp_path, caplog
 ):

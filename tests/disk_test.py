@@ -24,6 +24,19 @@ def folder(tmp_path):
   return tmp_path
 
 
+def test_a_file_that_is_being_replaced_is_not_there(folder, monkeypatch):
+  """Others look into a folder while one writes it."""
+  digest = disk._digest_of
+
+  def gone(path):
+    if path.name == 'y':
+      path.unlink()
+    return digest(path)
+
+  monkeypatch.setattr(disk, '_digest_of', gone)
+  assert disk.damaged(folder, NAMES) == ['data/d/y']
+
+
 def test_what_was_written_is_whole(folder):
   assert disk.damaged(folder, (*NAMES, 'last.json')) == []
   assert disk.are_whole(folder, ('a.json', 'data', 'last.json'))

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,110 @@ def test_a_lease_is_renewed_while_its_owner_lives(tmp_path, monkeypatch):
 def test_a_lease_that_says_nothing_yet_is_held(content, tmp_path):
   (tmp_path / 'owner.7').write_text(content)
   assert lease.take(tmp_path) is None
+
+
+def test_whoever_lives_on_this_machine_keeps_it_however_long_he_was_held_up(
+  tmp_path,
+):
+  with lease.take(tmp_path):
+    os.utime(tmp_path / 'owner.1', (1000, 1000))
+    assert lease.take(tmp_path) is None
+    assert lease.owner(tmp_path)['pid'] == os.getpid()
+
+
+def test_another_process_of_the_same_number_is_another(tmp_path):
+  with lease.take(tmp_path):
+    path = tmp_path / 'owner.1'
+    owner = lease.owner(tmp_path)
+    path.write_text(json.dumps(owner | {'started': '1'}))
+    assert lease.owner(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='nobody else tells')
+def test_of_a_dead_process_that_nobody_asked_about_it_is_free(tmp_path):
+  code = (
+    'import pathlib, sys; from undistillable import lease; '
+    'lease.take(pathlib.Path(sys.argv[1]))'
+  )
+  command = [sys.executable, '-c', code, str(tmp_path)]
+  with subprocess.Popen(command) as process:
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert lease.owner(tmp_path) is None
+
+
+def test_a_time_that_has_yet_to_come_is_that_of_a_copy(tmp_path):
+  _foreign(tmp_path, -0.5 * lease.SECS_UNTIL_STALE)
+  assert lease.owner(tmp_path)
+  _foreign(tmp_path, -86400)
+  assert lease.owner(tmp_path) is None
+
+
+@pytest.mark.parametrize('name', ['owner.1 (1)', 'owner.1~', 'owner.bak'])
+def test_what_only_looks_like_a_lease_is_none(name, tmp_path):
+  (tmp_path / name).touch()
+  assert lease.owner(tmp_path) is None
+  with lease.take(tmp_path):
+    assert (tmp_path / 'owner.1').exists()
+  assert (tmp_path / name).exists()
+
+
+def test_a_number_that_others_have_passed_is_too_late(tmp_path, monkeypatch):
+  """One looks, and is held up; meanwhile two others have it in turn."""
+  _foreign(tmp_path, 2 * lease.SECS_UNTIL_STALE)
+  look, taken = lease._is_held, []
+
+  def held_up(path):
+    found = look(path)
+    if not taken:
+      taken.append(None)
+      lease.take(tmp_path).release()
+      taken.append(lease.take(tmp_path))
+    return found
+
+  monkeypatch.setattr(lease, '_is_held', held_up)
+  assert lease.take(tmp_path) is None
+  assert taken[1].stands()
+  assert [path.name for path in tmp_path.iterdir()] == ['owner.3']
+  taken[1].release()
+
+
+def test_whoever_was_given_up_learns_of_it(tmp_path):
+  mine = lease.take(tmp_path)
+  lease.check(tmp_path)
+  assert lease.stands(tmp_path)
+  other = _foreign(tmp_path, 0).rename(tmp_path / 'owner.2')
+  with pytest.raises(lease.LostError, match='gone to process 1 on elsewhere'):
+    lease.check(tmp_path)
+  before = other.stat().st_mtime
+  mine.release()
+  assert other.stat().st_mtime == before
+  lease.check(tmp_path)  # Who has none writes as he likes.
+
+
+def test_a_folder_that_was_made_anew_is_another(tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  mine = lease.take(folder)
+  shutil.rmtree(folder)
+  folder.mkdir()
+  _foreign(folder, 0)
+  with pytest.raises(lease.LostError):
+    lease.check(folder)
+  mine.release()
+  assert lease.owner(folder)['host'] == 'elsewhere'
+
+
+def test_a_full_disk_is_named_and_keeps_nobody_out(tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as context:
+    context.setattr(lease.json, 'dump', fail)
+    with pytest.raises(OSError, match='owner.1') as error:
+      lease.take(tmp_path)
+  assert error.value.filename == str(tmp_path / 'owner.1')
+  with lease.wait(tmp_path / 'new'):
+    assert lease.take(tmp_path)
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):

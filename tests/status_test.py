@@ -1,6 +1,7 @@
 """Who trains what, since when, how far, and what is left."""
 
 import json
+import os
 import re
 import runpy
 
@@ -50,6 +51,35 @@ def test_every_run_is_in_the_state_that_its_folder_shows(workdir):
   )
   (row,) = [r for r in status.rows(workdir) if r['id'] == 'e']
   assert row['state'] == 'stopped'  # It was let go.
+
+
+@pytest.mark.parametrize(
+  'content', ['', '{"status": ', '{}', '[]', '{"status": "odd"}']
+)
+def test_a_result_that_cannot_be_read_is_that_of_one_run(content, workdir):
+  (workdir / 'runs' / 'a' / 'result.json').write_text(content)
+  found = {row['id']: row['state'] for row in status.rows(workdir)}
+  assert found['a'] == 'damaged'
+  assert found['b'] == 'diverged'
+  assert '1 damaged' in status.show(status.rows(workdir))
+
+
+@pytest.mark.parametrize('content', ['[{"id"', '{}', '[3, {"id": "x"}]'])
+def test_a_plan_that_cannot_be_read_is_that_of_one_study(content, workdir):
+  (workdir / 'omega' / status.PLAN).write_text(content)
+  assert [row['id'] for row in status.rows(workdir)] == list('abcde')
+
+
+def test_what_was_damaged_and_is_trained_again_is_in_training(workdir):
+  folder = workdir / 'runs' / 'a'
+  with lease.take(folder):
+    states = [row['state'] for row in status.rows(workdir)]
+    assert states[0] == 'finished'  # A moment ago.
+    (folder / 'metrics.jsonl').write_text('{"epoch": 1}\n')
+    later = (folder / 'result.json').stat().st_mtime + 1
+    os.utime(folder / 'metrics.jsonl', (later, later))
+    row, *_ = status.rows(workdir)
+    assert (row['state'], row['done']) == ('in training', 1)
 
 
 def test_looking_changes_nothing(workdir):

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import json
 import linecache
+import os
 import pathlib
 import random
 import re
@@ -295,16 +296,101 @@ def test_a_report_has_all_seeds_of_its_config(done, no_figures, tmp_path):
 def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
   results, workdir, config = done
   shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
-  partner = {**results['runs'][0], 'role': 'partner', 'seed': 2**31}
-  content = {**results, 'runs': [*results['runs'], partner]}
-  written = disk.json_bytes(content)
-  disk.sign(tmp_path, ['config.json'], {'results.json': written})
-  disk.replace(tmp_path / 'results.json', written)
+  store = store_lib.Store(tmp_path, config.data_dir)
+  planned = study.MAIN.plan_fn(config)
+  partner = dataclasses.replace(planned[0], role='partner', seed=2**31)
+  study._write_plan([*planned, partner], tmp_path, 'a config')
+  asked = []
+
+  def plan_fn(seed):
+    asked.append(seed)
+    return planned
+
   other = config.copy_and_resolve_references()
   other.seeds = (3,)
-  store = store_lib.Store(tmp_path, config.data_dir)
-  found = study._of_other_seeds(study.MAIN, other, store, tmp_path)
-  assert {run.seed for run in found} == {0}
+  found = study._of_other_seeds([], plan_fn, other, store, tmp_path)
+  assert asked == [0]
+  assert set(found) == set(planned)
+
+
+def test_whoever_measured_while_another_command_ended_reports_its_seeds(
+  done, tmp_path, no_figures
+):
+  """Measuring takes minutes in some studies."""
+  _, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  other = config.copy_and_resolve_references()
+  other.seeds = (3,)
+  calls = []
+
+  def measure_fn(own_config, finished, store, folder):
+    calls.append(len(finished))
+    if len(calls) == 1:
+      study.run(other, tmp_path)
+    return {}
+
+  slow = dataclasses.replace(study.MAIN, measure_fn=measure_fn)
+  found = study.run(config, tmp_path, study=slow)
+  assert calls == [5, 10]
+  assert {run['seed'] for run in found['runs']} == {0, 3}
+  assert disk.read_json(tmp_path / 'results.json') == disk.as_json(found)
+
+
+def test_a_command_killed_before_its_results_loses_no_seed(
+  done, tmp_path, no_figures, monkeypatch
+):
+  """Their sums are written down first."""
+  _, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  other = config.copy_and_resolve_references()
+  other.seeds = (3,)
+  replace = disk.replace
+
+  def killed(path, data):
+    if path.name == 'results.json':
+      raise KeyboardInterrupt
+    replace(path, data)
+
+  with monkeypatch.context() as context:
+    context.setattr(disk, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+      study.run(other, tmp_path)
+  assert disk.damaged(tmp_path, ['results.json'])
+  found = study.run(other, tmp_path)
+  assert {run['seed'] for run in found['runs']} == {0, 3}
+  assert not disk.damaged(tmp_path, ['results.json'])
+
+
+def test_whoever_was_given_up_leaves_the_run_to_whom_it_has_gone_to(
+  done, tmp_path, monkeypatch, no_figures, caplog
+):
+  """As after the sleep of a machine. Then that one is dead as well."""
+  before, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  name = before['runs'][-1]['id']
+  folder = tmp_path / 'runs' / name
+  shutil.rmtree(folder)
+  other = folder / 'owner.2'
+  advance = writers.Progress.advance
+
+  def taken(self, *args):
+    if not list(folder.glob('owner.[3-9]')):
+      other.write_text('{"host": "elsewhere", "pid": 1}')
+    advance(self, *args)
+
+  def died(secs):
+    assert not (folder / 'metrics.jsonl').read_text()
+    os.utime(other, (1000, 1000))
+
+  monkeypatch.setattr(writers.Progress, 'advance', taken)
+  monkeypatch.setattr(execute.time, 'sleep', died)
+  found = study.run(config, tmp_path)
+  assert 'has gone to process 1 on elsewhere' in caplog.text
+  assert [run['test_accuracy'] for run in found['runs']] == [
+    run['test_accuracy'] for run in before['runs']
+  ]
+  names = ('metrics.jsonl', 'result.json', 'variables')
+  assert not disk.damaged(folder, names)
 
 
 def test_a_run_that_another_process_trains_is_waited_for(

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from undistillable import disk, errors, hosts, parallel
+from undistillable import disk, errors, hosts, lease, parallel
 
 # Of Orbax's metadata, and of what else a run writes until the next time.
 _SPARE_BYTES = 2**20
@@ -72,8 +72,11 @@ class Checkpoints:
     # A temporary folder of Orbax has another name.
     steps = [p for p in self._folder.glob('*') if p.name.isdecimal()]
     good = False
+    signed = [place for place in steps if (place / disk.SUMS).is_file()]
     for place in sorted(steps, key=lambda p: int(p.name), reverse=True):
       broken = disk.damaged(place)
+      if signed and place not in signed:  # Its writing, or a copy, was cut off.
+        broken = [disk.SUMS]
       # One before a good one was being removed when the process was killed.
       if broken and not good:
         follows = 'the state before it is used, or training begins anew'
@@ -162,10 +165,12 @@ def save_variables(folder: pathlib.Path, variables: Any) -> None:
 
   Raises:
     OSError: the disk is full, or cannot be written.
+    lease.LostError: another process writes there.
 
   Example:
     ocp.StandardCheckpointer().restore(folder / 'variables')
   """
+  lease.check(folder)
   arrays = jax.tree.map(np.asarray, jax.device_get(variables))
   with _writing(folder, arrays), _checkpointer() as checkpointer:
     checkpointer.save((folder / 'variables').absolute(), arrays, force=True)

@@ -5,7 +5,9 @@ between machines, and few formats notice: of JSON, and of most arrays of Orbax,
 another number is read.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,6 +16,8 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from undistillable import errors
 
@@ -65,6 +69,13 @@ def read_json(path: pathlib.Path) -> Any:
     raise errors.InputError(
       f'{path} cannot be read ({error}); delete it to have it made again'
     ) from error
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+  """Writes {name: array} as an .npz file, as `replace` writes."""
+  written = io.BytesIO()
+  np.savez(written, **arrays)
+  replace(path, written.getvalue())
 
 
 def sign(
@@ -149,18 +160,25 @@ def _listed(names: list[str]) -> str:
 
 def _found(folder: pathlib.Path, names: Iterable[str] | None) -> dict[str, str]:
   """{path in the folder: checksum} of the files that are there."""
-  paths: list[pathlib.Path] = []
   if names is None:
     names = sorted({path.name for path in folder.iterdir()} - {SUMS})
-  for name in names:
-    place = folder / name
-    paths += sorted(place.rglob('*')) if place.is_dir() else [place]
-  return {
-    path.relative_to(folder).as_posix(): _digest_of(path)
-    for path in paths
+  found = {}
+  for path in (path for name in names for path in _files(folder / name)):
+    inside = path.relative_to(folder)
     # Network file systems, desktops and notebooks keep some of their own.
-    if path.is_file() and not _is_hidden(path.relative_to(folder))
-  }
+    if path.is_file() and not _is_hidden(inside):
+      with contextlib.suppress(FileNotFoundError):  # It is being replaced.
+        found[inside.as_posix()] = _digest_of(path)
+  return found
+
+
+def _files(place: pathlib.Path) -> list[pathlib.Path]:
+  """A file, or what is in a folder, as far as nobody removes it meanwhile."""
+  found = []
+  with contextlib.suppress(FileNotFoundError):
+    for path in place.rglob('*') if place.is_dir() else [place]:
+      found.append(path)
+  return sorted(found)
 
 
 def _is_hidden(path: pathlib.PurePath) -> bool:

@@ -1,6 +1,7 @@
 """Which run is next, how it is trained, and what it came to."""
 
 import contextlib
+import logging
 import pathlib
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from undistillable import (
   evaluate,
   hosts,
   interop,
+  lease,
   models,
   oracle,
   parallel,
@@ -114,7 +116,13 @@ def _train_some(
       mine = [run for run in mine if not done[run.id]]
       if mine:
         progress.start(len(results) + 1, mine[0].label, len(mine) - 1)
-        new = run_group(mine, store, progress.advance)
+        try:
+          new = run_group(mine, store, progress.advance)
+        except (lease.LostError, OSError) as error:
+          if not _is_lost(error, mine, store):
+            raise
+          logging.warning('%s; it goes on with others', error)
+          return {}
         done |= {r.id: one for r, one in zip(mine, new, strict=True)}
       if done:
         return {name: result for name, result in done.items() if result}
@@ -123,6 +131,16 @@ def _train_some(
   progress.say(f'waits for {waits_for.label}, trained by another process')
   time.sleep(_SECS_BETWEEN_LOOKS)
   return store.results(missing)
+
+
+def _is_lost(
+  error: Exception, group: Iterable[Run], store: store_lib.Store
+) -> bool:
+  """Whether what could not be written is trained by another process by now."""
+  if isinstance(error, lease.LostError):
+    return True  # On every host.
+  alone = hosts.count() == 1
+  return alone and not all(lease.stands(store.folder(run)) for run in group)
 
 
 def _failed(run: Run, results: Mapping[str, Any]) -> str | None:

@@ -50,7 +50,8 @@ def join(
   """
   try:
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
-  except (RuntimeError, TypeError, ValueError) as error:
+  # The last: of an address without a port.
+  except (RuntimeError, TypeError, ValueError, IndexError) as error:
     raise errors.InputError(
       f'the hosts cannot be joined: {error}; JAX finds them itself on a TPU '
       'pod, under SLURM, Open MPI or Kubernetes, and is told '

@@ -3,14 +3,19 @@
 A lease is a file `owner.<n>` that nobody else can have made (O_EXCL), and whose
 time of modification its owner renews. Where the time is long past, or the
 process is known to be gone, the next one makes `owner.<n + 1>`: again, one
-alone can. Numbers never go down while a folder lives, so no two processes take
-the same one. That needs no locks of the file system, which networks may lack.
+alone can, and of several numbers the highest counts. That needs no locks of the
+file system, which networks may lack.
+
+Of another machine nobody knows whether a process is dead or was held up, as one
+whose machine slept. So it asks before it writes whether its lease still stands,
+see `check`, and leaves the folder to whom it has gone to.
 """
 
 import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import socket
 import threading
@@ -19,19 +24,33 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from undistillable import errors
+
+_NAME = re.compile(r'owner\.(\d+)')
 _SECS_BETWEEN_BEATS = 10.0
+_SECS_BETWEEN_LOOKS = 0.2
 # Of clocks and caches of a network file system, several beats.
 SECS_UNTIL_STALE = 60.0
+
+
+# {folder: its lease}, of this process.
+_held: dict[pathlib.Path, 'Lease'] = {}
+
+
+class LostError(errors.InputError):
+  """Another process has the lease now: this one was not heard of for long."""
 
 
 class Lease:
   """The right to write to a folder, while the process lives; see `take`."""
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: pathlib.Path, token: str):
     self._path = path
+    self._token = token
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._beat, daemon=True)
     self._thread.start()
+    _held[path.parent.absolute()] = self
 
   def __enter__(self) -> 'Lease':
     return self
@@ -46,13 +65,30 @@ class Lease:
 
   def release(self) -> None:
     """Lets others have it at once."""
+    if _held.get(self._path.parent.absolute()) is self:
+      del _held[self._path.parent.absolute()]
     self._done.set()
     self._thread.join()
-    _set_time(self._path, 0.0)
+    self._set_time(0.0)
+
+  def stands(self) -> bool:
+    """Whether no other process has taken it over."""
+    return _latest(self._path.parent) == self._path and self._is_mine()
+
+  def _is_mine(self) -> bool:
+    """Whether the file is that which was made: its folder may be another."""
+    return _read(self._path).get('token') == self._token
 
   def _beat(self) -> None:
     while not self._done.wait(_SECS_BETWEEN_BEATS):
-      _set_time(self._path, None)
+      self._set_time(None)
+
+  def _set_time(self, at: float | None) -> None:
+    """Sets the time of modification; None is now, as the file system has it."""
+    # The folder may have been removed, or be out of reach for a while.
+    with contextlib.suppress(OSError):
+      if self._is_mine():
+        os.utime(self._path, None if at is None else (at, at))
 
 
 def take(folder: pathlib.Path) -> Lease | None:
@@ -60,22 +96,67 @@ def take(folder: pathlib.Path) -> Lease | None:
 
   Args:
     folder: that exists.
+
+  Raises:
+    OSError: the disk is full, or cannot be written.
   """
   path = _latest(folder)
   if path and _is_held(path):
     return None
-  number = _number(path) + 1 if path else 1
-  mine = folder / f'owner.{number}'
+  mine = folder / f'owner.{_number(path) + 1 if path else 1}'
+  token = secrets.token_hex(8)
+  since = time.strftime('%Y-%m-%d %H:%M:%S%z')
+  about = _here() | {'pid': os.getpid(), 'started': _state(os.getpid())[1]}
   try:
     with mine.open('x', encoding='utf-8') as file:
-      since = time.strftime('%Y-%m-%d %H:%M:%S%z')
-      json.dump({**_here(), 'pid': os.getpid(), 'since': since}, file)
+      json.dump(about | {'since': since, 'token': token}, file)
   except FileExistsError:  # Another one was faster.
     return None
-  for old in folder.glob('owner.*'):
-    if _number(old) < number:
+  except OSError as error:
+    mine.unlink(missing_ok=True)
+    # A disk that is full does not say which.
+    raise OSError(error.errno, error.strerror, str(mine)) from error
+  if _latest(folder) != mine:  # Others took it, and more, in the meantime.
+    mine.unlink(missing_ok=True)
+    return None
+  for old in _all(folder):
+    if old != mine:
       old.unlink(missing_ok=True)
-  return Lease(mine)
+  return Lease(mine, token)
+
+
+def wait(folder: pathlib.Path) -> Lease:
+  """A lease of a folder, made where it is missing, as soon as it can be had."""
+  folder.mkdir(parents=True, exist_ok=True)
+  while True:
+    taken = take(folder)
+    if taken:
+      return taken
+    time.sleep(_SECS_BETWEEN_LOOKS)
+
+
+def stands(folder: pathlib.Path) -> bool:
+  """Whether no other process has what this one has leased, if anything."""
+  mine = _held.get(folder.absolute())
+  return mine is None or mine.stands()
+
+
+def check(folder: pathlib.Path) -> None:
+  """Asks whether what this process has leased is still its own.
+
+  Args:
+    folder: that is written to next; of one without a lease nothing is asked.
+
+  Raises:
+    LostError: another process has it.
+  """
+  if not stands(folder):
+    other = owner(folder)
+    whom = named(other) if other else 'nobody'
+    raise LostError(
+      f'{folder} has gone to {whom}, since this process was not heard of for '
+      f'more than {SECS_UNTIL_STALE:.0f} s'
+    )
 
 
 def owner(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -86,27 +167,50 @@ def owner(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def named(owner: Mapping[str, Any]) -> str:
   """'process 4711 on a-machine'."""
-  return f'process {owner.get("pid")} on {owner.get("host")}'
+  if 'pid' not in owner:  # It has just begun to say so.
+    return 'another process'
+  return f'process {owner["pid"]} on {owner.get("host")}'
 
 
 def _is_held(path: pathlib.Path) -> bool:
   """Whether its owner lives, as far as can be known."""
   try:
-    age = _now(path.parent) - path.stat().st_mtime
-  except FileNotFoundError:  # It has been taken over.
+    modified = path.stat().st_mtime
+  except OSError:  # It has been taken over, or is out of reach for a while.
     return True
-  if age > SECS_UNTIL_STALE:
-    return False
+  if not modified:
+    return False  # It was released.
   owner = _read(path)
-  if any(owner.get(key) != value for key, value in _here().items()):
-    return True  # Of a process elsewhere nothing else is known.
+  if owner and all(owner.get(key) == value for key, value in _here().items()):
+    return _lives(owner)
+  # Of a process elsewhere nothing else is known. A time that has yet to come
+  # is that of a copy.
+  return abs(_now(path.parent) - modified) <= SECS_UNTIL_STALE
+
+
+def _lives(owner: Mapping[str, Any]) -> bool:
+  """Whether a process of this machine is there, and is the one that it was."""
   try:
     os.kill(owner['pid'], 0)
   except ProcessLookupError:
     return False
   except PermissionError:  # It lives, and is another user's.
-    return True
-  return True
+    pass
+  state, started = _state(owner['pid'])
+  if state == 'Z':  # It is dead, and nobody has asked how.
+    return False
+  return None in (started, owner.get('started')) or started == owner['started']
+
+
+def _state(pid: int) -> tuple[str | None, str | None]:
+  """Whether a process runs, and when it began, as Linux says it."""
+  try:
+    text = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:  # No Linux, or nobody may know.
+    return None, None
+  # After its name, which may hold anything.
+  fields = text.rpartition(')')[2].split()
+  return fields[0], fields[19]
 
 
 def _here() -> dict[str, str]:
@@ -138,8 +242,13 @@ def _now(folder: pathlib.Path) -> float:
       probe.unlink(missing_ok=True)
 
 
+def _all(folder: pathlib.Path) -> list[pathlib.Path]:
+  # A drive that is kept in step by copies has 'owner.1 (1)' as well.
+  return [p for p in folder.glob('owner.*') if _NAME.fullmatch(p.name)]
+
+
 def _latest(folder: pathlib.Path) -> pathlib.Path | None:
-  return max(folder.glob('owner.*'), key=_number, default=None)
+  return max(_all(folder), key=_number, default=None)
 
 
 def _number(path: pathlib.Path) -> int:
@@ -153,10 +262,3 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError):
     return {}
   return content if isinstance(content, dict) else {}
-
-
-def _set_time(path: pathlib.Path, at: float | None) -> None:
-  """Sets the time of modification; None is now, by the file system's clock."""
-  # The folder may have been removed, or be out of reach for a while.
-  with contextlib.suppress(OSError):
-    os.utime(path, None if at is None else (at, at))

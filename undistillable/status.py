@@ -15,7 +15,15 @@ from undistillable import disk, errors, lease, paths, terminal, writers
 
 PLAN = 'plan.json'
 # In the order in which they are shown.
-_STATES = ('in training', 'stopped', 'diverged', 'waiting', 'finished')
+_STATES = (
+  'in training',
+  'stopped',
+  'diverged',
+  'damaged',
+  'waiting',
+  'finished',
+)
+_TYPES = {'id': str, 'label': str, 'epochs': int}  # Of a line of a plan.
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -26,8 +34,9 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
   Returns:
     For each run its id, label and state ('in training', 'stopped', 'diverged',
-    'waiting' or 'finished'), the epochs done, those there will be, and in
-    training who does it since when.
+    'damaged', 'waiting' or 'finished'), the epochs done, those there will be,
+    and in training who does it since when. Damaged is what cannot be read, and
+    is trained or judged again by the next command.
 
   Raises:
     errors.InputError: nothing was begun there.
@@ -45,26 +54,55 @@ def _planned(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   """The runs of all studies, each once."""
   seen = set()
   for path in (*workdir.glob(PLAN), *sorted(workdir.glob(f'*/{PLAN}'))):
-    for run in disk.read_json(path):
+    for run in _listed(path):
       if run['id'] not in seen:
         seen.add(run['id'])
         yield run
 
 
+def _listed(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a plan; none of a file that is damaged, or of others."""
+  try:
+    found = disk.read_json(path)
+  except (errors.InputError, OSError):
+    found = []
+  lines = found if isinstance(found, list) else []
+  return [line for line in lines if _is_line(line)]
+
+
+def _is_line(line: Any) -> bool:
+  return isinstance(line, dict) and all(
+    isinstance(line.get(key), kind) for key, kind in _TYPES.items()
+  )
+
+
 def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   row = {**run, 'state': 'waiting', 'done': 0, 'who': ''}
-  result = folder / 'result.json'
-  if result.exists():
-    found = disk.read_json(result)
-    return row | {'state': found['status'], 'done': found.get('epochs', 0)}
-  epochs = writers.read_metrics(folder)
-  row['done'] = epochs[-1]['epoch'] if epochs else 0
-  owner = lease.owner(folder) if folder.is_dir() else None
-  if owner is not None:
-    since = f', since {owner["since"]}' if 'since' in owner else ''
-    who = f'{lease.named(owner)}{since}'
-    return row | {'state': 'in training', 'who': who}
+  try:
+    epochs = writers.read_metrics(folder)
+    row['done'] = epochs[-1]['epoch'] if epochs else 0
+    owner = lease.owner(folder) if folder.is_dir() else None
+    result = folder / 'result.json'
+    if result.exists() and not (owner and _is_old(result)):
+      found = disk.read_json(result)
+      state, done = found['status'], found.get('epochs', 0)
+      return row | {
+        'state': state if state in _STATES else 'damaged',
+        'done': done,
+      }
+    if owner is not None:
+      since = f', since {owner["since"]}' if 'since' in owner else ''
+      who = f'{lease.named(owner)}{since}'
+      return row | {'state': 'in training', 'who': who}
+  except (AttributeError, KeyError, OSError, TypeError, errors.InputError):
+    return row | {'state': 'damaged'}
   return row | ({'state': 'stopped'} if row['done'] else {})
+
+
+def _is_old(result: pathlib.Path) -> bool:
+  """Whether its network, which was damaged, is being trained again."""
+  metrics = result.with_name('metrics.jsonl')
+  return metrics.exists() and metrics.stat().st_mtime > result.stat().st_mtime
 
 
 def show(found: Sequence[dict[str, Any]]) -> str:

@@ -303,6 +303,7 @@ class Store:
   def finish(self, run: runs.Run, content: Mapping[str, Any]) -> None:
     """Writes what a run came to; all else of it is written."""
     path, data = self.folder(run) / 'result.json', disk.json_bytes(content)
+    lease.check(path.parent)
     disk.sign(path.parent, _WRITTEN, {path.name: data})
     disk.replace(path, data)
     # What it takes to go on is of no use any more.

@@ -1,6 +1,7 @@
 """A study: networks that depend on each other, trained in order, resumably."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -15,6 +16,7 @@ from undistillable import (
   errors,
   execute,
   hosts,
+  lease,
   parallel,
   paths,
   plan,
@@ -43,6 +45,8 @@ _WAITS = ('delay_steps', 'ramp_steps', 'warmup_steps')
 _MOST_NAMED = 5  # Fields in a sentence.
 # Of a result.json, what results.json would only swell by.
 _KEPT_APART = ('environment', 'test_hits', 'val_hits')
+# In the folder of a report, of who writes there.
+_LEASE = '.lease'
 # What a study left: results.json, of which `run` returns the content.
 Results = dict[str, Any]
 
@@ -149,11 +153,44 @@ def _report(
   workdir: pathlib.Path,
   command: str,
 ) -> Results:
-  """Writes what all runs came to; see `run`."""
+  """Writes what all runs came to; see `run`.
+
+  Two commands may share the work of one study, each with seeds of its own:
+  whichever ends last reports the seeds of both.
+  """
   folder = workdir / study.name
-  for run, result in _of_other_seeds(study, config, store, folder).items():
-    planned = list(dict.fromkeys([*planned, run]))
-    results[run.id] = result
+  own = list(planned)
+
+  @functools.cache
+  def plan_fn(seed: int) -> list[runs_lib.Run]:
+    return study.plan_fn(plan.vary(config, {'seeds': (seed,)}))
+
+  while True:
+    others = _of_other_seeds(own, plan_fn, config, store, folder)
+    planned = list(dict.fromkeys([*own, *others]))
+    results |= {run.id: result for run, result in others.items()}
+    content = _content(planned, results, store, config, study, folder)
+    with lease.wait(folder / _LEASE):
+      # Measuring may have taken longer than another command needed.
+      if others == _of_other_seeds(own, plan_fn, config, store, folder):
+        written = disk.json_bytes(content)
+        if broken := disk.damaged(folder, ['results.json']):
+          disk.say(folder, broken, 'written again')
+        disk.sign(folder, ['config.json'], {'results.json': written})
+        disk.replace(folder / 'results.json', written)
+        study.report_fn(content, workdir, folder=folder, command=command)
+        return content
+
+
+def _content(
+  planned: Sequence[runs_lib.Run],
+  results: Mapping[str, Mapping[str, Any]],
+  store: store_lib.Store,
+  config: ml_collections.ConfigDict,
+  study: Study,
+  folder: pathlib.Path,
+) -> Results:
+  """What results.json holds, measured."""
   finished = [run for run in planned if results[run.id]['status'] == 'finished']
   if not finished:
     raise errors.DivergedError(results[planned[0].id]['reason'])
@@ -165,10 +202,6 @@ def _report(
     'environment': results[finished[-1].id]['environment'],
   }
   content['summary'] = summary.summarize(content['runs'])
-  written = disk.json_bytes(content)
-  disk.sign(folder, ['config.json'], {'results.json': written})
-  disk.replace(folder / 'results.json', written)
-  study.report_fn(content, workdir, folder=folder, command=command)
   return content
 
 
@@ -225,18 +258,21 @@ def _write_plan(
       'id': run.id,
       'label': run.label,
       'epochs': run.epochs,
+      # A partner has one of its own, which is none of the config's.
+      'seed': None if run.role == 'partner' else run.seed,
     }
     for run in planned
   }
   path, config_path = folder / status.PLAN, folder / 'config.json'
-  there = path.exists() and config_path.exists()
-  if there and disk.read_json(config_path) == own_config:
-    try:
-      listed |= {run['id']: run for run in disk.read_json(path)}
-    except (errors.InputError, KeyError, TypeError):
-      disk.say(folder, [path.name], 'written again, with these seeds alone')
-  disk.write_json(path, list(listed.values()))
-  disk.write_json(config_path, own_config)
+  with lease.wait(folder / _LEASE):
+    there = path.exists() and config_path.exists()
+    if there and disk.read_json(config_path) == own_config:
+      try:
+        listed |= {run['id']: run for run in disk.read_json(path)}
+      except (errors.InputError, KeyError, TypeError):
+        disk.say(folder, [path.name], 'written again, with these seeds alone')
+    disk.write_json(path, list(listed.values()))
+    disk.write_json(config_path, own_config)
 
 
 def _check_data(
@@ -297,33 +333,23 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
 
 
 def _of_other_seeds(
-  study: Study,
+  own: Sequence[runs_lib.Run],
+  plan_fn: Callable[[int], list[runs_lib.Run]],
   config: ml_collections.ConfigDict,
   store: store_lib.Store,
   folder: pathlib.Path,
 ) -> dict[runs_lib.Run, dict[str, Any]]:
-  """The results of seeds that are in the report of this config already.
-
-  Two commands may share the work of one study: whichever ends last reports
-  the seeds of both.
-  """
-  path = folder / 'results.json'
-  if not path.exists():
-    return {}
-  broken = disk.damaged(folder, [path.name])
-  if broken:
-    disk.say(folder, broken, 'the report has the seeds of this command alone')
-    return {}
-  found_runs = disk.read_json(path)['runs']
-  # A partner has a seed of its own.
-  seeds = {run['seed'] for run in found_runs if run['role'] != 'partner'}
-  others = tuple(sorted(seeds - set(config.seeds)))
-  if not others:
-    return {}
-  planned = study.plan_fn(plan.vary(config, {'seeds': others}))
-  found = {run: store.result(run) for run in planned}
-  finished = {run: result for run, result in found.items() if result}
-  return finished if len(finished) == len(found) else {}
+  """The results of other seeds of this config, of which all are finished."""
+  listed = {run.get('seed') for run in disk.read_json(folder / status.PLAN)}
+  found: dict[runs_lib.Run, dict[str, Any]] = {}
+  for seed in sorted(listed - set(config.seeds) - {None}):
+    planned = plan_fn(seed)
+    if set(planned) <= set(own):
+      break  # The seeds are those of `config.arena`.
+    results = {run: store.result(run) for run in planned}
+    finished = {run: result for run, result in results.items() if result}
+    found |= finished if len(finished) == len(results) else {}
+  return found
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from undistillable import (
   checkpoints,
   errors,
   hosts,
+  lease,
   method as method_lib,
   parallel,
   paths,
@@ -392,13 +393,13 @@ class _Record:
   """What a training leaves in its folder; nothing without one."""
 
   def __init__(self, folder: str | os.PathLike[str] | None):
+    self._folder = None if folder is None else paths.local(folder, 'folder')
     self._metrics: writers.Metrics | None = None  # On the main host.
     self._checkpoints: checkpoints.Checkpoints | None = None
-    if folder is not None:
-      folder = paths.local(folder, 'folder')
-      self._checkpoints = checkpoints.Checkpoints(folder / 'checkpoints')
+    if self._folder:
+      self._checkpoints = checkpoints.Checkpoints(self._folder / 'checkpoints')
       if hosts.is_main():
-        self._metrics = writers.Metrics(folder)
+        self._metrics = writers.Metrics(self._folder)
 
   def __enter__(self) -> '_Record':
     return self
@@ -425,11 +426,13 @@ class _Record:
 
   @hosts.by_main
   def write(self, scalars: dict[str, float]) -> None:
-    if self._metrics:
+    if self._metrics and self._folder:
+      lease.check(self._folder)
       self._metrics.write(scalars)
 
   def save(self, epoch: int, state: Any) -> None:
-    if self._metrics and self._checkpoints:
+    if self._metrics and self._checkpoints and self._folder:
+      lease.check(self._folder)
       self._checkpoints.save(epoch, state, self._metrics.lines)
 
 

@@ -57,8 +57,11 @@ class Metrics:
       for k, v in scalars.items()
       if v is not None
     }
-    with self._path.open('a', encoding='utf-8') as file:
-      file.write(json.dumps(finite) + '\n')
+    try:
+      with self._path.open('a', encoding='utf-8') as file:
+        file.write(json.dumps(finite) + '\n')
+    except OSError as error:  # A disk that is full does not say which.
+      raise OSError(error.errno, error.strerror, str(self._path)) from error
     self.lines.append(finite)
     self._write_events(finite)
 

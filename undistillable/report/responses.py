@@ -52,9 +52,7 @@ def write(
     'logits': np.stack([store.answers(run, images) for run in owners]),
     **images,
   }
-  written = io.BytesIO()
-  np.savez(written, **arrays)
-  disk.replace(path, written.getvalue())
+  disk.save_arrays(path, arrays)
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
