@@ -1,6 +1,8 @@
 """The arena: what is shared, what is decided, what its page says."""
 
 import dataclasses
+import sys
+import types
 
 import config_files
 import fabricated_arena
@@ -11,6 +13,7 @@ import pytest
 from experiments import arena as experiment_of_it
 from undistillable import (
   arena,
+  attacks,
   command,
   defenses,
   disk,
@@ -122,6 +125,41 @@ def test_every_network_is_planned_once_and_before_who_needs_it():
   # three; and each attack on nobody.
   assert len(planned) == 3 * (4 + 3 + 2 * 4 + 3 + 3)
   assert {run.seed for run in planned} == {0, 1, 2}
+
+
+def test_an_attack_that_fits_one_defense_alone_meets_that(monkeypatch):
+  """Neither the unprotected network nor nobody."""
+  module = types.ModuleType('my_package.picky')
+
+  def plan(job, teacher, student):
+    if teacher is None or teacher.method != 'stingy':
+      raise ValueError('it fits stingy alone')
+    return [job.student('kd', student, {'teacher': teacher})]
+
+  module.PARENTS, module.Settings = ('teacher',), attacks.kd.Settings
+  module.make, module.plan = attacks.kd.make, plan
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+  cells = _cells(_config(arena__attacks=('my_package.picky',)))
+  found = {key[0]: cell for key, cell in cells.items() if 'picky' in key[1]}
+  assert found['stingy'].runs
+  assert not found['none'].runs
+  assert found['nasty'].reason == found['none'].reason == 'it fits stingy alone'
+
+
+def test_an_attack_whose_student_is_too_small_has_a_dash():
+  """What is found out before anything is trained ends no arena."""
+  config = _config(students=('cnn8', 'mlp'), arena__attacks=('kd', 'skeptical'))
+  job = plan.Job(arena._main_config(config), 1)
+  found = {
+    cell.student: cell.reason
+    for cell in arena._cells(job)
+    if (cell.defense, cell.attack) == ('nasty', 'skeptical')
+  }
+  assert found == {
+    'cnn8': '',
+    'mlp': 'skeptical: the network has 0 stages with feature maps, but loc=2 '
+    'takes 3, the last of which is for the network itself',
+  }
 
 
 def test_settings_of_an_attack_are_those_of_its_name():

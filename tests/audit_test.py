@@ -52,6 +52,17 @@ def test_a_small_one_is_of_one_network_and_decides(tmp_path):
   assert len(config.arena.fresh_seeds) >= 3  # Fewer settle nothing.
 
 
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100', 'tiny_imagenet'])
+def test_a_small_one_is_planned_on_every_data_set(name):
+  """Some distil at a temperature that the audit would have tried besides."""
+  config = audit.changed(config_files.load(name), 'small')
+  config.students = ('mlp',)
+  config.teacher.model = 'mlp'
+  tried = config.arena.attacks
+  assert len(set(tried)) == len(tried) == 5
+  assert arena.plan_fn(config)
+
+
 def test_a_full_one_serves_every_defense_that_needs_no_training():
   config = audit.changed(config_files.load('digits'), 'full')
   names = set(config.arena.defenses)

@@ -1,5 +1,6 @@
 """The command `undistillable`: help at once, and each command's own module."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -77,6 +78,28 @@ def test_an_unknown_command_is_refused(monkeypatch):
 def test_a_command_is_its_module(name, module, monkeypatch):
   args = ['--one=1', 'two']
   assert _run(monkeypatch, name, *args) == (module, '__main__', args)
+
+
+def test_modules_of_the_folder_are_found(tmp_path):
+  """As by python -m; the command itself lies elsewhere."""
+  (tmp_path / 'mine.py').write_text('print("found")')
+  (tmp_path / 'sitecustomize.py').touch()
+  code = (
+    'import runpy, sys\n'
+    'from undistillable import __main__ as cli\n'
+    "sys.path[:] = [p for p in sys.path if p not in ('', sys.path[0])]\n"
+    'runpy.run_module = lambda *_, **__: __import__("mine")\n'
+    "sys.argv[1:] = ['run']\n"
+    'cli.main()\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout == 'found\n', done.stderr
 
 
 def test_every_command_says_more(monkeypatch, capsys):

@@ -196,6 +196,39 @@ def test_without_a_config_one_is_asked_for(parse):
     command.config()
 
 
+@pytest.mark.parametrize(
+  'named',
+  [
+    "config.defenses = ('nasty', 'own_folder.bent')",
+    "config.arena.defenses = ('nasty', 'own_folder.bent:weight=3.0')",
+  ],
+)
+def test_a_file_may_name_a_method_of_ones_own(
+  named, parse, tmp_path, monkeypatch
+):
+  """Whose settings the command line then sets."""
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'own_folder').mkdir()
+  (tmp_path / 'own_folder' / 'bent.py').write_text(
+    'import dataclasses\n'
+    "PARENTS, make = ('normal',), None\n"
+    '@dataclasses.dataclass(frozen=True)\n'
+    'class Settings:\n'
+    '  weight: float = 1.0\n'
+    'def serve(query, settings): pass\n'
+  )
+  file = tmp_path / 'named.py'
+  file.write_text(BASE.format(named))
+  found = parse(f'--config={file}', '--config.bent.weight=2.0')
+  assert found.bent.weight == 2.0
+
+
+def test_what_a_file_names_wrongly_is_one_sentence(refused, tmp_path):
+  file = tmp_path / 'named.py'
+  file.write_text(BASE.format("config.attacks = ('own_folder.nobody',)"))
+  assert "'own_folder.nobody' cannot be imported" in refused(f'--config={file}')
+
+
 def test_a_module_of_ones_own_that_fails_is_one_sentence(
   refused, tmp_path, monkeypatch
 ):

@@ -10,6 +10,7 @@ import types
 import zipfile
 
 import fixtures_rule
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import networks
@@ -90,6 +91,30 @@ def test_tensors_are_those_of_the_fixtures_in_their_order(shared):
     assert list(state_dict) == fixture['names']
     shapes = [list(array.shape) for array in state_dict.values()]
     assert shapes == fixture['shapes']
+
+
+def test_modules_in_modules_have_no_names(monkeypatch):
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Conv(4, (3, 3), name='conv')(x)
+
+  class Net(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, train=False):
+      return nn.Dense(self.num_classes)(Block(name='block')(x).mean((1, 2)))
+
+  monkeypatch.setitem(models.MODELS, 'nested', Net)
+  variables = Net().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  state_dict = {'block.conv.weight': np.zeros((4, 3, 3, 3))}
+  for call, given in (
+    (interop.to_torch, variables),
+    (interop.from_torch, state_dict),
+  ):
+    with pytest.raises(ValueError, match='as block/conv, whose PyTorch names'):
+      call('nested', given)
 
 
 def test_layout_is_transposed_and_not_reshaped():

@@ -674,7 +674,7 @@ def test_a_method_that_waits_for_longer_than_it_learns_is_refused(
   tmp_path, data_dir
 ):
   # 150 images, 50 of the 200 being held out, are two batches of 64.
-  changes = {'recipe.epochs': 3, 'attacks': ('skeptical',)}
+  changes = {'recipe.epochs': 3, 'attacks': ('skeptical',), **CNN}
   config = _config(data_dir=data_dir, **changes)
   config.students = ('cnn4',)
   config.skeptical.delay_steps = 6
@@ -1124,6 +1124,46 @@ def test_a_defense_may_have_a_student_as_its_surrogate(
 
   results = study.run(config, tmp_path)
   assert {run['status'] for run in results['runs']} == {'finished'}
+
+
+def test_a_wrapper_of_nothing_is_refused(monkeypatch):
+  """Before a teacher is trained that nobody serves."""
+  name = _own_module(
+    monkeypatch,
+    'my_package.bare',
+    PARENTS=(),
+    Settings=defenses.none.Settings,
+    make=None,
+    serve=lambda query, settings: query.logits,
+  )
+  with pytest.raises(errors.InputError, match=r"expected \('normal',\)"):
+    plan_lib.make(_config(defenses=(name,)))
+
+
+def test_an_attack_may_take_other_steps_without_a_teacher(monkeypatch):
+  """Then it has the last of them in common with its null."""
+
+  def plan(job, teacher, student):
+    first = job.helper('kd', student, {'teacher': teacher})
+    last = job.student('kd', student, {'teacher': teacher})
+    return [first, last] if teacher else [last]
+
+  name = _own_module(
+    monkeypatch,
+    'my_package.twice',
+    PARENTS=('teacher',),
+    Settings=attacks.kd.Settings,
+    make=attacks.kd.make,
+    plan=plan,
+  )
+  planned = plan_lib.make(
+    _config(attacks=(name,), null_teacher=True, defenses=('stingy',))
+  )
+  robbed = [run for run in planned if 'teacher' in run.parents]
+  lasts = [run for run in robbed if run.role == 'student']
+  assert len(lasts) == 2
+  for run in lasts:
+    assert run.compared_with['null'].robs_nobody
 
 
 def test_a_defense_without_a_plan_for_its_parents_is_refused(monkeypatch):

@@ -55,6 +55,8 @@ def main() -> None:
     sys.exit(f'error: unknown command {name!r}; known: {known}')
   else:
     sys.argv[1:] = rest
+    if not sys.flags.safe_path and '' not in sys.path:
+      sys.path.insert(0, '')  # As python -m does: for modules of one's own.
     module, _ = _COMMANDS[name]
     runpy.run_module(module, run_name='__main__', alter_sys=True)
 

@@ -138,6 +138,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
   """All that is tried with one seed."""
   arena = job.config.arena
   teachers = {name: found[-1] for name, found in _owners(job).items()}
+  unfit: dict[str, str] = {}  # {attack: why it fits no defense}
   for student in job.config.students:
     known: dict[Hashable, str] = {}  # {students: the attack that trains them}
     yield Cell(None, 'scratch', student, [job.control(student)])
@@ -160,12 +161,14 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
         for defense, teacher in teachers.items()
       ]
       yield from cells
-      if not any(cell.runs for cell in cells):
-        raise errors.InputError(f'arena.attacks: {attack}: {cells[0].reason}')
-      same = known.setdefault(
-        tuple(tuple(cell.runs[-1:]) for cell in cells), attack
-      )
-      _check_once(_ATTACKS, same, attack)
+      if any(cell.runs for cell in cells):
+        unfit[attack] = ''
+        same = known.setdefault(
+          tuple(tuple(cell.runs[-1:]) for cell in cells), attack
+        )
+        _check_once(_ATTACKS, same, attack)
+      else:
+        unfit.setdefault(attack, cells[0].reason)
       nulls = {
         null: None
         for cell in cells
@@ -175,6 +178,9 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       if _group(name) == board_lib.OWN:
         for null in nulls:
           yield Cell(None, f'null {attack}', student, plan.line(null))
+  for attack, reason in unfit.items():
+    if reason:  # By no student.
+      raise errors.InputError(f'arena.attacks: {attack}: {reason}')
 
 
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:

@@ -41,18 +41,12 @@ from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
 _SMALL: Mapping[str, Any] = {
-  'arena.attacks': (
-    'kd',
-    'kd:temperature=1.0',
-    'kd:temperature=20.0',
-    'dkd',
-    'hard_label',
-  ),
   'arena.defenses': (),
   'arena.epsilons': (0.1, 0.3),
   'arena.choose_seeds': (0,),
   'arena.fresh_seeds': (1, 2, 3),
 }
+_TEMPERATURES = (1.0, 20.0, 4.0)  # Two of them, beside that of the config.
 # What can be served before any network as it is.
 _WRAPPERS = [k for k, one in defenses.DEFENSES.items() if one.make is None]
 
@@ -81,7 +75,11 @@ def changed(
     ValueError: another budget; a defense that there is not, or that trains.
   """
   budgets = {
-    'small': {**_SMALL, 'students': config.students[:1]},
+    'small': {
+      **_SMALL,
+      'students': config.students[:1],
+      'arena.attacks': _few(config),
+    },
     'full': {
       'arena.defenses': tuple(_WRAPPERS),
       'arena.attacks': (*config.arena.attacks, *_others(config)),
@@ -146,6 +144,13 @@ def _measure(config: ml_collections.ConfigDict, *given: Any) -> dict[str, Any]:
   numbers = arena.measure_fn(config, *given)
   none, *others = numbers['board']['owners']
   return numbers | {'audited': others[0] if 'audit' in config else none}
+
+
+def _few(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The attacks of a small audit."""
+  others = [t for t in _TEMPERATURES if t != config.kd.temperature][:2]
+  tempered = [f'kd:temperature={temperature}' for temperature in others]
+  return 'kd', *tempered, 'dkd', 'hard_label'
 
 
 def _others(config: ml_collections.ConfigDict) -> list[str]:

@@ -140,6 +140,7 @@ def load(path: str) -> ml_collections.ConfigDict:
         f'get_config returns {type(found).__name__}, expected the config that '
         'undistillable.config.base() makes'
       )
+    config_lib.complete(found)
   except errors.InputError as error:
     raise errors.InputError(f'{place}: {error}') from error
   # A config file is a program, and can fail in any way.

@@ -47,8 +47,9 @@ _OWN: dict[str, ModuleType] = {}
 def know(name: str) -> None:
   """Gives all configs to come the settings of a method of one's own.
 
-  A config file does so before it calls `base`; the command line does it by
-  itself where `--config.defenses` or `--config.attacks` name one.
+  A config file that sets one of them does so before it calls `base`. Where a
+  file, `--config.defenses` or `--config.attacks` only name a method, the
+  command line does it by itself.
 
   Args:
     name: a dotted module name.
@@ -57,6 +58,28 @@ def know(name: str) -> None:
     errors.InputError: see `registry.find`.
   """
   _OWN[name] = registry.find(name, {}, 'method')
+
+
+def complete(config: ml_collections.ConfigDict) -> None:
+  """Gives a config the settings of the methods of one's own that it names.
+
+  Raises:
+    errors.InputError: see `registry.find`.
+  """
+  lists = [
+    part.get(field)
+    for part in (config, _fields(config.get('arena')))
+    for field in ('defenses', 'attacks')
+  ]
+  # Whatever else stands there `check` will name.
+  given = [one for found in lists if isinstance(found, tuple) for one in found]
+  for name in (str(one).partition(':')[0] for one in given):
+    if '.' in name:
+      know(name)
+      if registry.short(name) not in config:
+        own = registry.defaults(_OWN[name])
+        with config.unlocked():
+          config[registry.short(name)] = ml_collections.ConfigDict(own)
 
 
 def renamed(text: str) -> str:

@@ -473,10 +473,14 @@ def num_queries(material: store_lib.Material) -> int | None:
 @hosts.by_main
 def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
   """Writes model.safetensors, with PyTorch's names."""
-  if 'params' in variables and run.model in models.MODELS:
-    interop.save(
-      folder / 'model.safetensors', interop.to_torch(run.model, variables)
-    )
+  if 'params' not in variables or run.model not in models.MODELS:
+    return
+  try:
+    state_dict = interop.to_torch(run.model, variables)
+  except ValueError as error:  # Of a network of one's own.
+    logging.warning('no model.safetensors in %s: %s', folder, error)
+    return
+  interop.save(folder / 'model.safetensors', state_dict)
 
 
 def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:

@@ -312,6 +312,11 @@ def beside(learner: Method, model: nn.Module, name: str) -> Method:
   def init(
     rng: jax.Array, batch: Batch, frozen: Frozen
   ) -> state_lib.BesideState:
+    if 'normal' not in frozen:
+      raise errors.InputError(
+        "method.beside serves the network of the parent 'normal'; name it in "
+        'PARENTS'
+      )
     network = {
       key: frozen['normal'][key]
       for key in ('params', 'batch_stats')

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from undistillable import losses, method, state as state_lib
+from undistillable import errors, losses, method, state as state_lib
 
 # The counts of all `counting` blocks that are open.
 _COUNTS: list[list[int]] = []
@@ -39,10 +39,10 @@ class Oracle:
       `losses.WITHHELD`. No gradient leads back to images or variables.
 
     Raises:
-      ValueError: this oracle tells the top classes alone.
+      errors.InputError: this oracle tells the top classes alone.
     """
     if self.labels_only:
-      raise ValueError(
+      raise errors.InputError(
         "this attack declares ACCESS = 'labels'; declare 'scores' to read them"
       )
     return self._ask(variables, images)
@@ -81,11 +81,11 @@ def open_module(teacher: Oracle | method.ApplyFn | nn.Module) -> nn.Module:
   """The network of a teacher whose weights are known; `ACCESS = 'weights'`.
 
   Raises:
-    ValueError: they are not.
+    errors.InputError: they are not.
   """
   module = teacher.module if isinstance(teacher, Oracle) else teacher
   if not isinstance(module, nn.Module):
-    raise ValueError(
+    raise errors.InputError(
       f'this attack reads the weights of the teacher; {teacher!r} does not '
       'give them away'
     )

@@ -130,13 +130,25 @@ class Job:
       if plan
       else [self.student(name, model, {'teacher': teacher})]
     )
-    twins = self.attack(name, twin, model) if twin else found
+    twins = self._beside(found, name, twin, model) if twin else found
     nulls = found
     if teacher and self._has_null(name):
-      nulls = self.attack(name, None, model)
+      nulls = self._beside(found, name, None, model)
     return [
       self._compared(*runs) for runs in zip(found, twins, nulls, strict=True)
     ]
+
+  def _beside(
+    self, found: list[Run], name: str, teacher: Run | None, model: str
+  ) -> list[Run]:
+    """The runs of the same attack on another; themselves where it fits none."""
+    try:
+      others = self.attack(name, teacher, model)
+    except ValueError:
+      return found
+    # Whoever needs other steps on the way has the student alone in common.
+    alike = len(others) == len(found)
+    return others if alike else [*found[:-1], others[-1]]
 
   def _compared(self, run: Run, twin: Run, null: Run) -> Run:
     """The run of an attack, with those that it is compared with."""
@@ -188,7 +200,13 @@ class Job:
     own = {'normal': self.normal, 'adversary': self.adversary} | dict(
       parents or {}
     )
-    roles = defenses.get(method).PARENTS
+    module = defenses.get(method)
+    roles = module.PARENTS
+    if module.make is None and 'normal' not in roles:
+      raise ValueError(
+        f'defense {method!r} has make = None, so it serves the network of its '
+        f"parent 'normal', but PARENTS = {roles}; expected ('normal',)"
+      )
     missing = set(roles) - set(own)
     if missing:
       raise ValueError(

@@ -33,6 +33,7 @@ _FREE_FIELDS = (
   'data_dir',
   'eval_batch_size',
   'grid',
+  'max_accuracy_drop',
   'num_devices',
   'progress',
   'resident',
@@ -230,6 +231,8 @@ def _own_config(
   kept = disk.restored(path, disk.json_bytes(content))
   if not kept and not reuse and path.exists():
     found = disk.read_json(path)
+    if isinstance(found, dict):  # Earlier versions had fewer that are free.
+      found = {k: v for k, v in found.items() if k not in free}
     if found != content:
       differences = _differences(found, content)
       more = len(differences) - _MOST_NAMED

@@ -9,6 +9,7 @@ Teachers in Knowledge Distillation", NeurIPS.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import errors, losses, method, oracle
+from undistillable import data, errors, losses, method, models, oracle
 from undistillable.models import layers
 
 PARENTS = ('teacher',)
@@ -55,6 +56,44 @@ class Settings:
       losses.check_not_negative(name, getattr(self, name))
 
 
+def plan(job: Any, teacher: Any, student: str) -> list[Any]:
+  """The student, whose network must have stages to listen at.
+
+  Raises:
+    errors.InputError: it has too few.
+  """
+  run = job.student('skeptical', student, {'teacher': teacher})
+  source = data.get_source(run.judged_on['name'])
+  model = models.get_model(student, source.num_classes)
+  _check_stages(_num_stages(model, source.image_shape), run.settings['loc'])
+  return [run]
+
+
+@functools.lru_cache(maxsize=64)
+def _num_stages(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+  def maps() -> list[jax.Array]:
+    _, seen = model.init_with_output(
+      jax.random.key(0),
+      jnp.zeros((1, *image_shape)),
+      capture_intermediates=True,
+      mutable=True,
+    )
+    return feature_maps(seen['intermediates'])
+
+  return len(jax.eval_shape(maps))
+
+
+def _check_stages(number: int, loc: int) -> None:
+  """Raises InputError where there are too few."""
+  deepest = max(1, loc)
+  if number <= deepest:
+    raise errors.InputError(
+      f'skeptical: the network has {number} stages with feature maps, but '
+      f'loc={loc} takes {deepest + 1}, the last of which is for the network '
+      'itself'
+    )
+
+
 def make(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -81,14 +120,8 @@ def make(
   def features_fn(intermediates: Mapping[str, Any]) -> dict[int, jax.Array]:
     """The feature map of each head that has a part in the loss."""
     maps = feature_maps(intermediates)
-    deepest = max(1, settings.loc)
-    if len(maps) <= deepest:
-      raise errors.InputError(
-        f'skeptical: the network has {len(maps)} stages with feature maps, but '
-        f'loc={settings.loc} takes {deepest + 1}, the last of which is for '
-        'the network itself'
-      )
-    return {place: maps[-1 - place] for place in {1, deepest}}
+    _check_stages(len(maps), settings.loc)
+    return {place: maps[-1 - place] for place in {1, max(1, settings.loc)}}
 
   def init(rng: jax.Array, seen: method.Forward) -> dict[str, Any]:
     head = Head(seen.logits.shape[-1])

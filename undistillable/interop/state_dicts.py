@@ -123,6 +123,7 @@ def to_torch(
     (8, 1, 3, 3)
   """
   tensors = {}
+  _check_depth(name, variables)
   for collection in ('params', 'batch_stats'):
     for module, leaves in variables.get(collection, {}).items():
       for leaf, value in leaves.items():
@@ -132,6 +133,19 @@ def to_torch(
         tensors[_tensor_name(module, leaf)] = array
   expected = _fit(name, tensors, image_size, overrides)
   return {key: np.ascontiguousarray(tensors[key]) for key in expected}
+
+
+def _check_depth(name: str, variables: Mapping[str, Any]) -> None:
+  """Raises ValueError where a network has modules in modules."""
+  for collection in ('params', 'batch_stats'):
+    for module, leaves in variables.get(collection, {}).items():
+      inner = [k for k, v in leaves.items() if isinstance(v, Mapping)]
+      if inner:
+        raise ValueError(
+          f'{name!r} has modules in modules, as {module}/{inner[0]}, whose '
+          'PyTorch names no rule tells; a block of one level names its layers '
+          f'with dots, as {module}.{inner[0]}'
+        )
 
 
 def unwrap(checkpoint: Any) -> Any:
@@ -225,6 +239,7 @@ def _template(
     return variables
 
   variables = jax.eval_shape(init)
+  _check_depth(name, variables)
   template: _Template = {}
   for module in order:
     for collection, leaf in (

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from undistillable import errors
 from undistillable.models import (
   airbench,
   cnn,
@@ -82,7 +83,9 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f'; did you mean {close[0]!r}?' if close else ''
     known = ', '.join(sorted(MODELS))
-    raise ValueError(f'unknown model {name!r}; known: {known}{hint}')
+    raise errors.InputError(f'unknown model {name!r}; known: {known}{hint}')
   if num_classes < 2:
-    raise ValueError(f'num_classes must be at least 2; got {num_classes}')
+    raise errors.InputError(
+      f'num_classes must be at least 2; got {num_classes}'
+    )
   return MODELS[name](num_classes=num_classes, **overrides)

@@ -86,7 +86,10 @@ def _audit(run: str, results: Mapping[str, Any] | None) -> str:
   rows = summary_lib.summarize(runs)['rows']
   owner = next((row for row in rows if run in row['ids']), None)
   if owner is None:
-    return 'No attack on this network is on record.'
+    return (
+      'No main job that attacked this network is on record here; an arena or '
+      'an audit has a page of its own.'
+    )
   thefts = [row for row in rows if row['teacher'] == owner['name']]
   models = {row['name'] for row in thefts}
   alone = [
