@@ -269,34 +269,6 @@ def test_labels_are_balanced():
   assert (images['image'].dtype, images['label'].dtype) == ('float32', 'int32')
 
 
-def test_two_devices_see_the_same_jitter_and_end_with_the_same_images():
-  """As in the loop, where each device has a key of its own."""
-  deep = _deep(jitter=3, flip=True)
-  step = jax.pmap(
-    functools.partial(deep.method.step, axis_name='batch'),
-    axis_name='batch',
-    in_axes=(None, None, 0, 0),
-    out_axes=0,
-  )
-  halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), _batch())
-  both, metrics = step(
-    deep.state, deep.frozen, halves, jax.random.split(jax.random.key(5), 2)
-  )
-  one, (one_metrics,) = _run(deep, 1)
-  both, one, start = jax.device_get((both, one, deep.state))
-  assert set(metrics) == set(one_metrics)
-  for name, value in metrics.items():
-    np.testing.assert_allclose(value, [one_metrics[name]] * 2, rtol=1e-5)
-  for leaf in jax.tree.leaves(both):
-    np.testing.assert_array_equal(leaf[0], leaf[1])
-  np.testing.assert_allclose(
-    both.image[0] - start.image,
-    one.image - start.image,
-    rtol=1e-4,
-    atol=1e-6,
-  )
-
-
 def test_jitter_and_flip_follow_the_step_and_the_seed():
   still = optax.sgd(0.0)
   count = {
@@ -346,32 +318,6 @@ def test_bfloat16_networks_make_float32_images():
   assert all(x.dtype == jnp.float32 for x in metrics[-1].values())
   assert np.isfinite([list(m.values()) for m in metrics]).all()
   assert metrics[-1]['loss'] < metrics[0]['loss']
-
-
-# Bit for bit, in the program that users run.
-@pytest.mark.usefixtures('full_compilation')
-def test_resuming_equals_going_on(tmp_path):
-  method = _deep(optax.adam(0.05), jitter=1).method
-  blank = {
-    'image': np.zeros((NUM_IMAGES, 8, 8, 2), np.uint8),
-    'label': np.zeros(NUM_IMAGES, np.int32),
-  }
-
-  def prepare(arrays, indices, rng):
-    return _batch(indices)
-
-  fit = functools.partial(
-    train.fit,
-    method,
-    blank,
-    prepare,
-    batch_size=4,
-    frozen={'teacher': _variables(Tiny())},
-  )
-  whole = fit(epochs=3)
-  fit(epochs=1, folder=tmp_path)
-  resumed = fit(epochs=3, folder=tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
 def _adaptive(competition, **settings):

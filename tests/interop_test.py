@@ -13,7 +13,6 @@ import fixtures_rule
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import networks
 import numpy as np
 import pytest
 
@@ -34,7 +33,22 @@ def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-@pytest.mark.parametrize('name', networks.NAMES)
+@pytest.mark.parametrize(
+  'name',
+  [  # Of each family one.
+    'airbench94',
+    'cnn',
+    'densenet121',
+    'mlp',
+    'mobilenetv2',
+    'resnet18',
+    'resnet50',
+    'resnetc20',
+    'resnetc44',
+    'resnext29',
+    'shufflenetv2',
+  ],
+)
 def test_round_trip_is_bit_equal(name):
   variables = _variables(name)
   state_dict = interop.to_torch(name, variables)

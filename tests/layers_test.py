@@ -1,6 +1,7 @@
 """Layers: PyTorch's arithmetic, on one device and on two, and on a CPU."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -191,51 +192,6 @@ def test_one_value_on_each_of_two_devices_is_a_batch_of_two():
   )
 
 
-@pytest.mark.parametrize('name', ['cnn8', 'resnetc8'])
-def test_two_devices_equal_one_with_the_whole_batch(name):
-  images, labels = _normal(8, 8, 8, 3), np.arange(8) % 4
-  # Unlike halves, so that statistics of a half differ from those of all.
-  images[4:] = 3 * images[4:] + 1
-  one = models.get_model(name, 4)
-  two = models.get_model(name, 4, axis_name='batch')
-  variables = jax.jit(one.init)(jax.random.key(0), images)
-
-  def step(model, variables, images, labels):
-    def loss_fn(params):
-      logits, updates = model.apply(
-        {**variables, 'params': params},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      picked = jnp.take_along_axis(
-        nn.log_softmax(logits), labels[:, None], axis=-1
-      )
-      return -picked.mean(), updates['batch_stats']
-
-    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      variables['params']
-    )
-    return loss, stats, grads
-
-  def pooled(variables, images, labels):
-    loss, stats, grads = step(two, variables, images, labels)
-    return jax.lax.pmean((loss, grads), 'batch'), stats
-
-  (loss, grads), stats = jax.pmap(pooled, 'batch', in_axes=(None, 0, 0))(
-    variables, images.reshape(2, 4, 8, 8, 3), labels.reshape(2, 4)
-  )
-  whole = jax.jit(lambda *args: step(one, *args))(variables, images, labels)
-  for device in (0, 1):
-    jax.tree.map(
-      lambda x, y, i=device: np.testing.assert_allclose(
-        np.asarray(x)[i], y, rtol=1e-4, atol=1e-5
-      ),
-      (loss, stats, grads),
-      whole,
-    )
-
-
 def _value_and_grads(fn, x, kernel, in_tiles=False):
   """fn's value, and the gradients of a weighted sum of it.
 
@@ -282,14 +238,20 @@ GEOMETRIES = [
 ]
 
 
-@pytest.mark.parametrize(('shape', 'size', 'strides', 'padding'), GEOMETRIES)
 @pytest.mark.parametrize(
-  ('channels', 'features', 'groups'),
-  [(3, 5, 1), (6, 6, 6), (6, 12, 6), (8, 12, 2)],
+  ('channels', 'features', 'groups', 'geometry'),
+  [
+    *itertools.product([3], [5], [1], GEOMETRIES),
+    *itertools.product([6], [6], [6], GEOMETRIES),
+    # Of several channels a group: one path, whatever their number.
+    *itertools.product([6], [12], [6], GEOMETRIES[1::4]),
+    *itertools.product([8], [12], [2], GEOMETRIES[::2]),
+  ],
 )
 def test_convolution_equals_xla_s(
-  channels, features, groups, shape, size, strides, padding, monkeypatch
+  channels, features, groups, geometry, monkeypatch
 ):
+  shape, size, strides, padding = geometry
   # Chunks of two or three images, and one image or two that are left.
   monkeypatch.setattr(convolution, '_DEPTHWISE_IMAGES', 2)
   monkeypatch.setattr(convolution, '_CHUNK_BYTES', 10 * channels * size[0] ** 2)

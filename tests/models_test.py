@@ -157,19 +157,20 @@ def test_every_model_takes_small_gray_images(name):
   assert features.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('shape', [(2, 28, 28, 1), (2, 64, 64, 3)])
 @pytest.mark.parametrize(
-  'name',
+  ('name', 'shape'),
   [
-    'airbench94',
-    'cnn',
-    'densenet121',
-    'mlp',
-    'mobilenetv2',
-    'resnet50',
-    'resnetc20',
-    'resnext29',
-    'shufflenetv2',
+    ('airbench94', (2, 28, 28, 1)),
+    ('cnn', (2, 28, 28, 1)),
+    ('cnn', (2, 64, 64, 3)),
+    ('densenet121', (2, 64, 64, 3)),
+    ('mlp', (2, 28, 28, 1)),
+    ('mobilenetv2', (2, 28, 28, 1)),
+    ('resnet50', (2, 64, 64, 3)),
+    ('resnetc20', (2, 28, 28, 1)),
+    ('resnext29', (2, 64, 64, 3)),
+    ('shufflenetv2', (2, 28, 28, 1)),
+    ('shufflenetv2', (2, 64, 64, 3)),
   ],
 )
 def test_every_family_takes_images_of_other_sizes(name, shape):
