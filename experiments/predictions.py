@@ -403,6 +403,7 @@ def _blind(board: Board, student: str) -> list[Found]:
       gain = row.against_none
       if gain.num_seeds >= verdict.MIN_SEEDS:
         status = status_fn(gain, board.rules['margin'])
-        what = f'{student} from {name}, {group.name} images'
+        kind = 'no' if group.name == board_lib.NOTHING else group.name
+        what = f'{student} from {name}, {kind} images'
         found.append(Found(status, gain.points, what))
   return found
