@@ -240,12 +240,3 @@ def test_points_are_pixels_not_shapes():
   panel, *_ = embeddings.figure(_arrays(), {}).draw()
   text = draw.svg(panel, 'a-')
   assert text.count('<use') < 20 and text.count('<image') == 1
-
-
-def test_arrays_that_do_not_fit_are_named():
-  arrays = _arrays() | {'nasty_logits': np.zeros((3, 2))}
-  with pytest.raises(ValueError, match=r'nasty_logits must be \(200, 2\)'):
-    embeddings.figure(arrays, {})
-  arrays = _arrays() | {'class_names': ['a', 'b']}
-  with pytest.raises(ValueError, match='labels 0 to 9, but 2 class names'):
-    embeddings.figure(arrays, {})

@@ -1,1 +1,1 @@
-"""How fast steps are, and what they cost beside the passes in them."""
+"""How fast steps are, and what else is measured of the machine."""

@@ -176,11 +176,7 @@ def figure(
     arrays: mapping with `label` int[M], `class_names` str[K] and the points
       of `project`, float[M, 2], by the keys of `_PANELS`.
     numbers: {key: what `separation` returns}; written below the panel.
-
-  Raises:
-    ValueError: for points that are not float[M, 2] or a label without name.
   """
-  _check(arrays)
   told = {key: _told(found) for key, found in numbers.items()}
   num_images, num_classes = len(arrays['label']), len(arrays['class_names'])
   alt = [
@@ -237,23 +233,6 @@ def _panels(
     for name, color in zip(names, CLASS_COLORS, strict=False)
   ]
   return [*shown, draw.legend(looks, columns=3)]
-
-
-def _check(arrays: Mapping[str, Any]) -> None:
-  """An error that says which array is wrong."""
-  label, names = np.asarray(arrays['label']), arrays['class_names']
-  for key, _, _ in _PANELS:
-    shape = np.shape(arrays[key])
-    if shape != (len(label), 2):
-      raise ValueError(
-        f'embedding: {key} must be {(len(label), 2)} as there are '
-        f'{len(label)} labels; got {shape}'
-      )
-  if len(label) and not 0 <= label.min() <= label.max() < len(names):
-    raise ValueError(
-      f'embedding: labels {label.min()} to {label.max()}, but '
-      f'{len(names)} class names'
-    )
 
 
 def _draw(axes: mpl_axes.Axes, points: np.ndarray, label: np.ndarray) -> None:
