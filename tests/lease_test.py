@@ -82,12 +82,57 @@ def test_whoever_lives_on_this_machine_keeps_it_however_long_he_was_held_up(
     assert lease.owner(tmp_path)['pid'] == os.getpid()
 
 
-def test_another_process_of_the_same_number_is_another(tmp_path):
+@pytest.mark.parametrize('fails', ['utime', 'join'])
+def test_what_could_not_be_let_go_is_free_all_the_same(
+  fails, tmp_path, monkeypatch
+):
+  """Or the process would wait for itself."""
+  mine = lease.take(tmp_path)
+
+  def fail(*args):
+    raise OSError(5, 'Input/output error')
+
+  with monkeypatch.context() as context:
+    if fails == 'utime':
+      context.setattr(lease.os, 'utime', fail)
+      mine.release()
+    else:
+      context.setattr(mine._thread, 'join', fail)
+      with pytest.raises(OSError, match='Input'):
+        mine.release()
   with lease.take(tmp_path):
-    path = tmp_path / 'owner.1'
-    owner = lease.owner(tmp_path)
-    path.write_text(json.dumps(owner | {'started': '1'}))
-    assert lease.owner(tmp_path) is None
+    assert lease.take(tmp_path) is None
+
+
+def test_where_nobody_tells_when_a_process_began_its_lease_grows_old(
+  tmp_path, monkeypatch
+):
+  """Another one may have its number after the next start of the machine."""
+  monkeypatch.setattr(lease, '_state', lambda pid: (None, None))
+  here = lease._here() | {'pid': os.getppid()}
+  _foreign(tmp_path, 0.5 * lease.SECS_UNTIL_STALE, **here)
+  assert lease.owner(tmp_path)['pid'] == os.getppid()
+  _foreign(tmp_path, 2 * lease.SECS_UNTIL_STALE, **here)
+  assert lease.owner(tmp_path) is None
+
+
+def test_who_waits_says_for_whom(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(lease, '_SECS_UNTIL_SAID', 0.0)
+  other = _foreign(tmp_path, 0)
+  monkeypatch.setattr(lease.time, 'sleep', lambda secs: os.utime(other, (1, 1)))
+  lease.wait(tmp_path).release()
+  assert 'waits for process 1 on elsewhere, which writes to' in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='nobody else tells')
+def test_another_process_of_the_same_number_is_another(tmp_path):
+  parent = os.getppid()
+  _, started = lease._state(parent)
+  here = lease._here() | {'pid': parent}
+  _foreign(tmp_path, 0, **here, started=started)
+  assert lease.owner(tmp_path)
+  _foreign(tmp_path, 0, **here, started='1')
+  assert lease.owner(tmp_path) is None
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='nobody else tells')

@@ -299,7 +299,8 @@ def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
   store = store_lib.Store(tmp_path, config.data_dir)
   planned = study.MAIN.plan_fn(config)
   partner = dataclasses.replace(planned[0], role='partner', seed=2**31)
-  study._write_plan([*planned, partner], tmp_path, 'a config')
+  study._write_plan([*planned, partner], tmp_path, 'a config', ())
+  (tmp_path / 'results.json').unlink()
   asked = []
 
   def plan_fn(seed):
@@ -311,6 +312,28 @@ def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
   found = study._of_other_seeds([], plan_fn, other, store, tmp_path)
   assert asked == [0]
   assert set(found) == set(planned)
+
+
+def test_the_seeds_of_an_earlier_version_are_kept(done, tmp_path, no_figures):
+  """Its plan tells no seeds, and fewer fields of its config were free."""
+  _, workdir, config = done
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  plan, own = tmp_path / status.PLAN, tmp_path / 'config.json'
+  lines = [
+    {k: v for k, v in line.items() if k != 'seed'}
+    for line in disk.read_json(plan)
+  ]
+  disk.write_json(plan, lines)
+  disk.write_json(own, disk.read_json(own) | {'max_accuracy_drop': 100.0})
+  results = (tmp_path / 'results.json').read_bytes()
+  disk.sign(tmp_path, ['config.json'], {'results.json': results})
+  other = config.copy_and_resolve_references()
+  other.seeds = (3,)
+  found = study.run(other, tmp_path)
+  assert {run['seed'] for run in found['runs']} == {0, 3}
+  assert {line['id'] for line in disk.read_json(plan)} == {
+    run['id'] for run in found['runs']
+  }
 
 
 def test_whoever_measured_while_another_command_ended_reports_its_seeds(

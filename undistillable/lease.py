@@ -13,6 +13,8 @@ see `check`, and leaves the folder to whom it has gone to.
 
 import contextlib
 import json
+import logging
+import math
 import os
 import pathlib
 import re
@@ -29,12 +31,14 @@ from undistillable import errors
 _NAME = re.compile(r'owner\.(\d+)')
 _SECS_BETWEEN_BEATS = 10.0
 _SECS_BETWEEN_LOOKS = 0.2
+_SECS_UNTIL_SAID = 5.0  # For whom one waits.
 # Of clocks and caches of a network file system, several beats.
 SECS_UNTIL_STALE = 60.0
 
 
-# {folder: its lease}, of this process.
+# {folder: its lease}, of this process; and what its leases are known by.
 _held: dict[pathlib.Path, 'Lease'] = {}
+_tokens: set[str] = set()
 
 
 class LostError(errors.InputError):
@@ -46,7 +50,7 @@ class Lease:
 
   def __init__(self, path: pathlib.Path, token: str):
     self._path = path
-    self._token = token
+    self.token = token
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._beat, daemon=True)
     self._thread.start()
@@ -67,9 +71,12 @@ class Lease:
     """Lets others have it at once."""
     if _held.get(self._path.parent.absolute()) is self:
       del _held[self._path.parent.absolute()]
-    self._done.set()
-    self._thread.join()
-    self._set_time(0.0)
+    try:
+      self._done.set()
+      self._thread.join()
+    finally:
+      self._set_time(0.0)
+      _tokens.discard(self.token)
 
   def stands(self) -> bool:
     """Whether no other process has taken it over."""
@@ -77,7 +84,7 @@ class Lease:
 
   def _is_mine(self) -> bool:
     """Whether the file is that which was made: its folder may be another."""
-    return _read(self._path).get('token') == self._token
+    return _read(self._path).get('token') == self.token
 
   def _beat(self) -> None:
     while not self._done.wait(_SECS_BETWEEN_BEATS):
@@ -100,11 +107,23 @@ def take(folder: pathlib.Path) -> Lease | None:
   Raises:
     OSError: the disk is full, or cannot be written.
   """
+  token = secrets.token_hex(8)
+  _tokens.add(token)  # Before others of this process can see it.
+  taken = None
+  try:
+    taken = _take(folder, token)
+  finally:
+    if taken is None:
+      _tokens.discard(token)
+  return taken
+
+
+def _take(folder: pathlib.Path, token: str) -> Lease | None:
+  """See `take`."""
   path = _latest(folder)
   if path and _is_held(path):
     return None
   mine = folder / f'owner.{_number(path) + 1 if path else 1}'
-  token = secrets.token_hex(8)
   since = time.strftime('%Y-%m-%d %H:%M:%S%z')
   about = _here() | {'pid': os.getpid(), 'started': _state(os.getpid())[1]}
   try:
@@ -128,10 +147,14 @@ def take(folder: pathlib.Path) -> Lease | None:
 def wait(folder: pathlib.Path) -> Lease:
   """A lease of a folder, made where it is missing, as soon as it can be had."""
   folder.mkdir(parents=True, exist_ok=True)
+  says_at = time.monotonic() + _SECS_UNTIL_SAID
   while True:
     taken = take(folder)
     if taken:
       return taken
+    if time.monotonic() > says_at and (other := owner(folder)):
+      logging.warning('waits for %s, which writes to %s', named(other), folder)
+      says_at = math.inf
     time.sleep(_SECS_BETWEEN_LOOKS)
 
 
@@ -152,10 +175,11 @@ def check(folder: pathlib.Path) -> None:
   """
   if not stands(folder):
     other = owner(folder)
-    whom = named(other) if other else 'nobody'
+    if other is None:
+      raise LostError(f'{folder} was removed, or its lease in it')
     raise LostError(
-      f'{folder} has gone to {whom}, since this process was not heard of for '
-      f'more than {SECS_UNTIL_STALE:.0f} s'
+      f'{folder} has gone to {named(other)}, since this process was not heard '
+      f'of for more than {SECS_UNTIL_STALE:.0f} s'
     )
 
 
@@ -181,25 +205,36 @@ def _is_held(path: pathlib.Path) -> bool:
   if not modified:
     return False  # It was released.
   owner = _read(path)
-  if owner and all(owner.get(key) == value for key, value in _here().items()):
+  here = all(owner.get(key) == value for key, value in _here().items())
+  if here and owner.get('started'):
     return _lives(owner)
-  # Of a process elsewhere nothing else is known. A time that has yet to come
-  # is that of a copy.
+  if here and owner and not _exists(owner['pid']):
+    return False
+  # Of a process elsewhere, or of a system that does not say when it began,
+  # nothing else is known. A time that has yet to come is that of a copy.
   return abs(_now(path.parent) - modified) <= SECS_UNTIL_STALE
 
 
 def _lives(owner: Mapping[str, Any]) -> bool:
-  """Whether a process of this machine is there, and is the one that it was."""
+  """Whether a process of this machine is there, and is the one that it was.
+
+  One of this process that was not let go, as where the disk failed, is no more.
+  """
+  if owner['pid'] == os.getpid():
+    return owner.get('token') in _tokens
+  state, started = _state(owner['pid'])
+  # Of state Z it is dead, and nobody has asked how.
+  return state != 'Z' and started == owner['started']
+
+
+def _exists(pid: int) -> bool:
   try:
-    os.kill(owner['pid'], 0)
+    os.kill(pid, 0)
   except ProcessLookupError:
     return False
   except PermissionError:  # It lives, and is another user's.
     pass
-  state, started = _state(owner['pid'])
-  if state == 'Z':  # It is dead, and nobody has asked how.
-    return False
-  return None in (started, owner.get('started')) or started == owner['started']
+  return True
 
 
 def _state(pid: int) -> tuple[str | None, str | None]:

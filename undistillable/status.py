@@ -35,8 +35,8 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
   Returns:
     For each run its id, label and state ('in training', 'stopped', 'diverged',
     'damaged', 'waiting' or 'finished'), the epochs done, those there will be,
-    and in training who does it since when. Damaged is what cannot be read, and
-    is trained or judged again by the next command.
+    and in training who does it since when. Damaged is what cannot be read; no
+    checksum is looked at here, as the next command does.
 
   Raises:
     errors.InputError: nothing was begun there.
@@ -44,8 +44,8 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
   planned = list(_planned(workdir))
   if not planned:
     raise errors.InputError(
-      f'{workdir} has no {PLAN}: no study was begun there, or none by this '
-      'version'
+      f'{workdir} has no {PLAN} that can be read: no study was begun there, or '
+      'none by this version'
     )
   return [_row(run, workdir / 'runs' / run['id']) for run in planned]
 
@@ -78,18 +78,22 @@ def _is_line(line: Any) -> bool:
 
 def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   row = {**run, 'state': 'waiting', 'done': 0, 'who': ''}
+  result = folder / 'result.json'
   try:
-    epochs = writers.read_metrics(folder)
-    row['done'] = epochs[-1]['epoch'] if epochs else 0
-    owner = lease.owner(folder) if folder.is_dir() else None
-    result = folder / 'result.json'
-    if result.exists() and not (owner and _is_old(result)):
+    is_there = result.exists()
+    # Of thousands of finished runs no more is read than that.
+    owner = None
+    if folder.is_dir() and not (is_there and not _is_old(result)):
+      owner = lease.owner(folder)
+    if is_there and owner is None:
       found = disk.read_json(result)
       state, done = found['status'], found.get('epochs', 0)
       return row | {
         'state': state if state in _STATES else 'damaged',
         'done': done,
       }
+    epochs = writers.read_metrics(folder)
+    row['done'] = epochs[-1]['epoch'] if epochs else 0
     if owner is not None:
       since = f', since {owner["since"]}' if 'since' in owner else ''
       who = f'{lease.named(owner)}{since}'

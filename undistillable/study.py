@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -133,7 +133,7 @@ def run(
   )
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
-  _write_plan(planned, folder, own_config)
+  _write_plan(planned, folder, own_config, _free(study))
   results = execute.train_all(
     planned,
     store,
@@ -225,14 +225,11 @@ def _own_config(
 ) -> Any:
   """What says whose report this is; one config must not replace another's."""
   path = folder / 'config.json'
-  free = set(_FREE_FIELDS) - set(study.fixed_fields)
-  content = {k: v for k, v in config.to_dict().items() if k not in free}
-  content = disk.as_json(content)
+  free = _free(study)
+  content = disk.as_json(_not_free(config.to_dict(), free))
   kept = disk.restored(path, disk.json_bytes(content))
   if not kept and not reuse and path.exists():
-    found = disk.read_json(path)
-    if isinstance(found, dict):  # Earlier versions had fewer that are free.
-      found = {k: v for k, v in found.items() if k not in free}
+    found = _not_free(disk.read_json(path), free)
     if found != content:
       differences = _differences(found, content)
       more = len(differences) - _MOST_NAMED
@@ -247,9 +244,24 @@ def _own_config(
   return content
 
 
+def _free(study: Study) -> set[str]:
+  """Fields that may change in its workdir."""
+  return set(_FREE_FIELDS) - set(study.fixed_fields)
+
+
+def _not_free(config: Any, free: Collection[str]) -> Any:
+  """A config, or what is in such a file; in earlier ones fewer were free."""
+  if not isinstance(config, dict):
+    return config
+  return {k: v for k, v in config.items() if k not in free}
+
+
 @hosts.by_main
 def _write_plan(
-  planned: Sequence[runs_lib.Run], folder: pathlib.Path, own_config: Any
+  planned: Sequence[runs_lib.Run],
+  folder: pathlib.Path,
+  own_config: Any,
+  free: Collection[str],
 ) -> None:
   """Writes the config, and lists the runs for `status`.
 
@@ -269,9 +281,9 @@ def _write_plan(
   path, config_path = folder / status.PLAN, folder / 'config.json'
   with lease.wait(folder / _LEASE):
     there = path.exists() and config_path.exists()
-    if there and disk.read_json(config_path) == own_config:
+    if there and _not_free(disk.read_json(config_path), free) == own_config:
       try:
-        listed |= {run['id']: run for run in disk.read_json(path)}
+        listed = {run['id']: run for run in disk.read_json(path)} | listed
       except (errors.InputError, KeyError, TypeError):
         disk.say(folder, [path.name], 'written again, with these seeds alone')
     disk.write_json(path, list(listed.values()))
@@ -344,6 +356,11 @@ def _of_other_seeds(
 ) -> dict[runs_lib.Run, dict[str, Any]]:
   """The results of other seeds of this config, of which all are finished."""
   listed = {run.get('seed') for run in disk.read_json(folder / status.PLAN)}
+  path = folder / 'results.json'
+  if path.exists() and not disk.damaged(folder, [path.name]):
+    # Plans of earlier versions tell no seeds.
+    reported = disk.read_json(path)['runs']
+    listed |= {run['seed'] for run in reported if run['role'] != 'partner'}
   found: dict[runs_lib.Run, dict[str, Any]] = {}
   for seed in sorted(listed - set(config.seeds) - {None}):
     planned = plan_fn(seed)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import models
+from undistillable import errors, models
 
 _LEAVES = {
   'bias': 'bias',
@@ -136,12 +136,12 @@ def to_torch(
 
 
 def _check_depth(name: str, variables: Mapping[str, Any]) -> None:
-  """Raises ValueError where a network has modules in modules."""
+  """Raises InputError where a network has modules in modules."""
   for collection in ('params', 'batch_stats'):
     for module, leaves in variables.get(collection, {}).items():
       inner = [k for k, v in leaves.items() if isinstance(v, Mapping)]
       if inner:
-        raise ValueError(
+        raise errors.InputError(
           f'{name!r} has modules in modules, as {module}/{inner[0]}, whose '
           'PyTorch names no rule tells; a block of one level names its layers '
           f'with dots, as {module}.{inner[0]}'
