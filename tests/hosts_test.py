@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -170,6 +171,19 @@ def programs(tmp_path, monkeypatch):
   # Of the process that all of them are forked from.
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'programs'))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+
+def test_an_address_without_a_port_is_one_sentence():
+  code = (
+    'from undistillable import errors, hosts\n'
+    'try:\n'
+    "  hosts.join('localhost', 2, 0)\n"
+    'except errors.InputError as error:\n'
+    '  print(error)\n'
+  )
+  told = subprocess.check_output([sys.executable, '-c', code], text=True)
+  assert told.startswith('the hosts cannot be joined: ')
+  assert '--coordinator_address' in told
 
 
 def test_a_study_moves_between_one_host_and_two(

@@ -27,6 +27,20 @@ def test_a_lease_is_had_by_one_until_it_is_released(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['owner.2']
 
 
+def test_what_was_let_go_is_free_for_other_processes(tmp_path):
+  """While the one that had it lives on."""
+  code = (
+    'import pathlib, sys; from undistillable import lease; '
+    'print(lease.owner(pathlib.Path(sys.argv[1])) is None)'
+  )
+  command = [sys.executable, '-c', code, str(tmp_path)]
+  told = []
+  with lease.take(tmp_path):
+    told.append(subprocess.check_output(command, text=True).strip())
+  told.append(subprocess.check_output(command, text=True).strip())
+  assert told == ['False', 'True']
+
+
 def test_the_lease_of_a_process_that_was_killed_is_free_at_once(tmp_path):
   code = (
     'import os, pathlib, signal, sys; from undistillable import lease; '

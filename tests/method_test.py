@@ -16,6 +16,7 @@ from undistillable import (
   attacks,
   checkpoints,
   defenses,
+  errors,
   interop,
   losses,
   method as method_lib,
@@ -144,6 +145,12 @@ def test_no_gradient_reaches_a_frozen_network(name):
 
   grads = jax.jit(jax.grad(loss))(_frozen(method))
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads))
+
+
+def test_what_is_trained_beside_a_network_needs_one():
+  method = method_lib.beside(_tiny('nasty'), networks.Small(), 'gate')
+  with pytest.raises(errors.InputError, match="'normal'; name it in PARENTS"):
+    method.init(jax.random.key(0), _batch(), {})
 
 
 @pytest.mark.parametrize('name', ['nasty', 'kd'])

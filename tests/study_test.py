@@ -20,6 +20,7 @@ import types
 
 import config_files
 import damage
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -328,7 +329,7 @@ def test_the_seeds_of_an_earlier_version_are_kept(done, tmp_path, no_figures):
   results = (tmp_path / 'results.json').read_bytes()
   disk.sign(tmp_path, ['config.json'], {'results.json': results})
   other = config.copy_and_resolve_references()
-  other.seeds = (3,)
+  other.seeds, other.max_accuracy_drop = (3,), 90.0
   found = study.run(other, tmp_path)
   assert {run['seed'] for run in found['runs']} == {0, 3}
   assert {line['id'] for line in disk.read_json(plan)} == {
@@ -1213,6 +1214,39 @@ def test_a_finished_network_is_what_others_expect(done):
   tensors = interop.load(folder / 'model.safetensors')
   again = interop.from_torch('cnn8', tensors)
   jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+@pytest.mark.usefixtures('no_figures')
+def test_a_network_without_pytorch_s_names_is_trained_all_the_same(
+  monkeypatch, tmp_path, data_dir, caplog
+):
+  """Or hours would be lost, for a file that nobody may want."""
+
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(8, name='dense')(x)
+
+  class Nested(nn.Module):
+    num_classes: int = 10
+    dtype: object = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+      x = nn.relu(Block(name='block')(x.reshape((len(x), -1))))
+      self.sow('intermediates', 'features', x)
+      return nn.Dense(self.num_classes, name='fc')(x)
+
+  monkeypatch.setitem(models.MODELS, 'nested', Nested)
+  changes = {'teacher.model': 'nested', 'defenses': ('stingy',)}
+  results = study.run(_config(data_dir=data_dir, **changes), tmp_path)
+  assert {run['status'] for run in results['runs']} == {'finished'}
+  for run in results['runs']:
+    folder = tmp_path / 'runs' / run['id']
+    named = (folder / 'model.safetensors').exists()
+    assert named == (run['model'] == 'mlp')
+    assert not disk.damaged(folder, ['variables', 'model.safetensors'])
+  assert 'as block/dense, whose PyTorch names no rule tells' in caplog.text
 
 
 def test_the_queries_are_counted(done, tmp_path, data_dir):

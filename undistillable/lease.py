@@ -35,7 +35,6 @@ _SECS_UNTIL_SAID = 5.0  # For whom one waits.
 # Of clocks and caches of a network file system, several beats.
 SECS_UNTIL_STALE = 60.0
 
-
 # {folder: its lease}, of this process; and what its leases are known by.
 _held: dict[pathlib.Path, 'Lease'] = {}
 _tokens: set[str] = set()
