@@ -457,10 +457,7 @@ def preset(
   Raises:
     errors.InputError: there is none of this name.
   """
-  if name not in known:
-    raise errors.InputError(
-      f'unknown preset {name!r}; known: {", ".join(known)}'
-    )
+  errors.check_known('preset', name, known)
   known[name](config)
   return config
 

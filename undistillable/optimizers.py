@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from undistillable import losses
+from undistillable import errors, losses
 
 SCHEDULES = ('constant', 'cosine', 'cosine_floor', 'linear', 'step')
 # A regular expression that is found somewhere in the 'module/name' of its
@@ -113,10 +113,7 @@ def get_schedule(
   Raises:
     ValueError: an unknown name or an impossible value.
   """
-  if name not in SCHEDULES:
-    raise ValueError(
-      f'unknown schedule {name!r}; known: {", ".join(SCHEDULES)}'
-    )
+  errors.check_known('schedule', name, SCHEDULES)
   losses.check_positive('learning_rate', learning_rate)
   losses.check_whole('epochs', epochs, least=1)
   if not 0 <= warmup_epochs < epochs:
@@ -175,10 +172,7 @@ def get_optimizer(
     >>> {name: round(float(x), 2) for name, x in updates['fc'].items()}
     {'bias': -6.4, 'kernel': -0.1}
   """
-  if name not in OPTIMIZERS:
-    raise ValueError(
-      f'unknown optimizer {name!r}; known: {", ".join(OPTIMIZERS)}'
-    )
+  errors.check_known('optimizer', name, OPTIMIZERS)
   if not 0 <= momentum < 1:
     raise ValueError(f'momentum={momentum}; expected 0 <= momentum < 1')
   losses.check_not_negative('weight_decay', weight_decay)

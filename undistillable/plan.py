@@ -475,23 +475,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
   known = {*models.MODELS, *methods}
   for name in set(config.recipes) - known - set(map(registry.short, named)):
     raise ValueError(f'recipes: there is no model or method {name!r}')
-  if config.dataset not in data.DATASETS:
-    raise ValueError(
-      f'unknown dataset {config.dataset!r}; known: {", ".join(data.DATASETS)}'
-    )
-  if config.normalization not in data.NORMALIZATIONS:
-    raise ValueError(
-      f'unknown normalization {config.normalization!r}; '
-      f'known: {", ".join(data.NORMALIZATIONS)}'
-    )
-  if config.queries not in ('cached', 'fresh'):
-    raise ValueError(
-      f'unknown queries {config.queries!r}; known: cached, fresh'
-    )
-  if config.dtype not in (None, 'bfloat16', 'float32'):
-    raise ValueError(
-      f'unknown dtype {config.dtype!r}; known: bfloat16, float32'
-    )
+  errors.check_known('dataset', config.dataset, data.DATASETS)
+  errors.check_known('normalization', config.normalization, data.NORMALIZATIONS)
+  errors.check_known('queries', config.queries, ('cached', 'fresh'))
+  if config.dtype is not None:
+    errors.check_known('dtype', config.dtype, ('bfloat16', 'float32'))
   if not 0 <= config.val_fraction < 1:
     raise ValueError(
       f'val_fraction={config.val_fraction}; expected 0 <= val_fraction < 1'

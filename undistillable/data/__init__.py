@@ -52,9 +52,7 @@ NORMALIZATIONS = {
 
 def get_source(name: str) -> dataset.Source:
   """Returns the entry of `DATASETS`, or raises a ValueError with all names."""
-  if name not in DATASETS:
-    known = ', '.join(DATASETS)
-    raise errors.InputError(f'unknown dataset {name!r}; known: {known}')
+  errors.check_known('dataset', name, DATASETS)
   return DATASETS[name]
 
 
