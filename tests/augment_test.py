@@ -19,7 +19,7 @@ _rotate = jax.jit(augment.rotate)
 
 @functools.cache
 def _fn(name, **kwargs):
-  return jax.jit(augment.get_augmentation(name, **kwargs))
+  return jax.jit(functools.partial(augment.get_augmentation(name), **kwargs))
 
 
 def _augmented(name, key, image, **kwargs):
@@ -210,20 +210,7 @@ def test_an_image_becomes_the_same_on_two_devices(name, noise):
   )
 
 
-def test_get_augmentation_passes_hyper_parameters(noise):
-  given = _augmented('pad_crop', 0, noise, pad=0)
-  np.testing.assert_array_equal(given, noise)
-
-
-@pytest.mark.parametrize(
-  ('name', 'kwargs', 'message'),
-  [
-    ('pad', {}, "unknown augmentation 'pad'; known: none, pad_crop"),
-    ('pad_crop', {'max_degrees': 3}, "no hyper-parameter 'max_degrees'.*pad"),
-    ('none', {'pad': 3}, 'it has: none'),
-    ('pad_crop', {'pad': -1}, 'must not be negative'),
-  ],
-)
-def test_get_augmentation_names_what_is_wrong(name, kwargs, message):
+def test_get_augmentation_names_those_that_there_are():
+  message = "unknown augmentation 'pad'; known: none, pad_crop"
   with pytest.raises(ValueError, match=message):
-    augment.get_augmentation(name, **kwargs)
+    augment.get_augmentation('pad')

@@ -8,13 +8,13 @@ batch that is spread over devices each example draws what it would on one.
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.typing
+
+from undistillable import errors
 
 # (random key, uint8[B, H, W, C]) -> uint8[B, H, W, C].
 AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -208,7 +208,7 @@ def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
   return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
 
 
-AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+AUGMENTATIONS: dict[str, AugmentFn] = {
   'none': none,
   'pad_crop': pad_crop,
   'pad_crop_flip': pad_crop_flip,
@@ -217,31 +217,13 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def get_augmentation(name: str, **kwargs: Any) -> AugmentFn:
-  """Returns `fn(rng, image) -> image` by name.
-
-  Args:
-    name: an entry of `AUGMENTATIONS`.
-    **kwargs: its hyper-parameters, for example `pad=2`.
-
-  Raises:
-    ValueError: unknown name, or a hyper-parameter that it does not have.
+def get_augmentation(name: str) -> AugmentFn:
+  """The entry of `AUGMENTATIONS`, or a ValueError with all names.
 
   Example:
-    >>> augment_fn = get_augmentation('pad_crop', pad=1)
+    >>> augment_fn = get_augmentation('pad_crop')
     >>> augment_fn(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8)).shape
     (2, 8, 8, 1)
   """
-  if name not in AUGMENTATIONS:
-    known = ', '.join(AUGMENTATIONS)
-    raise ValueError(f'unknown augmentation {name!r}; known: {known}')
-  fn = AUGMENTATIONS[name]
-  accepted = fn.__kwdefaults__ or {}
-  if unknown := sorted(set(kwargs) - set(accepted)):
-    raise ValueError(
-      f'augmentation {name!r} has no hyper-parameter {unknown[0]!r}; it has: '
-      + (', '.join(accepted) or 'none')
-    )
-  if kwargs.get('pad', 0) < 0:
-    raise ValueError(f'pad must not be negative; given {kwargs["pad"]}')
-  return functools.partial(fn, **kwargs) if kwargs else fn
+  errors.check_known('augmentation', name, AUGMENTATIONS)
+  return AUGMENTATIONS[name]
