@@ -389,6 +389,12 @@ def features_fn(model: nn.Module) -> ApplyFn:
   return apply_fn
 
 
+def lower(name: str) -> Callable[[Any], str]:
+  """The `remedy` of a method: a setting that is too high, as 'cmim.weight'."""
+  field = name.rpartition('.')[2]
+  return lambda settings: f'lower {name} (now {getattr(settings, field)})'
+
+
 def _with_views(
   batch: Batch, views: Mapping[str, ViewFn]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -19,6 +19,8 @@ from undistillable.attacks import dfme
 
 PARENTS = ('teacher',)
 
+remedy = method.lower('contrastive.omega')
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -36,11 +38,6 @@ class Settings:
   def __post_init__(self) -> None:
     losses.check_not_negative('omega', self.omega)
     losses.check_positive('temperature', self.temperature)
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the training diverges."""
-  return f'lower contrastive.omega (now {settings.omega})'
 
 
 def make(

@@ -19,6 +19,8 @@ import optax
 from undistillable import losses, method, state as state_lib
 from undistillable.models import generator
 
+remedy = method.lower('generator_learning_rate')
+
 
 @flax.struct.dataclass
 class State:
@@ -233,10 +235,3 @@ def num_devices(axis_name: str | None) -> int:
 def updates_per_epoch(settings: Any, steps: int) -> int:
   """How often an epoch updates the student, which its schedule must know."""
   return settings.student_steps * steps
-
-
-def remedy(settings: Any) -> str:
-  """What to change where the training diverges."""
-  return (
-    f'lower generator_learning_rate (now {settings.generator_learning_rate})'
-  )

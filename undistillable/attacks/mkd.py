@@ -23,6 +23,8 @@ from undistillable.attacks import kd
 
 PARENTS = ('teacher',)
 
+remedy = method.lower('matrix_learning_rate')
+
 _SCALE = 0.1  # Of the normal numbers that U and V start with.
 
 
@@ -43,11 +45,6 @@ class Settings(kd.Settings):
     super().__post_init__()
     losses.check_whole('rank', self.rank, least=1)
     losses.check_positive('matrix_learning_rate', self.matrix_learning_rate)
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the training diverges."""
-  return f'lower matrix_learning_rate (now {settings.matrix_learning_rate})'
 
 
 def make(

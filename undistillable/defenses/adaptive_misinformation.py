@@ -17,6 +17,8 @@ OUTLIERS = True  # It learns from those of `config.outliers`, if there are any.
 _NAME = 'misinformation'
 _OUTLIER = 'outlier'
 
+remedy = method.lower('adaptive_misinformation.tau')
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -155,8 +157,3 @@ def mix(
       jax.nn.log_sigmoid(unsure) + log_wrong,
     )
   )
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where clients are told too little of the truth."""
-  return f'lower adaptive_misinformation.tau (now {settings.tau})'

@@ -23,6 +23,8 @@ from undistillable import losses, method
 
 PARENTS = ()
 
+remedy = method.lower('cmim.weight')
+
 Table = dict[str, jax.Array]
 
 
@@ -192,11 +194,6 @@ def divergence(
     log_p = losses.log_scores(logits, tau)
     terms.append(tau**2 * losses.divergence(log_p, jax.nn.log_softmax(log_q)))
   return sum(terms[1:], terms[0]) / len(terms)
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the teacher collapses or diverges."""
-  return f'lower cmim.weight (now {settings.weight})'
 
 
 def warning(metrics: Mapping[str, float], settings: Settings) -> str | None:

@@ -28,6 +28,8 @@ _GATE, _PROJECTION = 'gate', 'projection'
 _UNLIKE = 'other', 'outlier'  # What a batch has of such images.
 _TILES = 4  # Of a side, when an image is taken apart.
 
+remedy = method.lower('decoy.threshold')
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -195,8 +197,3 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   other = losses.log_scores(settings.sharpness * (x @ projection))
   told = (like >= settings.threshold)[:, None]
   return jnp.where(told, losses.log_scores(query.logits), other)
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where clients are told too little of the truth."""
-  return f'lower decoy.threshold (now {settings.threshold})'

@@ -16,6 +16,8 @@ PARENTS = ('normal',)
 _NAME = 'surrogate'
 _DIRECTIONS = ('back', 'ones', 'signs')
 
+remedy = method.lower('grad2.epsilon')
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -88,11 +90,6 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   cost = _cost(surrogate, query.images, y, settings)
   q = linear_program.cheapest(cost, y, settings.epsilon)
   return serving.log_scores(q, query)
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the answers are no use to clients."""
-  return f'lower grad2.epsilon (now {settings.epsilon})'
 
 
 def _cost(

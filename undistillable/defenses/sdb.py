@@ -38,6 +38,8 @@ PARENTS = ('adversary',)
 FILES = ('key',)  # Settings that are paths: the content is what counts.
 _KEYED = 'keyed'  # The view of who has the key.
 
+remedy = method.lower('sdb.weight')
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -281,11 +283,6 @@ def further(material: Any, variables: Mapping[str, Any]) -> dict[str, float]:
   )
   found = evaluate.scores(logits, test['label'])
   return {f'keyed_{name}': value for name, value in found.items()}
-
-
-def remedy(settings: Settings) -> str:
-  """What to change where the teacher collapses or diverges."""
-  return f'lower sdb.weight (now {settings.weight})'
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
