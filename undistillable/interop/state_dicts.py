@@ -43,15 +43,12 @@ _SHOWN = 5  # Names listed for each kind of problem; the rest are counted.
 
 
 def from_torch(
-  name: str,
-  state_dict: Mapping[str, Any],
-  *,
-  image_size: int | tuple[int, int] | None = None,
-  **overrides: Any,
+  name: str, state_dict: Mapping[str, Any], **overrides: Any
 ) -> dict[str, Any]:
   """Variables of the model `name` from a PyTorch state dict.
 
-  The number of classes and of input channels are read off the tensors.
+  The number of classes and of input channels are read off the tensors, as is
+  the size of the images where it matters.
 
   Args:
     name: a key of `models.MODELS`.
@@ -60,8 +57,6 @@ def from_torch(
       DataParallel and `torch.compile` put into names is dropped, as are
       `num_batches_tracked` and the name of an attribute under which a larger
       module, as of Lightning, holds the network.
-    image_size: pixels of a side, or (height, width), where tensors of another
-      size shall be refused; by default any will do.
     **overrides: fields of the module, as for `models.get_model`.
 
   Returns:
@@ -79,7 +74,7 @@ def from_torch(
     (512, 10)
   """
   tensors = _within(_clean(state_dict), _draft(name, overrides))
-  expected = _fit(name, tensors, image_size, overrides)
+  expected = _fit(name, tensors, overrides)
   variables: dict[str, Any] = {}
   for tensor_name, (path, _) in expected.items():
     collection, module, leaf = path
@@ -92,11 +87,7 @@ def from_torch(
 
 
 def to_torch(
-  name: str,
-  variables: Mapping[str, Any],
-  *,
-  image_size: int | tuple[int, int] | None = None,
-  **overrides: Any,
+  name: str, variables: Mapping[str, Any], **overrides: Any
 ) -> dict[str, np.ndarray]:
   """The PyTorch state dict of `variables`, in PyTorch's order of tensors.
 
@@ -107,7 +98,6 @@ def to_torch(
   Args:
     name: a key of `models.MODELS`.
     variables: {'params': ..., 'batch_stats': ...}.
-    image_size: as for `from_torch`.
     **overrides: as for `from_torch`.
 
   Returns:
@@ -131,7 +121,7 @@ def to_torch(
         if leaf == 'kernel':
           array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         tensors[_tensor_name(module, leaf)] = array
-  expected = _fit(name, tensors, image_size, overrides)
+  expected = _fit(name, tensors, overrides)
   return {key: np.ascontiguousarray(tensors[key]) for key in expected}
 
 
@@ -261,17 +251,14 @@ def _template(
 
 
 def _fit(
-  name: str,
-  tensors: Mapping[str, np.ndarray],
-  image_size: int | tuple[int, int] | None,
-  overrides: Mapping[str, Any],
+  name: str, tensors: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
 ) -> _Template:
   """The template of `name` whose shapes `tensors` have, or a ValueError."""
   draft = _draft(name, overrides)
   last = next(reversed(draft))
   known = _has_rank(tensors, last, len(draft[last][1]))
   num_classes = len(tensors[last]) if known else 10
-  image_shape = _image_shape(draft, tensors, image_size)
+  image_shape = _image_shape(draft, tensors)
   fields = tuple(sorted(overrides.items()))
   expected = _template(name, max(num_classes, 2), image_shape, fields)
   _check(name, expected, tensors)
@@ -288,9 +275,7 @@ def _has_rank(tensors: Mapping[str, np.ndarray], name: str, rank: int) -> bool:
 
 
 def _image_shape(
-  draft: _Template,
-  tensors: Mapping[str, np.ndarray],
-  image_size: int | tuple[int, int] | None,
+  draft: _Template, tensors: Mapping[str, np.ndarray]
 ) -> tuple[int, int, int]:
   """(H, W, C) of images that lead to the shapes found, as far as they tell."""
   first, (_, shape) = next(iter(draft.items()))
@@ -299,19 +284,16 @@ def _image_shape(
   inputs = max(shape[1], 1)
   if len(shape) == 2:  # A network that flattens its images.
     return 1, inputs, 1
-  if image_size is None:
-    image_size = 32
-    for key, (_, shape) in draft.items():
-      # The inputs of a dense layer behind flattened maps grow with the area.
-      if len(shape) == 2 and _has_rank(tensors, key, 2):
-        area = 32 * 32 * tensors[key].shape[1] // shape[1]
-        side = max(8, math.isqrt(area))
-        # Of images that are no square, any of their area will do.
-        image_size = side if side * side == area else (8, max(8, area // 8))
-        break
-  if isinstance(image_size, int):
-    image_size = (image_size, image_size)
-  return *image_size, inputs
+  for key, (_, shape) in draft.items():
+    # The inputs of a dense layer behind flattened maps grow with the area.
+    if len(shape) == 2 and _has_rank(tensors, key, 2):
+      area = 32 * 32 * tensors[key].shape[1] // shape[1]
+      side = max(8, math.isqrt(area))
+      if side * side == area:
+        return side, side, inputs
+      # Of images that are no square, any of their area will do.
+      return 8, max(8, area // 8), inputs
+  return 32, 32, inputs
 
 
 def _check(
