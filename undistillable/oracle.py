@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from undistillable import errors, losses, method, state as state_lib
 
@@ -90,6 +91,23 @@ def open_module(teacher: Oracle | method.ApplyFn | nn.Module) -> nn.Module:
       'give them away'
     )
   return module
+
+
+def student(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  loss_fn: method.LossFn,
+  parents: Parents,
+  **options: Any,
+) -> method.Method:
+  """`method.supervised`, of a loss that reads what the teacher answers.
+
+  His scores, of which each is a query, are in the loss's answers['teacher'].
+  """
+  scores = as_oracle(parents['teacher']).scores
+  return method.supervised(
+    model, optimizer, loss_fn, answer_fns={'teacher': scores}, **options
+  )
 
 
 @contextlib.contextmanager

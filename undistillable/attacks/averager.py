@@ -71,13 +71,8 @@ def make(
     loss, metrics = kd.loss(seen, heard, settings)
     return loss + method.leading(before, after), metrics
 
-  return method.supervised(
-    model,
-    optimizer,
-    loss_fn,
-    answer_fns={'teacher': oracle.as_oracle(parents['teacher']).scores},
-    extra=method.Extra(init, optax.sgd(1.0)) if everything else None,
-  )
+  extra = method.Extra(init, optax.sgd(1.0)) if everything else None
+  return oracle.student(model, optimizer, loss_fn, parents, extra=extra)
 
 
 def empty(num_classes: int) -> Table:

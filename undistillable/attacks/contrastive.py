@@ -67,7 +67,4 @@ def make(
     kl = losses.kl_divergence(seen.logits, answers, temperature=tau)
     return loss, {'kl': kl}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  return oracle.student(model, optimizer, loss_fn, parents)

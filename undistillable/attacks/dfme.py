@@ -164,9 +164,7 @@ def make(
   def copy_loss(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
     return disagreement(seen.logits, seen.answers['teacher']), {}
 
-  student = method.supervised(
-    model, optimizer, copy_loss, answer_fns={'teacher': teacher.scores}
-  )
+  student = oracle.student(model, optimizer, copy_loss, parents)
 
   def init(
     rng: jax.Array, batch: method.Batch, frozen: method.Frozen

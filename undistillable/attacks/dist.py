@@ -64,10 +64,7 @@ def make(
     loss = losses.cross_entropy(seen.logits, seen.batch['label']) + related
     return loss, {'inter': inter, 'intra': intra}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  return oracle.student(model, optimizer, loss_fn, parents)
 
 
 def relations(

@@ -68,7 +68,4 @@ def make(
     loss = losses.cross_entropy(seen.logits, labels) + weight * decoupled
     return loss, {'decoupled': decoupled}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  return oracle.student(model, optimizer, loss_fn, parents)

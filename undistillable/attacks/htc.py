@@ -58,10 +58,7 @@ def make(
     loss = alpha * divergence + (1 - alpha) * cross_entropy
     return loss, {'divergence': divergence}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  return oracle.student(model, optimizer, loss_fn, parents)
 
 
 def asymmetric(

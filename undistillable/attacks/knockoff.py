@@ -60,10 +60,7 @@ def make(
     agrees = seen.logits.argmax(-1) == answers.argmax(-1)
     return loss, {'accuracy': 100.0 * agrees}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model, optimizer, loss_fn, answer_fns={'teacher': teacher.scores}
-  )
+  return oracle.student(model, optimizer, loss_fn, parents)
 
 
 def _scores(answers: jax.Array) -> jax.Array:

@@ -83,14 +83,8 @@ def make(
     mapped = 50.0 * jnp.sum(jnp.abs(jnp.exp(log_t) - heard), axis=-1)
     return loss, {'kl': kl, 'mapped': mapped}
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
-    model,
-    optimizer,
-    loss_fn,
-    answer_fns={'teacher': teacher.scores},
-    extra=method.Extra(init, optax.adam(settings.matrix_learning_rate)),
-  )
+  extra = method.Extra(init, optax.adam(settings.matrix_learning_rate))
+  return oracle.student(model, optimizer, loss_fn, parents, extra=extra)
 
 
 def init_matrices(

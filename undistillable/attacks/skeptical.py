@@ -142,12 +142,11 @@ def make(
       logits, seen.answers['teacher'], seen.batch['label'], seen.step, settings
     )
 
-  teacher = oracle.as_oracle(parents['teacher'])
-  return method.supervised(
+  return oracle.student(
     model,
     optimizer,
     loss_fn,
-    answer_fns={'teacher': teacher.scores},
+    parents,
     extra=method.Extra(init, optimizer),
     features_fn=features_fn,
   )
