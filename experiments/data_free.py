@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.report import accuracy, curves, draw, summary
+from undistillable.report import accuracy, curves, draw
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -32,9 +32,9 @@ def robbed(
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
 ) -> list[draw.Figure]:
-  shown = summary.summarize(results['runs'])
+  summary = results['summary']
   metrics = curves.read(workdir, results['runs'])
-  return [accuracy.figure(shown), curves.figure(shown, metrics)]
+  return [accuracy.figure(summary), curves.figure(summary, metrics)]
 
 
 EXPERIMENT = experiment.make(

@@ -9,12 +9,7 @@ import ml_collections
 
 from experiments import claims
 from undistillable import plan, runs as runs_lib, study
-from undistillable.report import (
-  document,
-  draw,
-  summary as summary_lib,
-  write as write_lib,
-)
+from undistillable.report import document, draw, write as write_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +84,7 @@ def _conclusion(
   """What became of the claims that the experiment tests."""
   verdicts = claims.judge({name: results}, name)
   title = f'{title} ({results["runs"][0]["dataset"]})'
-  summary = summary_lib.summarize(results['runs'])
+  summary = results['summary']
   if not verdicts:
     return document.Conclusion(
       title, summary['headline'], summary['sentence'], 'open'

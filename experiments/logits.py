@@ -11,13 +11,7 @@ import ml_collections
 
 from experiments import experiment, teachers
 from undistillable import runs as runs_lib, store as store_lib
-from undistillable.report import (
-  draw,
-  logits,
-  peaks,
-  responses,
-  summary as summary_lib,
-)
+from undistillable.report import draw, logits, peaks, responses
 
 
 def _measure(
@@ -46,8 +40,8 @@ def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
 ) -> list[draw.Figure]:
   found = {k: list(v.values()) for k, v in results['measurements'].items()}
-  summary = summary_lib.summarize(results['runs'])
-  return [logits.figure(summary, responses.read(folder)), peaks.figure(found)]
+  shown = logits.figure(results['summary'], responses.read(folder))
+  return [shown, peaks.figure(found)]
 
 
 EXPERIMENT = experiment.make(

@@ -12,7 +12,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib, study
-from undistillable.report import draw, summary, write
+from undistillable.report import draw, write
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -33,7 +33,7 @@ def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
 ) -> list[draw.Figure]:
   return write.main_figures(
-    summary.summarize(results['runs']), results['runs'], workdir, folder
+    results['summary'], results['runs'], workdir, folder
   )
 
 

@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable import plan, runs as runs_lib
-from undistillable.report import accuracy, draw, summary
+from undistillable.report import accuracy, draw
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -20,7 +20,7 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
 def _figures(
   results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
 ) -> list[draw.Figure]:
-  return [accuracy.figure(summary.summarize(results['runs']))]
+  return [accuracy.figure(results['summary'])]
 
 
 EXPERIMENT = experiment.make(
