@@ -479,7 +479,7 @@ def _serving(
   for name, teacher in _teachers(jobs[0], finished).items():
     variables = store.variables(teacher)
     roles, beside = programs.asked(teacher, variables)
-    others = [_weights(variables[serving.PARENTS][role]) for role in roles]
+    others = [serving.own(variables[serving.PARENTS][role]) for role in roles]
     others += [variables[entry] for entry in beside]
     first, again, other = (
       store.answers(teacher, arrays) for arrays in (images, images, shuffled)
@@ -488,17 +488,12 @@ def _serving(
       'networks': sum('params' in one for one in others),
       'bytes': sum(
         np.asarray(leaf).nbytes
-        for leaf in jax.tree.leaves([_weights(variables), others])
+        for leaf in jax.tree.leaves([serving.own(variables), others])
       ),
       'again': evaluate.largest_change(first, again),
       'shuffled': evaluate.largest_change(first[order], other),
     }
   return found
-
-
-def _weights(variables: Mapping[str, Any]) -> dict[str, Any]:
-  """Those of a network itself."""
-  return {k: variables[k] for k in serving.COLLECTIONS if k in variables}
 
 
 def _call(

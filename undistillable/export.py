@@ -250,9 +250,8 @@ def _protected(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _own(variables: Mapping[str, Any]) -> dict[str, Any]:
-  """Those of a network itself."""
-  found = {k: variables.get(k) for k in serving.COLLECTIONS}
-  return {k: v for k, v in found.items() if v}
+  """Those of a network itself, as far as there are any."""
+  return {k: v for k, v in serving.own(variables).items() if v}
 
 
 def _class_names(workdir: pathlib.Path, run: runs_lib.Run) -> list[str] | None:

@@ -59,6 +59,11 @@ def trained_beside(query: Query, name: str) -> Network:
   return Network(query.network.module, query.network.variables[name])
 
 
+def own(variables: state_lib.PyTree) -> dict[str, state_lib.PyTree]:
+  """Those of a network itself, without what is read beside it."""
+  return {k: variables[k] for k in COLLECTIONS if k in variables}
+
+
 # (Query, settings) -> log-scores float[B, K]
 ServeFn = Callable[[Query, Any], jax.Array]
 
@@ -114,8 +119,7 @@ def answer_fn(
       k: Network(v, known[k]) for k, v in parents.items() if k in known
     }
     network = Network(model, variables)
-    own = {k: variables[k] for k in COLLECTIONS if k in variables}
-    logits = logits_fn(own, images)
+    logits = logits_fn(own(variables), images)
 
     def ask(images: jax.Array, logits: jax.Array) -> jax.Array:
       query = Query(images, logits, networks, network)

@@ -225,8 +225,8 @@ def keyed_fn(model: nn.Module, settings: Settings) -> method.ApplyFn:
   logits_fn = method.frozen_fn(model)
 
   def apply_fn(variables: state_lib.PyTree, images: jax.Array) -> jax.Array:
-    own = {k: variables[k] for k in serving.COLLECTIONS if k in variables}
-    return logits_fn(own, keyed(images, variables['key']['image'], settings))
+    seen = keyed(images, variables['key']['image'], settings)
+    return logits_fn(serving.own(variables), seen)
 
   return apply_fn
 
