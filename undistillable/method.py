@@ -174,11 +174,8 @@ def supervised(
       logits, *others = jnp.split(logits, 1 + len(shown))
       shown = dict(zip(shown, others, strict=True))
     features = features_fn(updates['intermediates']) if features_fn else ()
-    given = batch.get('answers', {})
     answers = {
-      role: jax.lax.stop_gradient(
-        given[role] if role in given else ask(frozen[role], batch['image'])
-      )
+      role: jax.lax.stop_gradient(answer(role, ask, frozen, batch))
       for role, ask in answer_fns.items()
     }
     seen = Forward(
@@ -387,6 +384,12 @@ def features_fn(model: nn.Module) -> ApplyFn:
     return features.reshape(len(features), -1)
 
   return apply_fn
+
+
+def answer(role: str, ask: ApplyFn, frozen: Frozen, batch: Batch) -> jax.Array:
+  """What a frozen network says of a batch; it may have been asked before."""
+  given = batch.get('answers', {})
+  return given[role] if role in given else ask(frozen[role], batch['image'])
 
 
 def lower(name: str) -> Callable[[Any], str]:

@@ -206,16 +206,11 @@ def attack(
     rng: jax.Array,
     axis_name: str | None = None,
   ) -> tuple[State, method.Metrics]:
-    given = batch.get('answers', {})
-    served = (
-      given['teacher']
-      if 'teacher' in given
-      else ask(frozen['teacher'], batch['image'])
-    )
+    served = method.answer('teacher', ask, frozen, batch)
     q = jnp.exp(losses.log_scores(served))
     log_y = restore_fn(state.way_back, q)
     moved = jnp.abs(jnp.exp(log_y) - q).sum(-1).mean()
-    lesson = {**batch, 'answers': {**given, 'teacher': log_y}}
+    lesson = {**batch, 'answers': {'teacher': log_y}}
     new, metrics = student.step(state.student, frozen, lesson, rng, axis_name)
     moved = method.average(moved, axis_name)
     return dataclasses.replace(state, student=new), {**metrics, 'moved': moved}

@@ -76,13 +76,11 @@ def make(
   github.com/Yoruko-Tang/ModelGuard, quantize.py, with ordered quantization.
   """
   del optimizer, parents
-  answer_fns = {'normal': method.frozen_fn(model)}
+  logits_fn = method.frozen_fn(model)
 
   def init(rng: jax.Array, batch: method.Batch, frozen: method.Frozen) -> Book:
     del rng
-    answers = jax.eval_shape(
-      answer_fns['normal'], frozen['normal'], batch['image']
-    )
+    answers = jax.eval_shape(logits_fn, frozen['normal'], batch['image'])
     return empty(answers.shape[-1], settings.words)
 
   def step(
@@ -93,12 +91,7 @@ def make(
     axis_name: str | None = None,
   ) -> tuple[Book, method.Metrics]:
     del rng
-    given = batch.get('answers', {})
-    logits = (
-      given['normal']
-      if 'normal' in given
-      else answer_fns['normal'](frozen['normal'], batch['image'])
-    )
+    logits = method.answer('normal', logits_fn, frozen, batch)
     hits = 100.0 * (logits.argmax(axis=-1) == batch['label'])
     accuracy = method.average(hits.mean(), axis_name)
     if axis_name is not None:  # Every device enters the answers of all.
@@ -111,7 +104,8 @@ def make(
       'full': jnp.mean(is_full, dtype=jnp.float32),
     }
 
-  return method.beside(method.Method(init, step, answer_fns), model, _NAME)
+  learner = method.Method(init, step, {'normal': logits_fn})
+  return method.beside(learner, model, _NAME)
 
 
 def serve(query: serving.Query, settings: Settings) -> jax.Array:
