@@ -9,7 +9,7 @@ from absl import logging
 import experiments
 from experiments import estimate, experiment as experiment_lib
 from undistillable import command, runs as runs_lib
-from undistillable.report import conduct
+from undistillable.report import conduct, document
 
 _COLUMNS = ('experiment', 'networks', 'new', 'time', 'question')
 
@@ -30,11 +30,7 @@ def main(argv: list[str]) -> None:
     time = conduct.duration(estimate.seconds(new, speed, together))
     counts = str(len(planned)), str(len(new))
     rows.append((name, *counts, time, experiment.title))
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  for row in rows:
-    cells = [row[0].ljust(widths[0])]
-    cells += [c.rjust(w) for c, w in zip(row[1:4], widths[1:4], strict=True)]
-    print('  '.join([*cells, row[4]]))
+  print('\n'.join(document.aligned(rows, numeric=(1, 2, 3))))
   total = conduct.duration(estimate.seconds(seen, speed, together))
   print(f'\nAll: {len(seen)} networks, about {total} on this machine.')
   print('Run one with python -m experiments.<name> --config=... --workdir=...')
