@@ -414,10 +414,7 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     run: first.setdefault(run.as_built, index)
     for index, run in enumerate(unique)
   }
-  owners: set[Run] = set()
-  for run in unique:
-    if run.is_owners:
-      owners |= {run, *_ancestors(run)}
+  owners = {one for run in unique if run.is_owners for one in line(run)}
   unique.sort(key=lambda run: (run not in owners, program[run]))
   ordered: list[Run] = []
   waiting = dict.fromkeys(unique)
@@ -428,11 +425,6 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     ordered.append(ready)
     del waiting[ready]
   return ordered
-
-
-def _ancestors(run: Run) -> set[Run]:
-  """All that a run depends on."""
-  return set(line(run)) - {run}
 
 
 def line(run: Run) -> list[Run]:
@@ -459,13 +451,12 @@ def _check(config: ml_collections.ConfigDict) -> None:
     if len(set(map(registry.short, one))) < len(set(one)):
       raise ValueError(f'{one}: two modules of one name would share settings')
   methods = {*defenses.DEFENSES, *attacks.ATTACKS}
-  for one in (config.defenses, config.attacks):
-    for name in one:
-      if '.' in name and registry.short(name) in methods:
-        raise ValueError(
-          f'{name!r}: {registry.short(name)!r} is a method of the package, '
-          'whose settings it would get; call your module otherwise'
-        )
+  for name in (*config.defenses, *config.attacks):
+    if '.' in name and registry.short(name) in methods:
+      raise ValueError(
+        f'{name!r}: {registry.short(name)!r} is a method of the package, '
+        'whose settings it would get; call your module otherwise'
+      )
   if config.adversary.init_from and not config.adversary.model:
     raise ValueError(
       'adversary.init_from is set, but not adversary.model; without it the '
