@@ -197,8 +197,7 @@ def test_beside_the_deciding_gain_are_its_bounds_drawn_again():
     assert found.level == verdict.LEVEL / 2
     hits = board.test(board.cell(name, found.attack, found.student))
     alone = group.alone[found.student]
-    low, _ = verdict.bootstrap(hits, alone, level=found.level)
-    _, high = verdict.bootstrap(hits, alone)
+    low, high = verdict.bootstrap(hits, alone, level=found.level)
     assert cells[column].replace('\n', ' ') == page.words.span(low, high)
 
 

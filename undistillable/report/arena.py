@@ -178,12 +178,8 @@ def _drawn_again(board: Board, group: Group, defense: str) -> str:
   hits = board.test(board.cell(defense, found.attack, found.student))
   if hits is None:
     return '–'
-  low, high = verdict_lib.bootstrap(
-    hits,
-    group.alone[found.student],
-    level=found.level,
-    high_level=verdict_lib.LEVEL,
-  )
+  alone = group.alone[found.student]
+  low, high = verdict_lib.bootstrap(hits, alone, level=found.level)
   return words.span(low, high).replace(' to ', ' to\n')
 
 

@@ -126,9 +126,7 @@ def bootstrap(
   attack: np.ndarray,
   control: np.ndarray,
   replicates: int = _REPLICATES,
-  seed: int = 0,
   level: float = LEVEL,
-  high_level: float | None = None,
 ) -> tuple[float, float]:
   """One-sided bounds of a gain, in points, by drawing it again.
 
@@ -143,9 +141,7 @@ def bootstrap(
     attack: bool[R_a, n], whether seed r is right about image i.
     control: bool[R_c, n], about the same images.
     replicates: how often it is drawn, >= 1.
-    seed: of the draws.
-    level: of the lower bound, and of the upper one, 0 to 1.
-    high_level: of the upper bound, where that has another.
+    level: of the lower bound, 0 to 1; that of the upper one is `LEVEL`.
 
   Returns:
     Two quantiles of the replicates: `level`, and 1 less that of the other.
@@ -156,7 +152,7 @@ def bootstrap(
   Source: Owen (2007), "The pigeonhole bootstrap", arXiv:0712.1111.
   """
   attack, control = _as_pair(attack, control)
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   # Images about which all networks are right and wrong alike are alike: so
   # many of each kind are drawn, which takes hundredths of the time.
   kinds, counts = np.unique(
@@ -173,8 +169,7 @@ def bootstrap(
   )
   parts = hits[:, : len(attack)], hits[:, len(attack) :]
   ours, theirs = (_drawn_mean(rng, part) for part in parts)
-  above = level if high_level is None else high_level
-  low, high = np.quantile(ours - theirs, (level, 1 - above))
+  low, high = np.quantile(ours - theirs, (level, 1 - LEVEL))
   return 100.0 * float(low), 100.0 * float(high)
 
 
@@ -223,20 +218,16 @@ def choose(validation: Mapping[str, np.ndarray]) -> str:
   return min(validation, key=lambda name: (-validation[name].mean(), name))
 
 
-def stability(
-  validation: Mapping[str, np.ndarray],
-  replicates: int = _REPLICATES,
-  seed: int = 0,
-) -> float:
+def stability(validation: Mapping[str, np.ndarray]) -> float:
   """How often the same is chosen from other validation images, 0..1.
 
-  `replicates` are resamples of the images with replacement; see `choose`.
+  These are drawn again from the images, with replacement; see `choose`.
   """
   names = sorted(validation)  # Ties go to the first, as there.
   hits = np.stack([validation[name].mean(axis=0) for name in names])
   number = hits.shape[1]
-  rng = np.random.default_rng(seed)
-  counts = rng.multinomial(number, np.full(number, 1 / number), replicates)
+  rng = np.random.default_rng(0)
+  counts = rng.multinomial(number, np.full(number, 1 / number), _REPLICATES)
   # Rounded: sums of equal numbers in another order are to stay equal.
   found = np.argmax(np.round(counts @ hits.T, 6), axis=1)
   return float(np.mean(found == names.index(choose(validation))))
@@ -273,13 +264,10 @@ class Verdict(NamedTuple):
   missing: Sequence[str] = ()  # Attacks without a result, by some student.
 
 
-def judge(
-  contests: Sequence[Contest], margin: float, level: float = LEVEL
-) -> Verdict:
+def judge(contests: Sequence[Contest], margin: float) -> Verdict:
   """The verdict on one defense; `contests` are one a student.
 
-  A gain below the margin, in points, is none that matters; `level` is that of
-  each test.
+  A gain below the margin, in points, is none that matters.
   """
   candidates = [
     (one.student, name, one.gains[name])
@@ -289,9 +277,9 @@ def judge(
   every = [found for one in contests for found in one.gains.values()]
   missing = tuple(dict.fromkeys(k for one in contests for k in one.missing))
   if not candidates:
-    return Verdict('open', None, None, None, level, False, None, missing)
+    return Verdict('open', None, None, None, LEVEL, False, None, missing)
   # Of Holm's steps the first decides whether there is any gain at all.
-  first = level / len(candidates)
+  first = LEVEL / len(candidates)
   # That of a thief who gains much bounds what leaks; the surest gain, of least
   # p-value, may be a small one of another.
   student, attack, best = min(
@@ -299,7 +287,7 @@ def judge(
   )
   enough = min(found.num_seeds for found in every) >= MIN_SEEDS
   gained = best.low(first) > 0 and best.num_seeds >= MIN_SEEDS
-  below = enough and all(found.high(level) < margin for found in every)
+  below = enough and all(found.high() < margin for found in every)
   below = below and not missing
   decision = 'distillable' if gained else 'undistillable' if below else 'open'
   seeds = None
@@ -307,7 +295,7 @@ def judge(
     rivals = [found for _, _, found in candidates]
     # A gain above 0 is one whatever the others come to.
     most = -math.inf if missing else margin
-    seeds = _seeds_to_settle(rivals, every, most, first, level)
+    seeds = _seeds_to_settle(rivals, every, most, first)
   return Verdict(decision, student, attack, best, first, below, seeds, missing)
 
 
@@ -316,7 +304,6 @@ def _seeds_to_settle(
   every: Sequence[Gain],
   margin: float,
   first: float,
-  level: float,
 ) -> int | None:
   """The least number of seeds with which either test would reject."""
   have = min(found.num_seeds for found in every)
@@ -326,7 +313,7 @@ def _seeds_to_settle(
     return _quantile(at, g.degrees_with(numbers)) * g.error_with(numbers)
 
   gained = [g.points > reach(g, first) for g in candidates]
-  below = [g.points + reach(g, level) < margin for g in every]
+  below = [g.points + reach(g, LEVEL) < margin for g in every]
   settled = np.any(gained, axis=0) | np.all(below, axis=0)
   return int(numbers[settled.argmax()]) if settled.any() else None
 
