@@ -219,7 +219,6 @@ class Job:
       method,
       {role: own[role] for role in roles},
       settings,
-      share=1.0,  # The owner has all of the training set.
     )
     if run.only_serves:
       # What is served is one network, and so is its protected form.
@@ -294,7 +293,7 @@ class Job:
         yield from self.attack(name, teacher, model)
 
   def _trained_normally(self, chosen: ml_collections.ConfigDict) -> Run:
-    run = self._run('teacher', chosen.model, 'none', {}, share=1.0)
+    run = self._run('teacher', chosen.model, 'none', {})
     if chosen.init_from is None:
       return run
     path = paths.local(chosen.init_from, 'init_from')
@@ -311,7 +310,6 @@ class Job:
     parents: Mapping[str, Run],
     settings: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
-    share: float | None = None,
   ) -> Run:
     config = self.config
     judged_on = {
@@ -320,14 +318,15 @@ class Job:
       'val_fraction': config.val_fraction,
       'val_seed': 0,
     }
+    # The owner has all of the training set.
+    fraction = 1.0 if role == 'teacher' else config.fraction
     run = Run(
       role=role,
       model=model,
       method=method,
       settings={},
       parents=parents,
-      learns_from=judged_on
-      | {'fraction': config.fraction if share is None else share},
+      learns_from=judged_on | {'fraction': fraction},
       judged_on=judged_on,
       normalization=config.normalization,
       queries=config.queries if 'teacher' in parents else 'fresh',
