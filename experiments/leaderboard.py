@@ -24,7 +24,7 @@ from undistillable.report import (
   plane,
   verdict,
 )
-from undistillable.report.board import Board, Group, Prices
+from undistillable.report.board import Board, Group
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'leaderboard.md'
 _BEGIN, _END = '<!-- tables -->', '<!-- end of tables -->'
@@ -74,7 +74,6 @@ def page(text: str, found: Sequence[records.Record]) -> str:
 
 def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   board = Board(record.results)
-  paid = board.paid
   rules, environment = board.rules, record.results['environment']
   entries = board.entries.values()
   teachers = {one['model'] for one in entries if one['role'] == 'teacher'}
@@ -88,32 +87,24 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
     f'Protocol {number}. {len(board.entries):,} networks, '
     f'{environment["date"]}: teacher {document.listed(sorted(teachers))}, '
     f'student {document.listed(board.students)}{few}; chosen with seeds '
-    f'{_numbers(rules["choose_seeds"])}, judged with '
-    f'{_numbers(rules["fresh_seeds"])} on {board.num_images:,} test images; '
-    f'margin {rules["margin"]:g} points. '
+    f'{words.numbers(rules["choose_seeds"])}, judged with '
+    f'{words.numbers(rules["fresh_seeds"])} on {board.num_images:,} test '
+    f'images; margin {rules["margin"]:g} points. '
     f'[The record](../experiments/results/{record.name}/README.md).'
   )
   for group in board.groups:
-    title = board_lib.GROUPS[group.name]
-    yield f'### {title}: defenses'
-    yield _defenses(record, board, group, paid, fallen)
+    yield f'### {group.title}: defenses'
+    yield _defenses(record, board, group, fallen)
     for student in group.controls:
-      yield f'### {title}: attacks by {student}'
+      yield f'### {group.title}: attacks by {student}'
       yield _attacks(board, group, student)
 
 
-def _numbers(values: Sequence[int]) -> str:
-  return ', '.join(map(str, values))
-
-
 def _defenses(
-  record: records.Record,
-  board: Board,
-  group: Group,
-  paid: Prices,
-  fallen: _Fallen,
+  record: records.Record, board: Board, group: Group, fallen: _Fallen
 ) -> str:
   """By the share that leaks, of equal ones by the price."""
+  paid = board.paid
   names = [name for name in group.rows if name in paid.change]
   shares = {name: group.rows[name].leaked for name in names}
   ranked = all(share is not None for share in shares.values())

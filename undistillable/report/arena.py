@@ -263,7 +263,7 @@ def _controls(board: Board, group: Group) -> list[document.Block]:
     document.Table(
       ('Student', 'Alone', 'Held out %', 'Test %'),
       rows,
-      words.CONTROLS.format(choose=_numbers(board.rules['choose_seeds'])),
+      words.CONTROLS.format(choose=words.numbers(board.rules['choose_seeds'])),
       (2, 3),
       kind='matrix',
       strong=strong,
@@ -400,8 +400,8 @@ def _how(
   rows = [
     ('protocol', str(rules.get('protocol', 1))),  # The first have no number.
     ('margin', f'{rules["margin"]:g} points'),
-    ('chosen with seeds', _numbers(rules['choose_seeds'])),
-    ('judged with seeds', _numbers(rules['fresh_seeds'])),
+    ('chosen with seeds', words.numbers(rules['choose_seeds'])),
+    ('judged with seeds', words.numbers(rules['fresh_seeds'])),
     ('defenses', ', '.join(board.owners)),
     ('attacks, with their settings', effort),
     ('controls, with their settings', _effort(board, controls)),
@@ -439,10 +439,6 @@ def _long_settings(board: Board) -> list[tuple[str, str]]:
     for name, label in board.labels.items()
     if label != name and not name.startswith('null ')  # As their attacks.
   ]
-
-
-def _numbers(values: Sequence[int]) -> str:
-  return ', '.join(map(str, values))
 
 
 def _effort(board: Board, names: Collection[str]) -> str:

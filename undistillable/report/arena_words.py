@@ -561,5 +561,10 @@ def signed(value: float, spec: str) -> str:
   return shown.replace('-', '−')
 
 
+def numbers(values: Iterable[int]) -> str:
+  """'1, 2, 3'."""
+  return ', '.join(map(str, values))
+
+
 def count(number: int, noun: str) -> str:
   return f'{number} {noun}{"" if number == 1 else "s"}'
