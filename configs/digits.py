@@ -56,22 +56,15 @@ def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
   config.cmim.delay_steps, config.cmim.ramp_steps = 100, 60  # Of 600.
   config.sdb.weight = 0.2  # With 1 it is never right without the key.
   config.bayes.draws, config.d_dae.draws = 20, 4  # Of each image.
-  # 446 steps; a batch is asked about 7 times in each.
-  config.dfme.budget = 200_000
-  config.dfme.latent_dim = 100
-  config.dfme.generator_width = 32
-  config.dfme.generator_learning_rate = 1e-3
-  config_lib.change_recipe(
-    config, 'dfme', batch_size=64, steps_per_epoch=10, schedule='cosine'
-  )
-
-  config.maze.budget = 200_000  # 208 steps.
-  config.maze.latent_dim = 100
-  config.maze.generator_width = 32
-  config.maze.generator_learning_rate = 1e-3
-  config_lib.change_recipe(
-    config, 'maze', batch_size=64, steps_per_epoch=10, schedule='cosine'
-  )
+  # 446 and 208 steps; of dfme a batch is asked about 7 times in each.
+  for name in ('dfme', 'maze'):
+    config[name].budget = 200_000
+    config[name].latent_dim = 100
+    config[name].generator_width = 32
+    config[name].generator_learning_rate = 1e-3
+    config_lib.change_recipe(
+      config, name, batch_size=64, steps_per_epoch=10, schedule='cosine'
+    )
 
   # At a rate of 1e-3 the images drift so far from the data that the student's
   # BatchNorm statistics alone cost it up to 9 points. With one_hot_weight 0.1,
