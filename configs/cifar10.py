@@ -35,15 +35,9 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   return config_lib.preset(config, preset, PRESETS)
 
 
-def _article(config: ml_collections.ConfigDict) -> None:
-  """The settings that the article prints."""
-  config.recipe.evaluate_every_epochs = 1
-  config.recipe.best_on_test = True
-
-
 def _released(config: ml_collections.ConfigDict) -> None:
   """The settings of the released code, where they differ from the article's."""
-  _article(config)
+  config_lib.article(config)
   # Ten times the article's.
   config.nasty.omega = config.nasty_head.omega = 0.04
   config.students = ('cnn', 'resnetc20', 'resnetc32')  # No teacher-self.
@@ -132,7 +126,7 @@ def _tenth(config: ml_collections.ConfigDict) -> None:
 
 
 PRESETS = {
-  'article': _article,
+  'article': config_lib.article,
   'released': _released,
   'fast': _fast,
   'arena': _arena,

@@ -48,15 +48,9 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   return config_lib.preset(config, preset, PRESETS)
 
 
-def _article(config: ml_collections.ConfigDict) -> None:
-  """The settings that the article prints."""
-  config.recipe.evaluate_every_epochs = 1
-  config.recipe.best_on_test = True
-
-
 def _released(config: ml_collections.ConfigDict) -> None:
   """The settings of the released code, where they differ from the article's."""
-  _article(config)
+  config_lib.article(config)
   config.normalization = 'cifar10'  # Its loader has CIFAR-10's constants.
   config.students = ('mobilenetv2', 'shufflenetv2')  # No teacher-self.
   config.seeds = (0,)  # One run.
@@ -94,7 +88,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
 
 
 PRESETS = {
-  'article': _article,
+  'article': config_lib.article,
   'released': _released,
   'fast': _fast,
   'smoke': _smoke,

@@ -53,15 +53,9 @@ def get_config(preset: str = 'article') -> ml_collections.ConfigDict:
   return config_lib.preset(config, preset, PRESETS)
 
 
-def _article(config: ml_collections.ConfigDict) -> None:
-  """The settings that the article prints."""
-  config.recipe.evaluate_every_epochs = 1
-  config.recipe.best_on_test = True
-
-
 def _released(config: ml_collections.ConfigDict) -> None:
   """The settings of the released code, where they differ from the article's."""
-  _article(config)
+  config_lib.article(config)
   config.students = ('mobilenetv2', 'shufflenetv2')  # No teacher-self.
   config.seeds = (0,)  # One run.
   # It picks the best epoch on the test set, which is shown beside the last.
@@ -79,4 +73,8 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
   config.recipe.batch_size = config.eval_batch_size = 4
 
 
-PRESETS = {'article': _article, 'released': _released, 'smoke': _smoke}
+PRESETS = {
+  'article': config_lib.article,
+  'released': _released,
+  'smoke': _smoke,
+}
