@@ -10,7 +10,7 @@ EXPERIMENT = experiment.make(
   'Does a teacher leave its adversary where push exceeds hold?',
   sweep.runs_fn('nasty.balance', 'balances'),
   sweep.figure(
-    varied.balance,
+    varied.of_owner('balance'),
     'push / hold',
     'Accuracy against push / hold',
     teachers=True,

@@ -286,7 +286,7 @@ def adversaries(results: Results) -> Found:
 )
 def omega(results: Results) -> Found:
   """At the largest omega both have lost."""
-  cells = sweeps.collect(results['runs'], varied.omega)
+  cells = sweeps.collect(results['runs'], varied.of_owner('omega'))
   protected = [c for c in cells if c['kind'] == 'protected']
   teachers = [c for c in protected if c['role'] == 'teacher']
   if len(teachers) < 2 or not teachers[-1]['difference']:

@@ -32,7 +32,7 @@ EXPERIMENT = experiment.make(
   'How large must omega be, and what does it cost?',
   _plan,
   sweep.figure(
-    varied.omega,
+    varied.of_owner('omega'),
     'omega',
     'Accuracy against omega',
     teachers=True,

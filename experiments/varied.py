@@ -15,14 +15,13 @@ def adversary(entry: Entry, by_id: _ById) -> str | None:
   return by_id[undermined]['model'] if undermined else None
 
 
-def omega(entry: Entry, by_id: _ById) -> float | None:
-  """The omega of a protected teacher, or of that of a student."""
-  return _owner(entry, by_id)['config']['settings'].get('omega')
+def of_owner(name: str) -> sweeps.ValueFn:
+  """A setting of a protected teacher, or of that of a student."""
 
+  def value(entry: Entry, by_id: _ById) -> Any:
+    return _owner(entry, by_id)['config']['settings'].get(name)
 
-def balance(entry: Entry, by_id: _ById) -> float | None:
-  """Likewise: by how much push exceeds hold, see `nasty.conditions`."""
-  return _owner(entry, by_id)['config']['settings'].get('balance')
+  return value
 
 
 def share(entry: Entry, by_id: _ById) -> float | None:
