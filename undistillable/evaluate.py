@@ -260,15 +260,12 @@ def _nll(log_p: np.ndarray, labels: np.ndarray) -> float:
 def _calibration(q: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """nll, ece and classwise_ece of scores float[N, K]; see `price`."""
   truth = np.eye(q.shape[-1])[labels]
+  by_class = zip(q.T, truth.T, strict=True)
+  classwise = [_calibration_error(*pair) for pair in by_class]
   return {
     'nll': _nll(_floored(q), labels),
     'ece': 100.0 * _calibration_error(q.max(-1), q.argmax(-1) == labels),
-    'classwise_ece': 100.0
-    * float(
-      np.mean(
-        [_calibration_error(*pair) for pair in zip(q.T, truth.T, strict=True)]
-      )
-    ),
+    'classwise_ece': 100.0 * float(np.mean(classwise)),
   }
 
 

@@ -171,11 +171,8 @@ def serialize(predict: PredictFn, image_shape: Sequence[int]) -> bytes:
   (batch,) = jax_export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
   try:
-    return bytes(
-      jax_export.export(jax.jit(predict), platforms=PLATFORMS)(
-        images
-      ).serialize()
-    )
+    exporting = jax_export.export(jax.jit(predict), platforms=PLATFORMS)
+    return bytes(exporting(images).serialize())
   # A defense of one's own may do what no file can hold, as call Python.
   except (TypeError, ValueError, NotImplementedError) as error:
     reason = str(error).partition('\n')[0]

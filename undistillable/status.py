@@ -8,7 +8,7 @@ Changes nothing; any number of processes, on any machines, may be at work there.
 import collections
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from undistillable import disk, errors, lease, paths, terminal, writers
@@ -41,7 +41,7 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     errors.InputError: nothing was begun there.
   """
-  planned = list(_planned(workdir))
+  planned = _planned(workdir)
   if not planned:
     raise errors.InputError(
       f'{workdir} has no {PLAN} that can be read: no study was begun there, or '
@@ -50,14 +50,13 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return [_row(run, workdir / 'runs' / run['id']) for run in planned]
 
 
-def _planned(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+def _planned(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The runs of all studies, each once."""
-  seen = set()
+  found: dict[str, dict[str, Any]] = {}
   for path in (*workdir.glob(PLAN), *sorted(workdir.glob(f'*/{PLAN}'))):
     for run in _listed(path):
-      if run['id'] not in seen:
-        seen.add(run['id'])
-        yield run
+      found.setdefault(run['id'], run)
+  return list(found.values())
 
 
 def _listed(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -63,9 +63,8 @@ def _stretch(image: np.ndarray) -> np.ndarray:
     fn(image, axis=(1, 2), keepdims=True).astype(np.float64)
     for fn in (np.min, np.max)
   )
-  return np.round(255 * (image - low) / np.maximum(high - low, 1)).astype(
-    np.uint8
-  )
+  stretched = 255 * (image - low) / np.maximum(high - low, 1)
+  return np.round(stretched).astype(np.uint8)
 
 
 def _content(

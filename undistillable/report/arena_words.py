@@ -128,10 +128,8 @@ def conclusion(board: Board) -> document.Conclusion:
     tone = 'bad'
   elif still_open:
     are = 'is' if len(still_open) == 1 else 'are'
-    headline, tone = (
-      f'{len(still_open)} of {number} defenses {are} open',
-      'open',
-    )
+    headline = f'{len(still_open)} of {number} defenses {are} open'
+    tone = 'open'
   else:
     headline, tone = 'No thief gains from any defense', 'good'
   title = f'Which defense holds on {board.dataset}, and at what price?'

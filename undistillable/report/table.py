@@ -56,9 +56,8 @@ def block(summary: Summary) -> document.Block:
   # The differences of thieves that the protection has failed to harm.
   strong = [(i, 3) for i, row in enumerate(rows) if row['failed']]
   caption = [READING]
-  caption += (
-    ['Bold: this thief lost nothing to the protection.'] if strong else []
-  )
+  if strong:
+    caption.append('Bold: this thief lost nothing to the protection.')
   caption += [told for name, (_, _, told) in _MORE.items() if name in head]
   return document.Table(
     head=head,
