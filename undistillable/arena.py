@@ -395,15 +395,11 @@ def _prices(
     task = store.task(job.normal.judged_on)
     normal = store.answers(job.normal, task.test)
     for name, teacher in _teachers(job, finished).items():
-      held_out = (
-        store.answers(teacher, task.val) if len(task.val['label']) else None
-      )
-      numbers = evaluate.price(
-        store.answers(teacher, task.test),
-        normal,
-        task.test['label'],
-        None if held_out is None else (held_out, task.val['label']),
-      )
+      answers, labels = store.answers(teacher, task.test), task.test['label']
+      held_out = None
+      if len(task.val['label']):
+        held_out = store.answers(teacher, task.val), task.val['label']
+      numbers = evaluate.price(answers, normal, labels, held_out)
       found.setdefault(name, {})[str(job.seed)] = numbers
   return found
 

@@ -114,14 +114,12 @@ def pad_crop_flip(
   return flip(pad_crop(crop_rng, image, pad=pad, mode=mode), flipped)
 
 
-def reflect_crop_flip(
-  rng: jax.Array, image: jax.Array, *, pad: int = 2
-) -> jax.Array:
+def reflect_crop_flip(rng: jax.Array, image: jax.Array) -> jax.Array:
   """`pad_crop_flip`, but what is padded mirrors the image at its edges.
 
   Source: Jordan (2024), arXiv:2404.00498, with 2 pixels.
   """
-  return pad_crop_flip(rng, image, pad=pad, mode='reflect')
+  return pad_crop_flip(rng, image, pad=2, mode='reflect')
 
 
 def rotate_flip(
