@@ -292,14 +292,12 @@ def omega(results: Results) -> Found:
   if len(teachers) < 2 or not teachers[-1]['difference']:
     return None
   last = teachers[-1]
-  trends = comparisons.trends([c for c in protected if c['role'] == 'student'])
-  if not trends:
+  students = [c for c in protected if c['role'] == 'student']
+  found = comparisons.falls(students, 'omega')
+  if found is None:
     return None
-  holds = stats.verdict(last['difference']) == 'loss' and all(
-    fell for fell, _ in trends.values()
-  )
-  told = comparisons.told(trends, 'omega')
-  return holds, (
+  falls, told = found
+  return stats.verdict(last['difference']) == 'loss' and falls, (
     f'At omega {last["x"]:g} the teacher has '
     f'{plus_minus(last["difference"], "+")}. {told}'
   )
@@ -312,14 +310,8 @@ def omega(results: Results) -> Found:
 )
 def temperature(results: Results) -> Found:
   """The difference falls as tau_S rises."""
-  trends = comparisons.trends(
-    comparisons.attacked(results, varied.setting('temperature'))
-  )
-  if not trends:
-    return None
-  return all(fell for fell, _ in trends.values()), comparisons.told(
-    trends, 'temperature'
-  )
+  cells = comparisons.attacked(results, varied.setting('temperature'))
+  return comparisons.falls(cells, 'temperature')
 
 
 @_claim(
@@ -328,12 +320,12 @@ def temperature(results: Results) -> Found:
 def alpha(results: Results) -> Found:
   """The difference falls as alpha rises, and is a loss everywhere."""
   cells = comparisons.attacked(results, varied.setting('alpha'))
-  trends = comparisons.trends(cells)
-  if not trends:
+  found = comparisons.falls(cells, 'alpha')
+  if found is None:
     return None
+  falls, told = found
   lost = all(stats.verdict(cell['difference']) == 'loss' for cell in cells)
-  falls = all(fell for fell, _ in trends.values())
-  return lost and falls, comparisons.told(trends, 'alpha')
+  return lost and falls, told
 
 
 @_claim(
