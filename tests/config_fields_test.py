@@ -126,7 +126,7 @@ _FIELDS |= {
 }
 
 
-_DIGITS = config_files.load('digits')
+_DIGITS = config_files.load('digits').copy_and_resolve_references().to_dict()
 _DEFAULTS = dict(_values(config_lib.base()))
 _VALUES = {
   name: _likely(name, _DEFAULTS[name.replace('recipes.cnn4.', 'recipe.')], kind)
@@ -142,25 +142,25 @@ _PLANNED = sorted(
 
 def _config(names):
   """One that reads the fields, shrunk to few runs."""
-  config = _DIGITS.copy_and_resolve_references()
-  with config.unlocked(), config.ignore_type():
-    config.teacher.model, config.students, config.seeds = (
-      'cnn4',
-      ('cnn4',),
-      (0,),
-    )
-    config.recipes = ml_collections.ConfigDict()
-    if 'outliers' in names:
-      config.defenses = ('adaptive_misinformation',)
-    for name in names:
-      method = name.split('.')[0]
-      if name.startswith('recipes.'):
-        config.recipes[name.split('.')[1]] = {}
-      if method in defenses.DEFENSES:
-        config.defenses = (method,)
-      elif method in attacks.ATTACKS:
-        config.attacks = (method,)
-        config.transfer = 'patches'
+  # Neither locked nor of fixed types, which takes long to switch off.
+  config = ml_collections.ConfigDict(_DIGITS, type_safe=False)
+  config.teacher.model, config.students, config.seeds = (
+    'cnn4',
+    ('cnn4',),
+    (0,),
+  )
+  config.recipes = ml_collections.ConfigDict(type_safe=False)
+  if 'outliers' in names:
+    config.defenses = ('adaptive_misinformation',)
+  for name in names:
+    method = name.split('.')[0]
+    if name.startswith('recipes.'):
+      config.recipes[name.split('.')[1]] = {}
+    if method in defenses.DEFENSES:
+      config.defenses = (method,)
+    elif method in attacks.ATTACKS:
+      config.attacks = (method,)
+      config.transfer = 'patches'
   return config
 
 
@@ -172,8 +172,7 @@ def _told(values):
     part = config
     for parent in parents:
       part = part[parent]
-    with part.unlocked(), part.ignore_type():
-      part[last] = value
+    part[last] = value
   start = time.monotonic()
   try:
     plan.make(config)

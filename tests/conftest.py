@@ -71,6 +71,24 @@ def shared() -> pathlib.Path:
   return SHARED
 
 
+@pytest.fixture(scope='module')
+def decoded_once():
+  """For many studies of digits, each of which would read 2,000 PNG files."""
+  from undistillable import data  # Behind what JAX reads above.
+
+  load, known = data.load, {}
+
+  def load_once(name, *, data_dir=None):
+    key = name, str(data_dir)
+    if name != 'digits' or key not in known:
+      known[key] = load(name, data_dir=data_dir)
+    return known[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, 'load', load_once)
+    yield
+
+
 @pytest.fixture
 def full_compilation():
   """For what is compared closely: programs as users have them optimised."""

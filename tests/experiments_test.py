@@ -27,6 +27,8 @@ from undistillable import (
 )
 from undistillable.report import draw
 
+pytestmark = pytest.mark.usefixtures('decoded_once')
+
 
 def _config(name='digits'):
   return config_files.load(name)

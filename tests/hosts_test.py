@@ -28,6 +28,7 @@ from undistillable import (
   train,
 )
 
+SLURMS_FIRST_PORT = 2**16 - 2**12  # Of which JAX takes one by the job.
 _MAX_SECS = 300.0  # Of a study, on a machine that does much else.
 
 
@@ -52,7 +53,7 @@ def _run(folder, work='work', resident=True, chosen=kills.PLAIN):
   return study.run(config, folder / work, study=chosen)
 
 
-def _host(folder, port, number, of, devices, options):
+def _host(folder, port, number, of, devices, slurm, options):
   """A process of a test; its output goes to a file."""
   with (folder / f'said{number}.txt').open('w') as said:
     os.dup2(said.fileno(), sys.stdout.fileno())
@@ -60,7 +61,11 @@ def _host(folder, port, number, of, devices, options):
   jax.config.update('jax_num_cpu_devices', devices)
   try:
     if of > 1:
-      hosts.join(f'localhost:{port}', of, number)
+      if slurm:
+        os.environ.update(_slurm(port, number, of))
+        hosts.join()
+      else:
+        hosts.join(f'localhost:{port}', of, number)
       told = folder / f'told{number}.json'
       told.write_text(json.dumps(list(_told(number))))
     # Whoever is not the main host needs no workdir.
@@ -71,6 +76,17 @@ def _host(folder, port, number, of, devices, options):
     hosts.leave()
     traceback.print_exc()
     sys.exit(1)
+
+
+def _slurm(port, number, of):
+  """What a task of that number finds in its environment there."""
+  return {
+    'SLURM_JOB_ID': str(port - SLURMS_FIRST_PORT),
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': str(of),
+    'SLURM_PROCID': str(number),
+    'SLURM_LOCALID': str(number),
+  }
 
 
 def _told(number):
@@ -106,16 +122,14 @@ def _told(number):
   hosts.agree(lambda: None)
 
 
-def _start(folder, of, devices=1, **options):
-  with contextlib.closing(socket.socket()) as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
+def _start(folder, of, devices=1, slurm=False, **options):
+  port = _free_port(SLURMS_FIRST_PORT if slurm else 0)
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(list(kills.IMPORTED))
   processes = [
     context.Process(
       target=_host,
-      args=(folder, port, number, of, devices, options),
+      args=(folder, port, number, of, devices, slurm, options),
       daemon=True,
     )
     for number in range(of)
@@ -123,6 +137,18 @@ def _start(folder, of, devices=1, **options):
   for process in processes:
     process.start()
   return processes
+
+
+def _free_port(first):
+  """Any one, or from the first on."""
+  for port in range(first, 2**16):
+    with (
+      contextlib.closing(socket.socket()) as probe,
+      contextlib.suppress(OSError),
+    ):
+      probe.bind(('localhost', port))
+      return probe.getsockname()[1]
+  raise AssertionError('there is a free port')
 
 
 def _kill(processes, killed, folder, moment):
@@ -235,7 +261,7 @@ def test_four_hosts_end_with_the_numbers_of_one(tmp_path, programs):
   alone = _start(one, 1, devices=4, chosen=SMALL)
   begun = 'work/runs/*/checkpoints/1/SHA256SUMS'
   _kill(_start(four, 4, chosen=SMALL), 2, four, begun)
-  _wait_for(_start(four, 4, chosen=SMALL), four)
+  _wait_for(_start(four, 4, slurm=True, chosen=SMALL), four)
   _wait_for(alone, one)
   for folder in (one, four):
     _outcome(folder)

@@ -53,6 +53,7 @@ from undistillable import (
 )
 from undistillable.report import draw
 
+pytestmark = pytest.mark.usefixtures('decoded_once')
 # What `_config` has instead of this is quicker to compile.
 CNN = {'teacher.model': 'cnn8', 'students': ('cnn8',)}
 

@@ -181,6 +181,8 @@ def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
       matplotlib.rcParams.update(STYLE)
       panels = shown.draw()
       replace(folder / path, png(shown.title, panels))
+      for panel in filter(None, panels):
+        panel.set_layout_engine('none')  # It stays as it is laid out.
       texts = [
         svg(panel, f'{shown.name}-{i}-') if panel else '<br>'
         for i, panel in enumerate(panels)
@@ -256,7 +258,7 @@ def _title(text: str, width: float) -> mpl_figure.Figure:
   """A statement, as wide as the figure below it."""
   told = textwrap.fill(text, int(width / 0.1))
   height = 0.2 + 0.21 * (1 + told.count('\n'))
-  figure = mpl_figure.Figure(figsize=(width, height))
+  figure = mpl_figure.Figure(figsize=(width, height), dpi=_DPI)
   figure.text(
     0.01 * WIDTH / width,
     1,
@@ -270,8 +272,10 @@ def _title(text: str, width: float) -> mpl_figure.Figure:
 
 
 def _pixels(figure: mpl_figure.Figure) -> PIL.Image.Image:
-  buffer = io.BytesIO()
-  backend_agg.FigureCanvasAgg(figure).print_figure(
-    buffer, format='png', dpi=_DPI, facecolor=COLORS['ground']
-  )
-  return PIL.Image.open(buffer).convert('RGB')
+  """In half the time of `savefig`, which lays it out twice and compresses."""
+  page = figure.get_facecolor()
+  figure.set_facecolor(COLORS['ground'])
+  canvas = backend_agg.FigureCanvasAgg(figure)
+  canvas.draw()
+  figure.set_facecolor(page)
+  return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
