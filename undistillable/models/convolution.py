@@ -128,7 +128,42 @@ def _dense_on_cpu(
   """Matrix products where the kernel is one pixel, and `_dense` elsewhere."""
   if kernel.shape[:2] != (1, 1) or padding:
     return _dense(x, kernel, strides, padding)
-  return x[:, ::strides, ::strides] @ kernel[0, 0]
+  return _pointwise(x[:, ::strides, ::strides], kernel[0, 0])
+
+
+@jax.custom_vjp
+def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """float[B, H, W, C] @ float[C, F]."""
+  return x @ kernel
+
+
+def _pointwise_forward(
+  x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _pointwise(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(
+  saved: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Of both factors XLA transposes the first, which here is the thinner one.
+
+  Left to itself it computes one of them anew, transposed, for the kernel's
+  gradient alone: a step of MobileNetV2 takes 1.6 s instead of 2.1.
+  """
+  x, kernel = saved
+  x, grad = jax.lax.optimization_barrier((x, grad))
+  pixels = (0, 1, 2)
+  if x.shape[-1] <= grad.shape[-1]:
+    of_kernel = jnp.tensordot(x, grad, (pixels, pixels))
+  else:
+    transposed = jnp.tensordot(grad, x, (pixels, pixels))
+    # Or XLA would exchange both again.
+    of_kernel = jax.lax.optimization_barrier(transposed).T
+  return grad @ kernel.T, of_kernel
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _grouped_on_cpu(
@@ -378,6 +413,9 @@ def _with_gradients(
     grad: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    # Both are read twice, and what leads to them would be computed for each: in
+    # a ResNet the sums over all blocks above, 7 % of a step of ResNetC-20.
+    x, grad = jax.lax.optimization_barrier((x, grad))
     mirrored, size = transpose(kernel), x.shape[1:3]
     return (
       _image_gradient(convolve, grad, mirrored, strides, padding, size),
