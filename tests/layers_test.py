@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 import optax
 import pytest
@@ -242,6 +243,7 @@ GEOMETRIES = [
   ('channels', 'features', 'groups', 'geometry'),
   [
     *itertools.product([3], [5], [1], GEOMETRIES),
+    *itertools.product([7], [4], [1], GEOMETRIES[::3]),
     *itertools.product([6], [6], [6], GEOMETRIES),
     # Of several channels a group: one path, whatever their number.
     *itertools.product([6], [12], [6], GEOMETRIES[1::4]),
@@ -273,6 +275,28 @@ def test_convolution_equals_xla_s(
   ):
     assert actual.dtype == expected.dtype
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+  jaxlib.version.__version_info__ < (0, 12),
+  reason='jaxlib 0.10 computes some of it again',
+)
+@pytest.mark.parametrize(
+  ('side', 'channels', 'features', 'groups'),
+  [(1, 8, 32, 1), (1, 32, 8, 1), (3, 16, 16, 1), (3, 16, 16, 16)],
+)
+def test_gradients_of_a_convolution_compute_nothing_twice(
+  side, channels, features, groups, full_compilation
+):
+  def loss(x, kernel):
+    y = convolution.conv(x, kernel, padding=side // 2, groups=groups)
+    return jnp.sin(y).sum()
+
+  x, kernel = _normal(16, 8, 8, channels), _normal(side, side, 1, 1)
+  kernel = jnp.tile(kernel, (1, 1, channels // groups, features))
+  program = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile()
+  # The gradient of the outputs, which both gradients read.
+  assert program.as_text().count(' cosine(') == 1
 
 
 # (kernel, size of the images, strides, padding)
