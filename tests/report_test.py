@@ -225,12 +225,15 @@ def test_no_runs_at_all(tmp_path):
   assert not page.find('svg')
 
 
-def test_curves_end_at_a_line_that_is_torn(tmp_path):
+def test_torn_last_line_is_skipped_and_a_broken_one_is_not(tmp_path):
   path = tmp_path / 'runs' / 'a' / 'metrics.jsonl'
   path.parent.mkdir(parents=True)
   path.write_text('{"epoch": 1}\n{"epo', encoding='utf-8')
   runs = [{'id': 'a'}, {'id': 'b'}]
-  assert curves.read(tmp_path, runs) == {'a': [{'epoch': 1}], 'b': []}
+  assert curves.read(tmp_path, runs) == {'a': [{'epoch': 1}]}
+  path.write_text('{"epo\n{"epoch": 2}\n', encoding='utf-8')
+  with pytest.raises(ValueError, match=r'metrics\.jsonl, line 1: not JSON'):
+    curves.read(tmp_path, runs)
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):

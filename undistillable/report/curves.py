@@ -1,6 +1,7 @@
 """How the networks learned: accuracy and loss by epoch."""
 
 import functools
+import json
 import math
 import os
 import pathlib
@@ -9,7 +10,6 @@ from typing import Any
 
 from matplotlib import axes as mpl_axes, figure as mpl_figure
 
-from undistillable import writers
 from undistillable.report import draw, entries as entries_lib, stats
 from undistillable.report.stats import Entry
 from undistillable.report.summary import Row, Summary
@@ -25,10 +25,25 @@ _MAX_LINEAR_RATIO = 8.0
 def read(
   workdir: str | os.PathLike[str], entries: Iterable[Entry]
 ) -> dict[str, list[dict[str, Any]]]:
-  """{id: one dict an epoch, none without a metrics.jsonl} of entries."""
-  names = [entry['id'] for entry in entries]
-  runs = pathlib.Path(workdir, 'runs')
-  return {name: writers.read_metrics(runs / name) for name in names}
+  """{id: one dict an epoch} of the entries that have a metrics.jsonl.
+
+  A killed study leaves a torn last line.
+  """
+  metrics: dict[str, list[dict[str, Any]]] = {}
+  for entry in entries:
+    path = pathlib.Path(workdir, 'runs', entry['id'], 'metrics.jsonl')
+    if not path.is_file():
+      continue
+    metrics[entry['id']] = []
+    lines = path.read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, 1):
+      try:
+        metrics[entry['id']].append(json.loads(line))
+      except json.JSONDecodeError as error:
+        if number < len(lines):
+          told = f'{path}, line {number}: not JSON: {line}'
+          raise ValueError(told) from error
+  return metrics
 
 
 def figure(summary: Summary, metrics: Metrics) -> draw.Figure:
