@@ -272,7 +272,7 @@ def _title(text: str, width: float) -> mpl_figure.Figure:
 
 
 def _pixels(figure: mpl_figure.Figure) -> PIL.Image.Image:
-  """In half the time of `savefig`, which lays it out twice and compresses."""
+  """Without `savefig`, which lays a figure out twice, and compresses it."""
   page = figure.get_facecolor()
   figure.set_facecolor(COLORS['ground'])
   canvas = backend_agg.FigureCanvasAgg(figure)
