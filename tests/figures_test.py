@@ -228,3 +228,14 @@ def test_a_png_holds_a_title_and_all_panels_two_beside_each_other():
   # In pixels, 200 an inch; a longer title has more lines.
   assert sizes[0][0] == sizes[1][0] == int((2 * draw.WIDTH + 0.25) * 200)
   assert 200 * 3 < sizes[0][1] < sizes[1][1] < 200 * 4.5
+
+
+def test_a_panel_has_the_ground_of_the_page_after_its_picture_was_made():
+  panel = draw.panel(1.0)
+  before = draw.svg(panel, '')
+  picture = PIL.Image.open(io.BytesIO(draw.png('title', [panel])))
+  assert draw.svg(panel, '') == before
+  assert (
+    colors.to_hex(np.divide(picture.getpixel((0, 0)), 255))
+    == (draw.COLORS['ground'])
+  )
