@@ -70,9 +70,9 @@ class Gain(NamedTuple):
     of_seeds = max(self.error**4 / self.degrees - of_images, 0.0)
     share = (self.num_seeds / numbers) ** 2
     share = share * (self.num_seeds - 1) / (numbers - 1)
-    degrees = self.error_with(numbers) ** 4
-    degrees /= np.maximum(of_seeds * share + of_images, np.finfo(float).tiny)
-    return np.maximum(degrees, 1.0)
+    smallest = np.finfo(float).tiny
+    parts = np.maximum(of_seeds * share + of_images, smallest)
+    return np.maximum(self.error_with(numbers) ** 4 / parts, 1.0)
 
 
 def gain(attack: np.ndarray, control: np.ndarray) -> Gain:
