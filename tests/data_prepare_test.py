@@ -1,5 +1,6 @@
 """From archives to folders: official ones, subsets, and those to refuse."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +21,13 @@ import pytest
 import tiny_archive
 
 from undistillable import data
-from undistillable.data import __main__ as cli, archives, cifar, dataset
+from undistillable.data import (
+  __main__ as cli,
+  archives,
+  cifar,
+  dataset,
+  folders,
+)
 
 _NAMES10 = ['airplane', 'automobile', 'bird', 'cat', 'deer']
 _NAMES10 += ['dog', 'frog', 'horse', 'ship', 'truck']
@@ -539,6 +546,25 @@ def test_the_command_prepares_once_checks_and_lists(tmp_path, capsys):
   finally:
     for number, handler in zip(handled, before, strict=True):
       signal.signal(number, handler)
+
+
+def test_of_many_at_once_one_prepares(monkeypatch, tmp_path):
+  """The others wait for it, and find what it has made."""
+  written, write = [], folders.write
+
+  def slow(source, *args, **kwargs):
+    written.append(source.name)
+    time.sleep(0.5)  # So that all others come in the meantime.
+    return write(source, *args, **kwargs)
+
+  monkeypatch.setattr(folders, 'write', slow)
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    found = list(
+      pool.map(lambda _: data.prepare('digits', data_dir=tmp_path), range(3))
+    )
+  assert written == ['digits']
+  assert sorted(now for _, now in found) == [False, False, True]
+  assert {path for path, _ in found} == {tmp_path / 'digits' / '1.0.0'}
 
 
 @pytest.mark.parametrize(

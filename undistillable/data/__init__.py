@@ -119,6 +119,8 @@ def prepare(
 ) -> tuple[pathlib.Path, bool]:
   """Prepares a data set, unless it is prepared already.
 
+  Of several processes of a machine one does, and the others wait for it.
+
   Args:
     name: an entry of `DATASETS`.
     data_dir: the folder that holds it; None is tfds' default.
@@ -143,10 +145,13 @@ def prepare(
   path = None
   if archive is not None:
     path = archives.check(source, archive, unverified=unverified)
-  elif source.archives:
-    path = archives.fetch(
-      source.archives[0], data_dir / 'downloads', show_progress=show_progress
-    )
-  content = archives.read(source, path)
-  path = folders.write(source, data_dir, content, show_progress=show_progress)
+  with folders.alone(data_dir):
+    if folders.find(source, data_dir):  # Another process was at it.
+      return folders.check(source, data_dir).path, False
+    if path is None and source.archives:
+      path = archives.fetch(
+        source.archives[0], data_dir / 'downloads', show_progress=show_progress
+      )
+    content = archives.read(source, path)
+    path = folders.write(source, data_dir, content, show_progress=show_progress)
   return path, True

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import pathlib
 import re
 import secrets
@@ -333,6 +334,45 @@ def _decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(converted, np.uint8).reshape(shape)
 
 
+@contextlib.contextmanager
+def alone(data_dir: pathlib.Path) -> Iterator[None]:
+  """Lets one process of a machine at a time prepare something in a folder.
+
+  The folder itself is locked, so that nothing is left in it. Where that cannot
+  be had, as on Windows and on some network disks, nobody waits.
+  """
+  missing = [p for p in (data_dir, *data_dir.parents) if not p.exists()]
+  data_dir.mkdir(parents=True, exist_ok=True)
+  try:
+    with _locked(data_dir):
+      yield
+  finally:
+    with contextlib.suppress(OSError):  # That one is not empty.
+      for path in missing:
+        path.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    import fcntl
+
+    number = os.open(folder, os.O_RDONLY)
+  except (ImportError, OSError):
+    yield
+    return
+  try:
+    with contextlib.suppress(OSError):
+      try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        logging.warning('waits for whoever prepares data in %s', folder)
+        fcntl.flock(number, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(number)  # And lets the next one in.
+
+
 def write(
   source: dataset.Source,
   data_dir: pathlib.Path,
@@ -342,9 +382,8 @@ def write(
 ) -> pathlib.Path:
   """Prepares `data_dir/name/version` in array_record format.
 
-  Everything is written beside its place and renamed into it. Of several
-  processes that do so at once the first wins; the others use its folder, which
-  this returns.
+  Everything is written beside its place and renamed into it. Should another
+  process have done so meanwhile, its folder stays, which this returns.
   """
   builder_class = _builder_class(source, content, show_progress)
   data_dir.mkdir(parents=True, exist_ok=True)
