@@ -22,11 +22,10 @@ def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
 
   config.teacher.model = 'resnetc8'  # 8 layers are enough here.
   config.students = ('cnn8', 'cnn16')  # With 8 and 16 features.
-  config.nasty.omega = 0.05
-  config.nasty.temperature = config.kd.temperature = 8.0
+  config.nasty.omega = config.contrastive.omega = 0.05
   # With that of nasty a last layer alone would cost its owner too much.
-  config.nasty_head.omega, config.nasty_head.temperature = 0.02, 8.0
-  config.contrastive.omega, config.contrastive.temperature = 0.05, 8.0
+  config.nasty_head.omega = 0.02
+  config_lib.set_temperature(config, 8.0)
 
   config.recipe.epochs = 30
   config.recipe.batch_size = 64
@@ -50,27 +49,23 @@ def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
   config.grid.data_free_teacher = 'resnetc8'
   config.grid.data_free_student = 'cnn16'
 
-  for name in ('averager', 'ensemble', 'mkd', 'scm', 'skeptical'):  # As of kd.
-    config[name].temperature = 8.0
   config.dkd.warmup_steps = config.skeptical.delay_steps = 100  # 5 epochs.
   config.cmim.delay_steps, config.cmim.ramp_steps = 100, 60  # Of 600.
   config.sdb.weight = 0.2  # With 1 it is never right without the key.
   config.bayes.draws, config.d_dae.draws = 20, 4  # Of each image.
+
+  for name in ('dafl', 'dfme', 'fast', 'maze'):  # All that have a generator.
+    config[name].latent_dim, config[name].generator_width = 100, 32
   # 446 and 208 steps; of dfme a batch is asked about 7 times in each.
   for name in ('dfme', 'maze'):
     config[name].budget = 200_000
-    config[name].latent_dim = 100
-    config[name].generator_width = 32
     config[name].generator_learning_rate = 1e-3
     config_lib.change_recipe(
       config, name, batch_size=64, steps_per_epoch=10, schedule='cosine'
     )
-
   # At a rate of 1e-3 the images drift so far from the data that the student's
   # BatchNorm statistics alone cost it up to 9 points. With one_hot_weight 0.1,
   # images of which the teacher is unsure balance the classes.
-  config.dafl.latent_dim = 100
-  config.dafl.generator_width = 32
   config.dafl.generator_learning_rate = 3e-4
   config.dafl.one_hot_weight = 3.0
   config_lib.change_recipe(
@@ -82,10 +77,7 @@ def get_config(preset: str = 'all') -> ml_collections.ConfigDict:
     schedule='cosine',
     milestones=(),
   )
-  config.fast.latent_dim = 100
-  config.fast.generator_width = 32
-  config.fast.student_steps = 40
-  config.fast.reset_at = 0
+  config.fast.student_steps, config.fast.reset_at = 40, 0
   config.fast.augment = 'none'
   config.fast.pool = 10_240
   config_lib.learn_as_model(config, 'fast')

@@ -468,8 +468,64 @@ def article(config: ml_collections.ConfigDict) -> None:
   config.recipe.best_on_test = True
 
 
+def released(config: ml_collections.ConfigDict) -> None:
+  """What the released code does otherwise than the article on any data set."""
+  article(config)
+  teacher = config.teacher.model
+  # No teacher-self.
+  config.students = tuple(s for s in config.students if s != teacher)
+  config.seeds = (0,)  # One run.
+  # It picks the best epoch on the test set, which is shown beside the last.
+  config.val_fraction = 0.0
+
+
+def many_classes(config: ml_collections.ConfigDict, omega: float) -> None:
+  """Sets what CIFAR-100 and Tiny-ImageNet have in common.
+
+  Args:
+    config: changed in place.
+    omega: of nasty, and of what learns by its loss.
+  """
+  config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
+  config.nasty.omega = config.nasty_head.omega = omega
+  config.contrastive.omega = omega
+  set_temperature(config, 20.0)
+  config.htc.temperature = 70.0
+  config.dkd.beta, config.stingy.ratio = 8.0, 0.1
+  config.sdb.temperature, config.sdb.weight = 20.0, 0.04  # 16 of tau^2 KL.
+  config.dafl.one_hot_weight = 0.5
+  config.dafl.entropy_weight = 20.0
+  config.dafl.activation_weight = 0.1
+  config.recipe.epochs = 200
+  config.recipe.milestones = (60, 120, 160)
+  config.recipe.gamma = 0.2
+  change_recipe(config, 'dafl', gamma=0.1)
+  config.arena.margin = 1.0
+  config.grid.teachers = ('resnet18', 'resnet50', 'resnext29')
+  config.grid.students = ('mobilenetv2', 'shufflenetv2')
+  config.grid.adversaries = ('cnn', 'shufflenetv2', 'resnet50')
+  config.grid.omegas = (0.0, 0.001, 0.005, 0.01, 0.05, 0.1)
+
+
+def set_temperature(
+  config: ml_collections.ConfigDict, temperature: float
+) -> None:
+  """Sets one temperature of nasty, of kd and of the methods like them.
+
+  Args:
+    config: changed in place.
+    temperature: tau; `dist`, `dkd`, `htc` and `sdb` have their own.
+  """
+  for name in ('nasty', 'nasty_head', 'contrastive'):
+    config[name].temperature = temperature
+  for name in ('kd', 'averager', 'ensemble', 'mkd', 'scm', 'skeptical'):
+    config[name].temperature = temperature
+
+
 def smoke(config: ml_collections.ConfigDict) -> None:
-  """Shrinks a config to one epoch on 64 images; the numbers mean nothing."""
+  """Everything once, on 64 images in a minute; the numbers mean nothing."""
+  config.teacher.model = 'resnetc20'  # Compiled in seconds.
+  config.students = ('cnn',)
   config.limit = 64
   config.val_fraction = 0.25
   config.seeds = (0,)
@@ -482,6 +538,32 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.cmim.delay_steps = config.cmim.ramp_steps = 0
   config.skeptical.delay_steps = config.dkd.warmup_steps = 0
   config.max_accuracy_drop = 100.0
+
+
+def on_two_cores(
+  config: ml_collections.ConfigDict, students: tuple[str, ...]
+) -> None:
+  """Shortens all of CIFAR-10 or CIFAR-100 to what two cores can do.
+
+  Args:
+    config: changed in place.
+    students: names of models; the first is that of the grid.
+  """
+  config.students = students
+  config.seeds = (0,)
+  for student in students:
+    change_recipe(config, student, epochs=10, schedule='cosine')
+  # After the students, of whom it may be one: it learns in its own way.
+  config.teacher.model = 'airbench94'
+  learn_fast(config, 'airbench94', epochs=30)
+  config.cmim.delay_steps, config.cmim.ramp_steps = 500, 300  # Of 2,900.
+  # Of 3,800; a student of the teacher's own kind takes 2,900.
+  config.dkd.warmup_steps = config.skeptical.delay_steps = 400
+  config.grid.teachers = ('airbench94',)
+  config.grid.students = students[:1]
+  config.grid.data_free_teacher = 'airbench94'
+  config.grid.data_free_student = 'cnn'
+  shorten_data_free(config)
 
 
 def learn_fast(
