@@ -4,9 +4,10 @@
 
 Trains some experiments of digits from nothing, with one process on all cores,
 and then with several, each on its share of the cores, of which one is killed
-(SIGKILL) and started again every now and then. Programs are compiled anew each
-time, and kept for whoever shares the folder. Prints a line of JSON: seconds of
-both, and the largest difference of an accuracy, in points.
+(SIGKILL) and started again every now and then. With --cores=1 each has one
+core, the one process as well, as if a core were a machine. Programs are
+compiled anew each time, and kept for whoever shares the folder. Prints a line
+of JSON: seconds of both, and the largest difference of an accuracy, in points.
 """
 
 import json
@@ -25,6 +26,9 @@ from experiments import experiment
 from undistillable import command, disk, environment, plan, study
 
 _PROCESSES = flags.DEFINE_integer('processes', 2, 'That share the workdir.')
+_CORES = flags.DEFINE_integer(
+  'cores', None, 'Of each process. Default: all, in equal shares.'
+)
 _KILLS = flags.DEFINE_integer('kills', 4, 'Of one of them.')
 _SECS = flags.DEFINE_float('secs', 60.0, 'Between two kills, on average.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of whom is killed, and when.')
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> None:
         'experiments': _EXPERIMENTS.value,
         'networks': len(found),
         'processes': _PROCESSES.value,
+        'cores': _CORES.value,
         'kills': killed,
         'secs_of_one': round(alone, 1),
         'secs_of_several': round(shared, 1),
@@ -66,7 +71,7 @@ def _timed(folder: pathlib.Path, number: int, kills: int) -> tuple[float, int]:
   folder.mkdir()
   rng = random.Random(_SEED.value)
   cores = sorted(os.sched_getaffinity(0))
-  shares = [cores[i::number] for i in range(number)]
+  shares = [cores[i::number][: _CORES.value] for i in range(number)]
   begin = time.monotonic()
   workers = [_start(folder, share) for share in shares]
   done, next_kill = 0, rng.uniform(0, 2 * _SECS.value)
