@@ -57,7 +57,7 @@ def _fast(config: ml_collections.ConfigDict) -> None:
 
 
 def _arena(config: ml_collections.ConfigDict) -> None:
-  """The arena: rows and columns for a quarter of an hour of a GPU."""
+  """The arena, of thieves who have images: the owner's, or foreign ones."""
   _fast(config)
   config.students = ('cnn',)
   config.val_fraction = 0.1  # 5,000 images, by which every thief chooses.

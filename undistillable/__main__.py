@@ -13,7 +13,7 @@ _COMMANDS = {
   'run': ('undistillable.main', 'protects a teacher, robs it, reports'),
   'audit': (
     'undistillable.audit',
-    'tries every attack on one network, and comes to a verdict',
+    'tries attacks on one network, and comes to a verdict',
   ),
   'status': (
     'undistillable.status',

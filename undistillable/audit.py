@@ -1,13 +1,13 @@
-"""Audits a model: every attack that fits, the right controls, one verdict.
+"""Audits a model: attacks of all kinds, the right controls, one verdict.
 
   python -m undistillable.audit --config=cifar10:fast --model=resnet18 \
     --weights=model.safetensors --budget=small --workdir=/tmp/audit
 
 The weights are those of one's own network, protected or not, in any form that
 `teacher.init_from` reads; without them the network of the config is trained.
-`--budget=full` tries every attack, of whoever has the owner's images, foreign
-ones, none, or the weights, and every defense that can be served before the
-network without training. What the command line sets of
+`--budget=full` tries every attack but `ensemble`, of whoever has the owner's
+images, foreign ones (of `config.transfer`), none, or the weights, and every
+defense that can be served before the network without training. What the command line sets of
 `config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
 
 Where the network is served behind a defense that trains nothing, name it, with

@@ -137,7 +137,7 @@ def supervised(
 
   Returns:
     The method. Its metrics are loss, accuracy (percent), and those of loss_fn.
-    Its step raises AssertionError, while it is traced, for a loss_fn that
+    Its step raises ValueError, while it is traced, for a loss_fn that
     returns anything but one number an example.
   """
   answer_fns, views = dict(answer_fns or {}), dict(views or {})
