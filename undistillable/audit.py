@@ -7,8 +7,9 @@ The weights are those of one's own network, protected or not, in any form that
 `teacher.init_from` reads; without them the network of the config is trained.
 `--budget=full` tries every attack but `ensemble`, of whoever has the owner's
 images, foreign ones (of `config.transfer`), none, or the weights, and every
-defense that can be served before the network without training. What the command line sets of
-`config.arena` counts for more, as --config.arena.attacks='("kd","my.thief")'.
+defense that can be served before the network without training. What the command
+line sets of `config.arena` counts for more, as
+--config.arena.attacks='("kd","my.thief")'.
 
 Where the network is served behind a defense that trains nothing, name it, with
 its settings, or the module of one's own:
