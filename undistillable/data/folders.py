@@ -354,15 +354,12 @@ def alone(data_dir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
+  number = None
   try:
-    import fcntl
+    with contextlib.suppress(ImportError, OSError):
+      import fcntl
 
-    number = os.open(folder, os.O_RDONLY)
-  except (ImportError, OSError):
-    yield
-    return
-  try:
-    with contextlib.suppress(OSError):
+      number = os.open(folder, os.O_RDONLY)
       try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
@@ -370,7 +367,8 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         fcntl.flock(number, fcntl.LOCK_EX)
     yield
   finally:
-    os.close(number)  # And lets the next one in.
+    if number is not None:
+      os.close(number)  # And lets the next one in.
 
 
 def write(
