@@ -201,7 +201,7 @@ def test_numbers_of_numpy_lists_and_texts_do(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, one, other)
   assert (tmp_path / 'run' / 'metrics.jsonl').is_file()
   np.testing.assert_array_equal(
-    _predict(_arrays(), batch_size=np.int64(5)), _predict(_arrays())
+    *(_predict(_arrays(), batch_size=size) for size in (5, np.int64(5)))
   )
   parts = [data.hold_out(_arrays(), 0.5, seed) for seed in (3, np.int64(3))]
   jax.tree.map(np.testing.assert_array_equal, *parts)
