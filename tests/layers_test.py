@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from undistillable import defenses, models
-from undistillable.models import convolution, layers
+from undistillable.models import convolution, layers, resnet
 
 
 def _normal(*shape, seed=0):
@@ -407,6 +407,18 @@ def test_where_there_are_no_outputs_gradients_are_zero(shape, groups):
   grads = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
   for grad, of in zip(grads, (x, kernel), strict=True):
     np.testing.assert_array_equal(grad, np.zeros(of.shape))
+
+
+def test_networks_in_bfloat16_answer_as_those_in_float32():
+  """Two convolutions and a mean in one program: JAX 0.12 made NaN of that."""
+  x = _normal(4, 16, 16, 3)
+  answers = []
+  for dtype in (jnp.float32, jnp.bfloat16):
+    model = resnet.ResNet(10, stage_sizes=(2,), dtype=dtype)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    answers.append(np.asarray(jax.jit(model.apply)(variables, x)))
+  scale = np.abs(answers[0]).max()
+  np.testing.assert_allclose(answers[1], answers[0], rtol=0, atol=0.02 * scale)
 
 
 def test_convolution_of_two_types_is_refused():

@@ -90,6 +90,12 @@ def _branches(
     return _convolve(x, kernel, _all(padding), strides, groups=groups)
 
   def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    y = lowered(x, kernel)
+    # In lower precision XLA of JAX 0.12 makes one library call of two
+    # convolutions and the mean that follows, and that answers NaN.
+    return y if y.dtype == jnp.float32 else jax.lax.optimization_barrier(y)
+
+  def lowered(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = (n + 2 * padding for n in x.shape[1:3])
     if x.shape[0] == 0 or rows < kernel.shape[0] or columns < kernel.shape[1]:
       return direct(x, kernel)  # There is nothing to compute.
