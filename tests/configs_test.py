@@ -78,6 +78,15 @@ def test_every_preset_plans(name, preset):
   assert len(plan.make(config)) == per_seed * len(config.seeds)
 
 
+@pytest.mark.parametrize('name', ARTICLE)
+def test_a_smoke_test_is_of_five_networks_an_epoch_and_few_images(name):
+  planned = plan.make(config_files.load(name, 'smoke'))
+  assert [run.role for run in planned] == 2 * ['teacher'] + 3 * ['student']
+  assert len({run.model for run in planned[2:]}) == 1
+  assert {run.recipe['epochs'] for run in planned} == {1}
+  assert max(run.learns_from['limit'] for run in planned) <= 64
+
+
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
 def test_every_method_plans_for_a_teacher_with_a_warm_up(name):
   config = config_files.load(name, 'fast')
