@@ -174,6 +174,20 @@ def test_the_claims_are_those_of_the_recorded_results(dataset):
     assert verdict.evidence in text
 
 
+def test_the_claims_of_a_full_size_network_are_those_recorded():
+  text = (DOCS / 'article.md').read_text()
+  _, found = text.split('\n### CIFAR-10, a ResNet-18\n')
+  found, _ = found.split('\n## ', 1)
+  recorded = scorecard.read(ROOT / 'experiments/results/cifar10_released')
+  expected = [
+    f'| {verdict.number} | {verdict.status} | {verdict.evidence} |'
+    for verdict in claims.judge(recorded)
+    if verdict.status != 'not run'
+  ]
+  rows = [line for line in found.splitlines() if line.startswith('|')]
+  assert rows[2:] == expected
+
+
 def test_the_table_of_networks_is_what_the_command_prints():
   rows = re.findall(
     r'^\| `(\w+)` \| ([\d,]+) \| ([\d,.]+) M \|',
