@@ -817,6 +817,7 @@ def done(tmp_path_factory):
   return found, store
 
 
+@pytest.mark.whole
 def test_every_way_to_ask_is_counted(done):
   """Of the other attacks, which ask as kd does, the steps are tested above."""
   found, store = done
@@ -836,6 +837,7 @@ def test_every_way_to_ask_is_counted(done):
   assert queries['dfme'] <= 10_000
 
 
+@pytest.mark.whole
 def test_knockoff_sees_foreign_images_without_labels(done):
   found, store = done
   run, _ = found['knockoff']
@@ -848,6 +850,7 @@ def test_knockoff_sees_foreign_images_without_labels(done):
   assert fresh.queries == 'cached'
 
 
+@pytest.mark.whole
 def test_a_smaller_share_of_the_transfer_set_is_part_of_a_larger(done):
   _, store = done
   few, many = (

@@ -424,6 +424,7 @@ def serve(query, settings):
 """
 
 
+@pytest.mark.whole
 def test_a_served_network_is_audited_end_to_end(tmp_path, monkeypatch):
   """Weights of a file, behind a module of one's own with its settings."""
   monkeypatch.setattr(draw, 'render', lambda shown, folder: [])

@@ -628,6 +628,7 @@ def done(tmp_path_factory):
   return runs, results, store
 
 
+@pytest.mark.whole
 def test_the_whole_graph_is_finished(done):
   runs, results, _ = done
   names = ('stingy', 'reverse_sigmoid', 'label_smoothing', 'nasty_head', 'none')
@@ -647,6 +648,7 @@ def test_the_whole_graph_is_finished(done):
       assert run.compared_with['normal'] == twin
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize('module', SERVED)
 def test_a_served_teacher_is_judged_as_served_and_not_trained(done, module):
   runs, results, store = done
@@ -670,6 +672,7 @@ def test_a_served_teacher_is_judged_as_served_and_not_trained(done, module):
   assert found == pytest.approx(kl, rel=1e-3)
 
 
+@pytest.mark.whole
 def test_a_nasty_head_of_the_graph_is_the_normal_teacher_but_for_its_head(done):
   runs, _, store = done
   normal, nasty = (

@@ -188,6 +188,7 @@ def test_the_claims_of_a_full_size_network_are_those_recorded():
   assert rows[2:] == expected
 
 
+@pytest.mark.whole
 def test_the_table_of_networks_is_what_the_command_prints():
   rows = re.findall(
     r'^\| `(\w+)` \| ([\d,]+) \| ([\d,.]+) M \|',

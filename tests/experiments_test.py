@@ -96,6 +96,7 @@ def workdir(tmp_path_factory, config):
   return workdir
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize('name', experiments.NAMES)
 def test_it_leaves_results_and_a_report(workdir, name):
   results = disk.read_json(workdir / name / 'results.json')
@@ -113,6 +114,7 @@ def test_it_leaves_results_and_a_report(workdir, name):
     assert verdict.status in report
 
 
+@pytest.mark.whole
 def test_what_two_experiments_need_is_trained_once(workdir):
   needed = [
     run['id']
@@ -124,6 +126,7 @@ def test_what_two_experiments_need_is_trained_once(workdir):
   assert len(needed) > 1.5 * len(trained)
 
 
+@pytest.mark.whole
 def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
   text = scorecard.scorecard([workdir])
   rows = [line for line in text.splitlines() if line.startswith('| ')]
@@ -136,6 +139,7 @@ def test_the_scorecard_reads_what_was_run(workdir, tmp_path):
     scorecard.scorecard([tmp_path])
 
 
+@pytest.mark.whole
 def test_the_main_job_stands_for_the_main_table(workdir, tmp_path):
   shutil.copy(workdir / 'main_table' / 'results.json', tmp_path)
   (own,) = scorecard.read(tmp_path).items()
@@ -157,6 +161,7 @@ def test_a_scorecard_of_damaged_results_is_refused(tmp_path):
     scorecard.read(tmp_path)
 
 
+@pytest.mark.whole
 def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
   """Whatever the owner's images are, what is stolen is the same."""
   planned = experiment_lib.load('data_free').plan_fn(config)
@@ -188,12 +193,14 @@ def test_theft_without_data_sees_none(workdir, config, tmp_path, monkeypatch):
       np.testing.assert_array_equal(*images)
 
 
+@pytest.mark.whole
 def test_an_experiment_of_another_config_keeps_its_runs_apart(workdir):
   other = _small('elsewhere', **{'kd.alpha': 0.3})
   with pytest.raises(errors.InputError, match='holds the runs of another conf'):
     _run('main_table', other, workdir)
 
 
+@pytest.mark.whole
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
   tmp_path, monkeypatch
 ):
@@ -292,7 +299,7 @@ def test_every_part_of_a_network_takes_its_time(part, tmp_path):
 
 
 def test_the_command_lists_them(monkeypatch, capsys):
-  monkeypatch.setattr(command, 'config', _config)
+  monkeypatch.setattr(command, 'config', lambda: _small('nowhere'))
   # Other tests of this process look at logs.
   monkeypatch.setattr(listing.logging, 'set_verbosity', lambda level: None)
   listing.main([])

@@ -212,6 +212,7 @@ def test_an_address_without_a_port_is_one_sentence():
   assert '--coordinator_address' in told
 
 
+@pytest.mark.whole
 def test_a_study_moves_between_one_host_and_two(
   tmp_path, monkeypatch, programs
 ):
@@ -254,6 +255,7 @@ def test_a_study_moves_between_one_host_and_two(
   assert 'host 1' in told[0][8]
 
 
+@pytest.mark.whole
 def test_four_hosts_end_with_the_numbers_of_one(tmp_path, programs):
   one, four = (tmp_path / x for x in ('one', 'four'))
   for folder in (one, four):

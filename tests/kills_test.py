@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from experiments.benchmarks import kills
 from undistillable import plan
 
@@ -16,6 +18,7 @@ def _one_network(config):
 SMALL = dataclasses.replace(kills.PLAIN, plan_fn=_one_network)
 
 
+@pytest.mark.whole
 def test_kills_change_no_bit(tmp_path, monkeypatch):
   # Of the process that all of them are forked from.
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'programs'))

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.whole
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -56,6 +56,9 @@ def _config(**changes):
     'recipe.epochs': 1,
     'limit': 200,
     'dfme.budget': 10_000,
+    'dfme.student_steps': 1,
+    'maze.student_steps': 2,
+    'maze.replay_steps': 1,
     'kd_tuned.alphas': (0.1, 0.9),
     'kd_tuned.temperatures': (4.0,),
   }

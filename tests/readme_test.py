@@ -47,6 +47,7 @@ def test_the_loss_enters_a_training_loop_of_ones_own():
   assert losses[-1] < losses[0]
 
 
+@pytest.mark.whole
 def test_ones_own_model_is_protected_in_a_dozen_lines(
   capsys, monkeypatch, tmp_path
 ):
@@ -63,6 +64,7 @@ def test_ones_own_model_is_protected_in_a_dozen_lines(
   assert float(printed.group(1)) > 50
 
 
+@pytest.mark.whole
 def test_ones_own_defense_is_twenty_lines(tmp_path):
   block = _block('class Settings')
   code = [line for line in block.splitlines() if line.strip()]

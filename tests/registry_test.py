@@ -104,7 +104,7 @@ SHRUNK = {
   'densenet161': DENSENET,
   'densenet169': DENSENET,
   'densenet201': DENSENET,
-  'mobilenetv2': {'num_blocks': (1, 2, 1, 1, 1, 1, 1)},
+  'mobilenetv2': {'num_blocks': (1, 2, 1)},
   'resnet18': {'stage_sizes': (1, 1)},
   'resnet34': {'stage_sizes': (1, 1)},
   'resnet50': {'stage_sizes': (1, 1)},
@@ -115,7 +115,7 @@ SHRUNK = {
   'resnetc44': {'depth': 8},
   'resnetc56': {'depth': 8},
   'resnext29': {'num_blocks': 1},
-  'shufflenetv2': {'num_units': (1, 1, 1)},
+  'shufflenetv2': {'num_units': (1, 1)},
 }
 # Of an update, between one device and several. Its quotients of differences
 # divide rounding by 1e-3: 0.5 to 6 %, whatever the number of devices.

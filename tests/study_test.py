@@ -249,6 +249,7 @@ def test_runs_that_differ_in_their_seed_share_a_program():
   assert programs.build(first[2], 64) is not programs.build(first[3], 64)
 
 
+@pytest.mark.whole
 def test_two_at_once_share_the_work_and_each_reports_what_it_was_asked(
   tmp_path, data_dir, monkeypatch, no_figures
 ):
@@ -282,6 +283,7 @@ def test_two_at_once_share_the_work_and_each_reports_what_it_was_asked(
   assert {run['seed'] for run in left['runs']} == {0, 1}
 
 
+@pytest.mark.whole
 def test_a_report_has_all_seeds_of_its_config(done, no_figures, tmp_path):
   results, workdir, config = done
   shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
@@ -497,6 +499,8 @@ def test_students_of_one_teacher_are_trained_together():
     assert execute.groups([last, other], 2) == [[last], [other]]
 
 
+@pytest.mark.whole
+@pytest.mark.usefixtures('no_figures')
 @pytest.mark.usefixtures('no_figures')
 def test_training_together_changes_no_number(tmp_path, data_dir):
   alone, beside = (
@@ -525,6 +529,7 @@ def test_a_config_is_varied_by_a_copy():
     plan_lib.vary(config, {'nasty.omegaa': 0.5})
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
 def test_the_best_epoch_on_the_test_set_is_shown_but_not_used(done, tmp_path):
   results, _, config = done
@@ -549,6 +554,7 @@ def test_another_adversary_is_trained_first():
   assert plan[2].parents['adversary'] is plan[1]
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
 def test_a_teacher_trained_elsewhere_is_not_trained(tmp_path, data_dir, done):
   results, workdir, config = done
@@ -962,6 +968,7 @@ def test_damaged_weights_of_a_run_are_refused(done, tmp_path):
     plan_lib.make(_config(**{'teacher.init_from': str(weights)}))
 
 
+@pytest.mark.whole
 def test_a_collapsed_teacher_stops_before_its_students(tmp_path, data_dir):
   config = _config(
     data_dir=data_dir,
@@ -1040,6 +1047,7 @@ def test_every_field_of_a_config_can_be_overridden(path):
       assert isinstance(value, bool | int | float | str | tuple), key
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
 def test_data_sets_belong_to_runs(tmp_path, data_dir):
   """A study over `limit` trains each network on what its config names."""
@@ -1058,6 +1066,7 @@ def test_data_sets_belong_to_runs(tmp_path, data_dir):
   assert sizes == [90, 150, 90, 150]
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
 def test_weights_of_a_file_serve_any_seeds(tmp_path, data_dir):
   weights = tmp_path / 'weights.safetensors'
@@ -1102,6 +1111,7 @@ def _own_module(monkeypatch, name, **content):
   return name
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
 def test_a_defense_may_have_a_student_as_its_surrogate(
   monkeypatch, tmp_path, data_dir

@@ -63,7 +63,7 @@ def test_the_distance_of_a_set_does_not_depend_on_its_batches(batch_size):
     'label': np.zeros(8, np.int32),
   }
   model, prepare = models.get_model('cnn4', 10), data.prepare_fn(MEAN, STD)
-  variables = model.init(jax.random.key(0), arrays['image'][:1] / 255.0)
+  variables = jax.jit(model.init)(jax.random.key(0), arrays['image'][:1] / 255)
   images = augment.normalize(arrays['image'], MEAN, STD)
   # One step of training moves the running statistics by a tenth of the gap.
   _, updates = model.apply(variables, images, True, mutable=['batch_stats'])

@@ -727,6 +727,7 @@ def _thief(name, **settings):
   )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize('name', DRAWS)
 def test_whoever_draws_is_trained_on_two_devices_as_on_one(
   name, all_devices_again

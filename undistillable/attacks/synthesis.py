@@ -136,6 +136,7 @@ def batch_norm_distance(
   memory only.
   """
 
+  # Each as one program: op by op, dozens would be compiled.
   @jax.jit
   def read(
     variables: state_lib.PyTree, arrays: Mapping[str, jax.Array]
@@ -148,10 +149,14 @@ def batch_norm_distance(
   parts, shares = [], []
   for start in range(0, num_images, batch_size):
     rows = {k: v[start : start + batch_size] for k, v in arrays.items()}
-    parts.append(read(variables, rows))
+    parts.append(jax.device_get(read(variables, rows)))
     shares.append(len(rows['label']) / num_images)
   gaps = jax.tree.map(
     lambda *x: sum(a * b for a, b in zip(shares, x, strict=True)), *parts
   )
-  distance = batch_norm.distance(batch_norm.moments(gaps))
-  return float(distance) / max(1, len(gaps))
+
+  @jax.jit
+  def distance(gaps: list[batch_norm.Gaps]) -> jax.Array:
+    return batch_norm.distance(batch_norm.moments(gaps))
+
+  return float(distance(gaps)) / max(1, len(gaps))
