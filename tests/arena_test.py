@@ -43,18 +43,21 @@ def _cells(config, seed=1):
   return {(c.defense, c.attack): c for c in arena._cells(job)}
 
 
-def test_who_hears_top_classes_alone_is_one_for_all_that_keep_them():
-  cells = _cells(_config())
+@pytest.mark.parametrize('attack', ['hard_label', 'knockoff:targets=top'])
+def test_who_hears_top_classes_alone_is_one_for_all_that_keep_them(attack):
+  """Whether that is all he is told, or all that he learns from."""
+  cells = _cells(_config(arena__attacks=('kd', 'knockoff', attack)))
   runs = {
-    defense: cells[defense, 'hard_label'].runs[-1]
+    defense: cells[defense, attack].runs[-1]
     for defense in ('none', 'stingy', 'nasty', 'reverse_sigmoid')
   }
   assert runs['stingy'] == runs['none']
-  assert cells['stingy', 'hard_label'].shared
-  assert not cells['none', 'hard_label'].shared
+  assert cells['stingy', attack].shared
+  assert not cells['none', attack].shared
   # Another network, and a wrapper that does not say that it keeps them.
   assert len(set(runs.values())) == 3
-  assert cells['stingy', 'kd'].runs[-1] != cells['none', 'kd'].runs[-1]
+  for name in ('kd', 'knockoff'):
+    assert cells['stingy', name].runs[-1] != cells['none', name].runs[-1]
 
 
 KEEPS_TOP = [

@@ -185,7 +185,8 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
 
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   """A cell with its runs, or with the reason why there are none."""
-  asked = _asked(attack, teacher)
+  hears = _hears(attack, thief.settings(attack, attacks.get(attack)))
+  asked = _asked(hears, teacher)
   try:
     found = thief.attack(attack, asked, cell.student)
   except ValueError as error:  # It does not fit this defense.
@@ -241,22 +242,29 @@ def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
   return name, settings
 
 
-def _asked(attack: str, teacher: Run) -> Run:
-  """The network whose answers an attack hears.
+def _asked(hears: str, teacher: Run) -> Run:
+  """The network whose answers an attack hears; see `_hears`.
 
   A wrapper that leaves the top class alone cannot be told from none by whoever
   hears nothing else, nor can any wrapper by whoever has the weights.
   """
-  access = _access(attack)
   keeps_top = getattr(teacher.module, 'KEEPS_TOP', False)
-  if access == 'weights' or (
-    access == 'labels' and keeps_top and teacher.only_serves
+  if hears == 'weights' or (
+    hears == 'labels' and keeps_top and teacher.only_serves
   ):
     return programs.bare(teacher)
   return teacher
 
 
+def _hears(attack: str, settings: Mapping[str, Any]) -> str:
+  """What of a teacher reaches the student: 'labels', 'scores' or 'weights'."""
+  if settings.get('targets') == 'top':
+    return 'labels'  # He throws the scores away.
+  return _access(attack)
+
+
 def _access(attack: str) -> str:
+  """What an attack may see of a teacher."""
   return getattr(attacks.get(attack), 'ACCESS', 'scores')
 
 
@@ -326,12 +334,10 @@ def _described(cell: Cell) -> dict[str, Any]:
   group, answers, mode, bound = board_lib.OWN, 'none', None, False
   if cell.defense is not None:
     name, _ = _parse(_ATTACKS, cell.attack)
-    group, answers = _group(name), _access(name)
     run = cell.runs[-1] if cell.runs else None
+    group, answers = _group(name), _hears(name, run.settings if run else {})
     if run and answers != 'weights' and run.access_to_data != 'none':
       mode = 'once' if run.asks_once else 'every view'
-    if run and run.settings.get('targets') == 'top':
-      answers = 'labels'  # He throws the scores away.
     bound = run is not None and _is_bound(run)
   return {
     'defense': cell.defense,
