@@ -70,7 +70,7 @@ EXCEPTIONS = {
     'generator_learning_rate': 1e-4,  # Or the images change too much.
   },
   'deep_inversion': INVERSION,
-  'dfme': {'latent_dim': 10, 'generator_width': 8},
+  'dfme': {'latent_dim': 10, 'generator_width': 8, 'student_steps': 2},
   'fast': {
     'low': (-2.0, -2.0, -2.0),
     'high': (2.0, 2.0, 2.0),
@@ -115,7 +115,7 @@ SHRUNK = {
   'resnetc44': {'depth': 8},
   'resnetc56': {'depth': 8},
   'resnext29': {'num_blocks': 1},
-  'shufflenetv2': {'num_units': (1, 1)},
+  'shufflenetv2': {'num_units': (1,)},
 }
 # Of an update, between one device and several. Its quotients of differences
 # divide rounding by 1e-3: 0.5 to 6 %, whatever the number of devices.
