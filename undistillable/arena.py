@@ -54,6 +54,9 @@ class Cell(NamedTuple):
   attack: str  # As in the config, with its settings; of a control, its name.
   student: str  # The network of the thief.
   runs: Sequence[Run]  # Of one seed, the last of them the student.
+  # What of the teacher reaches the student: 'labels', 'scores', 'weights', or
+  # 'none'.
+  hears: str = 'none'
   # Whether the answers are those of the network without its defense, so that
   # the run is the same for all that serve it.
   shared: bool = False
@@ -185,8 +188,12 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
 
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   """A cell with its runs, or with the reason why there are none."""
-  hears = _hears(attack, thief.settings(attack, attacks.get(attack)))
-  asked = _asked(hears, teacher)
+  module = attacks.get(attack)
+  hears = _access(attack)
+  if hasattr(module, 'hears'):
+    settings = thief.settings(attack, module)
+    hears = module.hears(registry.settings(module, settings))
+  cell, asked = cell._replace(hears=hears), _asked(hears, teacher)
   try:
     found = thief.attack(attack, asked, cell.student)
   except ValueError as error:  # It does not fit this defense.
@@ -243,7 +250,7 @@ def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
 
 
 def _asked(hears: str, teacher: Run) -> Run:
-  """The network whose answers an attack hears; see `_hears`.
+  """The network whose answers an attack hears; see `Cell.hears`.
 
   A wrapper that leaves the top class alone cannot be told from none by whoever
   hears nothing else, nor can any wrapper by whoever has the weights.
@@ -254,13 +261,6 @@ def _asked(hears: str, teacher: Run) -> Run:
   ):
     return programs.bare(teacher)
   return teacher
-
-
-def _hears(attack: str, settings: Mapping[str, Any]) -> str:
-  """What of a teacher reaches the student: 'labels', 'scores' or 'weights'."""
-  if settings.get('targets') == 'top':
-    return 'labels'  # He throws the scores away.
-  return _access(attack)
 
 
 def _access(attack: str) -> str:
@@ -331,12 +331,12 @@ def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
 
 def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
-  group, answers, mode, bound = board_lib.OWN, 'none', None, False
+  group, mode, bound = board_lib.OWN, None, False
   if cell.defense is not None:
     name, _ = _parse(_ATTACKS, cell.attack)
     run = cell.runs[-1] if cell.runs else None
-    group, answers = _group(name), _hears(name, run.settings if run else {})
-    if run and answers != 'weights' and run.access_to_data != 'none':
+    group = _group(name)
+    if run and cell.hears != 'weights' and run.access_to_data != 'none':
       mode = 'once' if run.asks_once else 'every view'
     bound = run is not None and _is_bound(run)
   return {
@@ -344,7 +344,7 @@ def _described(cell: Cell) -> dict[str, Any]:
     'attack': cell.attack,
     'student': cell.student,
     'group': group,
-    'answers': answers,
+    'answers': cell.hears,
     'mode': mode,
     'shared': cell.shared,
     'bound': bound,

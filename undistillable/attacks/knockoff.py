@@ -29,6 +29,11 @@ class Settings:
     losses.check_one_of('targets', self.targets, _TARGETS)
 
 
+def hears(settings: Settings) -> str:
+  """Who learns from the top classes alone might be told no more than these."""
+  return 'labels' if settings.targets == 'top' else 'scores'
+
+
 def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   """One student, whose teacher is asked about every image once."""
   run = job.student('knockoff', student, {'teacher': teacher})
