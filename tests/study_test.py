@@ -501,7 +501,6 @@ def test_students_of_one_teacher_are_trained_together():
 
 @pytest.mark.whole
 @pytest.mark.usefixtures('no_figures')
-@pytest.mark.usefixtures('no_figures')
 def test_training_together_changes_no_number(tmp_path, data_dir):
   alone, beside = (
     study.run(

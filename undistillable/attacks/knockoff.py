@@ -30,7 +30,7 @@ class Settings:
 
 
 def hears(settings: Settings) -> str:
-  """Who learns from the top classes alone might be told no more than these."""
+  """'labels' where the student would be the same if he were told no more."""
   return 'labels' if settings.targets == 'top' else 'scores'
 
 
