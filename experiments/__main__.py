@@ -8,7 +8,8 @@ from absl import logging
 
 import experiments
 from experiments import estimate, experiment as experiment_lib
-from undistillable import command, runs as runs_lib
+from undistillable import command
+from undistillable.graph import runs as runs_lib
 from undistillable.report import conduct, document
 
 _COLUMNS = ('experiment', 'networks', 'new', 'time', 'question')

@@ -3,7 +3,7 @@
 import ml_collections
 
 from experiments import experiment, sweep, varied
-from undistillable import plan, runs as runs_lib
+from undistillable.graph import plan, runs as runs_lib
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:

@@ -8,8 +8,9 @@ import ml_collections
 import numpy as np
 
 from experiments import experiment, teachers
-from undistillable import disk, runs as runs_lib, store as store_lib
+from undistillable.graph import runs as runs_lib, store as store_lib
 from undistillable.report import draw, embeddings
+from undistillable.storage import disk
 
 
 def _measure(

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import data, execute, runs as runs_lib
+from undistillable import data
+from undistillable.graph import execute, runs as runs_lib
 from undistillable.models import __main__ as sizes, layers
 
 # Beside what is counted; seen on two cores.

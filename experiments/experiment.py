@@ -8,7 +8,8 @@ from typing import Any
 import ml_collections
 
 from experiments import claims
-from undistillable import plan, runs as runs_lib, study
+from undistillable import study
+from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import document, draw, write as write_lib
 
 

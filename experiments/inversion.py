@@ -8,14 +8,10 @@ import ml_collections
 import numpy as np
 
 from experiments import data_free, experiment, teachers
-from undistillable import (
-  disk,
-  evaluate,
-  plan,
-  runs as runs_lib,
-  store as store_lib,
-)
+from undistillable.graph import plan, runs as runs_lib, store as store_lib
 from undistillable.report import draw, images
+from undistillable.storage import disk
+from undistillable.training import evaluate
 
 _MAX_CLASSES = 10
 _IMAGES_PER_CLASS = 5

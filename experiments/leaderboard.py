@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import records
-from undistillable import command, disk, errors, paths
+from undistillable import command, errors
 from undistillable.report import (
   arena_words as words,
   board as board_lib,
@@ -25,6 +25,7 @@ from undistillable.report import (
   verdict,
 )
 from undistillable.report.board import Board, Group
+from undistillable.storage import disk, paths
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'leaderboard.md'
 _BEGIN, _END = '<!-- tables -->', '<!-- end of tables -->'

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from experiments import experiment, teachers
-from undistillable import runs as runs_lib, store as store_lib
+from undistillable.graph import runs as runs_lib, store as store_lib
 from undistillable.report import draw, logits, peaks, responses
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib, study
+from undistillable import study
+from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import draw, write
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from experiments import experiment, sweep, varied
-from undistillable import plan, runs as runs_lib
+from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import stats, sweeps
 
 

@@ -11,8 +11,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from undistillable import disk, errors, evaluate
+from undistillable import errors
 from undistillable.report import board as board_lib, verdict
+from undistillable.storage import disk
+from undistillable.training import evaluate
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _WITHDRAWN = 'withdrawn.json'

@@ -14,8 +14,9 @@ from absl import flags
 
 import experiments
 from experiments import claims
-from undistillable import command, disk, errors, paths
+from undistillable import command, errors
 from undistillable.report import document
+from undistillable.storage import disk, paths
 
 _WORKDIRS = flags.DEFINE_multi_string(
   'workdir', None, 'Of the experiments; give one for each data set.'

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from experiments import experiment
-from undistillable import plan, runs as runs_lib
+from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import accuracy, draw
 
 

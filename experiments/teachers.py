@@ -6,13 +6,9 @@ import ml_collections
 import numpy as np
 
 from experiments import experiment
-from undistillable import (
-  evaluate,
-  method,
-  plan,
-  runs as runs_lib,
-  store as store_lib,
-)
+from undistillable import method
+from undistillable.graph import plan, runs as runs_lib, store as store_lib
+from undistillable.training import evaluate
 
 NAMES = ('normal', 'nasty')
 

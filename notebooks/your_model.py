@@ -159,7 +159,8 @@ def fit(loss_fn, seed):
 # First a normal teacher, with cross entropy. Its accuracy on the test images:
 
 # %%
-from undistillable import evaluate, losses, method
+from undistillable import losses, method
+from undistillable.training import evaluate
 
 
 def answers(module, variables):
@@ -238,7 +239,8 @@ plt.show()
 # loses against training alone.
 
 # %%
-from undistillable import attacks, models, train
+from undistillable import attacks, models
+from undistillable.training import train
 
 student = models.get_model('cnn8', num_classes=10)
 adam = optax.adam(optax.cosine_decay_schedule(1e-3, num_steps))

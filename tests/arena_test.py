@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 
 from experiments import arena as experiment_of_it
-from undistillable import (
-  arena,
-  attacks,
-  command,
-  defenses,
-  disk,
-  errors,
-  evaluate,
-  plan,
-  serving,
-)
+from undistillable import arena, attacks, command, defenses, errors, serving
+from undistillable.graph import plan
 from undistillable.report import arena as page, board as board_lib, draw, plane
+from undistillable.storage import disk
+from undistillable.training import evaluate
 
 
 def _config(**changes):

@@ -20,15 +20,10 @@ from undistillable import (
   attacks,
   data,
   errors,
-  execute,
   losses,
   method as method_lib,
   models,
   oracle,
-  parallel,
-  plan as plan_lib,
-  programs,
-  store as store_lib,
 )
 from undistillable.attacks import (
   averager,
@@ -39,7 +34,14 @@ from undistillable.attacks import (
   knockoff,
   skeptical,
 )
+from undistillable.graph import (
+  execute,
+  plan as plan_lib,
+  programs,
+  store as store_lib,
+)
 from undistillable.models import layers
+from undistillable.training import parallel
 
 RNG = jax.random.key(1)
 SIZE, CLASSES = 8, 10

@@ -16,19 +16,19 @@ from undistillable import (
   command,
   config as config_lib,
   defenses,
-  disk,
   errors,
   interop,
   models,
-  plan,
   study,
 )
+from undistillable.graph import plan
 from undistillable.report import (
   arena as page,
   arena_words as words,
   board as board_lib,
   draw,
 )
+from undistillable.storage import disk
 
 CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 81.0}
 

@@ -13,7 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from undistillable import checkpoints, disk, errors, models
+from undistillable import errors, models
+from undistillable.storage import disk
+from undistillable.training import checkpoints
 
 STATE = {'a': np.ones((2, 3), np.float32), 'b': np.zeros(4, np.float32)}
 

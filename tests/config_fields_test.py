@@ -14,13 +14,8 @@ import ml_collections
 import pytest
 from hypothesis import strategies
 
-from undistillable import (
-  attacks,
-  config as config_lib,
-  defenses,
-  errors,
-  plan,
-)
+from undistillable import attacks, config as config_lib, defenses, errors
+from undistillable.graph import plan
 
 _MAX_SECS = 3.0
 _MAX_LENGTH = 1000  # Of a sentence.

@@ -5,7 +5,8 @@ import ml_collections
 import pytest
 
 from experiments import estimate
-from undistillable import arena, attacks, defenses, plan
+from undistillable import arena, attacks, defenses
+from undistillable.graph import plan
 
 ARTICLE = ('cifar10', 'cifar100', 'tiny_imagenet')
 

@@ -11,9 +11,10 @@ import optax
 import pytest
 import registry_test
 
-from undistillable import attacks, losses, models, oracle, parallel, train
+from undistillable import attacks, losses, models, oracle
 from undistillable.attacks import batch_norm, deep_inversion
 from undistillable.models import layers
+from undistillable.training import parallel, train
 
 NUM_IMAGES = 12
 LOW, HIGH = (-1.0, -2.0), (2.0, 1.5)

@@ -11,19 +11,7 @@ import optax
 import pytest
 import scipy.special
 
-from undistillable import (
-  attacks,
-  checkpoints,
-  defenses,
-  evaluate,
-  execute,
-  losses,
-  models,
-  optimizers,
-  plan as plan_lib,
-  serving,
-  store as store_lib,
-)
+from undistillable import attacks, defenses, losses, models, serving
 from undistillable.defenses import (
   label_smoothing,
   nasty,
@@ -32,6 +20,8 @@ from undistillable.defenses import (
   reverse_sigmoid,
   stingy,
 )
+from undistillable.graph import execute, plan as plan_lib, store as store_lib
+from undistillable.training import checkpoints, evaluate, optimizers
 
 S = np.float32([[1.0, 0.0, 0.5]])
 SERVED = [stingy, reverse_sigmoid]

@@ -7,7 +7,7 @@ import subprocess
 import damage
 import pytest
 
-from undistillable import disk
+from undistillable.storage import disk
 
 NAMES = ('a.json', 'data', 'gone')
 

@@ -13,12 +13,11 @@ from undistillable import (
   data,
   defenses,
   errors,
-  evaluate,
   losses,
   method as method_lib,
   oracle,
-  train,
 )
+from undistillable.training import evaluate, train
 
 PREPARE = data.prepare_fn((0.5,), (0.25,))
 

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from undistillable import execute, models, oracle, plan, programs
+from undistillable import models, oracle
 from undistillable.attacks import ensemble, kd
+from undistillable.graph import execute, plan, programs
 from undistillable.report import entries
 
 Z_S, Z_T = np.float32([bare.STUDENT]), np.float32([bare.TEACHER])

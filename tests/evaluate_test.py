@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from undistillable import evaluate, method as method_lib, models
+from undistillable import method as method_lib, models
 from undistillable.data import batches
+from undistillable.training import evaluate
 
 MODEL = models.get_model('cnn8', 10)
 PLAIN = batches.prepare_fn((0.5,), (0.25,))

@@ -16,16 +16,10 @@ from experiments import (
   records,
   scorecard,
 )
-from undistillable import (
-  command,
-  disk,
-  errors,
-  execute,
-  plan,
-  store as store_lib,
-  study,
-)
+from undistillable import command, errors, study
+from undistillable.graph import execute, plan, store as store_lib
 from undistillable.report import draw
+from undistillable.storage import disk
 
 pytestmark = pytest.mark.usefixtures('decoded_once')
 

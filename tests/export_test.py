@@ -14,20 +14,18 @@ import orbax.checkpoint as ocp
 import pytest
 
 from undistillable import (
-  checkpoints,
   data,
   defenses,
-  disk,
   errors,
   export,
   interop,
   losses,
   method,
   models,
-  plan,
-  programs,
-  runs as runs_lib,
 )
+from undistillable.graph import plan, programs, runs as runs_lib
+from undistillable.storage import disk
+from undistillable.training import checkpoints
 
 SERVED = [
   name for name, one in defenses.DEFENSES.items() if hasattr(one, 'serve')

@@ -3,7 +3,7 @@
 import fabricated
 import numpy as np
 
-from undistillable import evaluate
+from undistillable.training import evaluate
 
 CHOOSE, FRESH = (0, 1), (2, 3, 4, 5, 6)
 NUM_TEST, NUM_VAL = 400, 150

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import errors, losses, optimizers, oracle, plan
+from undistillable import errors, losses, oracle
 from undistillable.attacks import batch_norm, fast, generators
+from undistillable.graph import plan
 from undistillable.models import layers
+from undistillable.training import optimizers
 
 RNG = jax.random.key(1)
 SIZE = 6

@@ -18,15 +18,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import kills
-from undistillable import (
-  checkpoints,
-  errors,
-  hosts,
-  parallel,
-  plan,
-  study,
-  train,
-)
+from undistillable import errors, study
+from undistillable.graph import plan
+from undistillable.training import checkpoints, hosts, parallel, train
 
 SLURMS_FIRST_PORT = 2**16 - 2**12  # Of which JAX takes one by the job.
 _MAX_SECS = 300.0  # Of a study, on a machine that does much else.
@@ -201,7 +195,8 @@ def programs(tmp_path, monkeypatch):
 
 def test_an_address_without_a_port_is_one_sentence():
   code = (
-    'from undistillable import errors, hosts\n'
+    'from undistillable import errors\n'
+    'from undistillable.training import hosts\n'
     'try:\n'
     "  hosts.join('localhost', 2, 0)\n"
     'except errors.InputError as error:\n'

@@ -10,14 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from undistillable import (
-  attacks,
-  errors,
-  execute,
-  plan,
-  store as store_lib,
-)
+from undistillable import attacks, errors
 from undistillable.attacks import kd_tuned
+from undistillable.graph import execute, plan, store as store_lib
 from undistillable.report import summary
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.benchmarks import kills
-from undistillable import plan
+from undistillable.graph import plan
 
 NUMBER = 20  # experiments/results/kills has 300, of more networks.
 

@@ -11,8 +11,9 @@ import fabricated_arena
 import pytest
 
 from experiments import leaderboard, predictions, records
-from undistillable import arena, disk, errors
+from undistillable import arena, errors
 from undistillable.report import arena_words as words, board as board_lib
+from undistillable.storage import disk
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTROLS = {'scratch': 80.0, 'null kd': 84.0, 'null mkd': 79.0}

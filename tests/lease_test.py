@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from undistillable import lease
+from undistillable.storage import lease
 
 
 def test_a_lease_is_had_by_one_until_it_is_released(tmp_path):
@@ -30,7 +30,7 @@ def test_a_lease_is_had_by_one_until_it_is_released(tmp_path):
 def test_what_was_let_go_is_free_for_other_processes(tmp_path):
   """While the one that had it lives on."""
   code = (
-    'import pathlib, sys; from undistillable import lease; '
+    'import pathlib, sys; from undistillable.storage import lease; '
     'print(lease.owner(pathlib.Path(sys.argv[1])) is None)'
   )
   command = [sys.executable, '-c', code, str(tmp_path)]
@@ -43,7 +43,7 @@ def test_what_was_let_go_is_free_for_other_processes(tmp_path):
 
 def test_the_lease_of_a_process_that_was_killed_is_free_at_once(tmp_path):
   code = (
-    'import os, pathlib, signal, sys; from undistillable import lease; '
+    'import os, pathlib, signal, sys; from undistillable.storage import lease; '
     'lease.take(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)'
   )
   subprocess.run([sys.executable, '-c', code, tmp_path], check=False)
@@ -152,7 +152,7 @@ def test_another_process_of_the_same_number_is_another(tmp_path):
 @pytest.mark.skipif(sys.platform != 'linux', reason='nobody else tells')
 def test_of_a_dead_process_that_nobody_asked_about_it_is_free(tmp_path):
   code = (
-    'import pathlib, sys; from undistillable import lease; '
+    'import pathlib, sys; from undistillable.storage import lease; '
     'lease.take(pathlib.Path(sys.argv[1]))'
   )
   command = [sys.executable, '-c', code, str(tmp_path)]

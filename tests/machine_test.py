@@ -11,8 +11,8 @@ import fabricated
 import matplotlib
 import pytest
 
-from undistillable import environment, writers
 from undistillable.report import document, draw, write
+from undistillable.training import environment, writers
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURE = """

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import errors, losses, models, oracle, plan
+from undistillable import errors, losses, models, oracle
 from undistillable.attacks import dfme, generators, maze
+from undistillable.graph import plan
 
 RNG = jax.random.key(1)
 SIZE = 6

@@ -14,15 +14,14 @@ import pytest
 
 from undistillable import (
   attacks,
-  checkpoints,
   defenses,
   errors,
   interop,
   losses,
   method as method_lib,
   models,
-  optimizers,
 )
+from undistillable.training import checkpoints, optimizers
 
 
 def _trajectories():

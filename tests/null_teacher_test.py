@@ -7,16 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from undistillable import (
-  execute,
-  losses,
-  models,
-  null_teacher,
-  plan,
-  programs,
-  store as store_lib,
-)
+from undistillable import losses, models, null_teacher
 from undistillable.attacks import ATTACKS, hard_label, htc, kd, knockoff, mkd
+from undistillable.graph import execute, plan, programs, store as store_lib
 
 Z_S = np.float32([bare.STUDENT])
 # Who hears answers, and does not have the weights.

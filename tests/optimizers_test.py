@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import optimizers
+from undistillable.training import optimizers
 
 
 def _schedule(name, **kwargs):

@@ -10,18 +10,10 @@ import optax
 import pytest
 import scipy.special
 
-from undistillable import (
-  data,
-  errors,
-  evaluate,
-  execute,
-  method as method_lib,
-  parallel,
-  plan,
-  store as store_lib,
-  train,
-)
+from undistillable import data, errors, method as method_lib
 from undistillable.defenses import adaptive_misinformation
+from undistillable.graph import execute, plan, store as store_lib
+from undistillable.training import evaluate, parallel, train
 
 NAME = 'adaptive_misinformation'
 

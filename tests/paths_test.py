@@ -7,8 +7,10 @@ import config_files
 import numpy as np
 import pytest
 
-from undistillable import data, errors, interop, paths, plan, study
+from undistillable import data, errors, interop, study
 from undistillable.data import __main__ as data_main
+from undistillable.graph import plan
+from undistillable.storage import paths
 
 
 @pytest.fixture

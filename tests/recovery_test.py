@@ -13,8 +13,9 @@ import optax
 import pytest
 import scipy.special
 
-from undistillable import defenses, errors, losses, plan, programs, serving
+from undistillable import defenses, errors, losses, serving
 from undistillable.attacks import bayes, d_dae, recovery
+from undistillable.graph import plan, programs
 
 KEY = jax.random.key(0)
 TRAINED_BESIDE = (

@@ -22,7 +22,6 @@ import pytest
 
 from undistillable import (
   attacks,
-  checkpoints,
   data,
   defenses,
   errors,
@@ -30,12 +29,12 @@ from undistillable import (
   method as method_lib,
   models,
   oracle,
-  parallel,
-  plan,
   registry,
   serving,
 )
 from undistillable.data import batches
+from undistillable.graph import plan
+from undistillable.training import checkpoints, parallel
 
 # By what they make, for a control of both is one method.
 METHODS = {

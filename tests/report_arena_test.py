@@ -8,7 +8,8 @@ import fabricated
 import fabricated_arena
 import numpy as np
 
-from undistillable import arena, plan
+from undistillable import arena
+from undistillable.graph import plan
 from undistillable.report import arena as page, board as board_lib, verdict
 
 CONTROLS = {'scratch': 80.0, 'label_smoothing 0.1': 86.0}

@@ -5,8 +5,9 @@ import config_files
 import numpy as np
 import pytest
 
-from undistillable import losses, plan, programs
+from undistillable import losses
 from undistillable.attacks import contrastive, kd, scm
+from undistillable.graph import plan, programs
 
 Z_S, Z_T = np.float32([bare.STUDENT]), np.float32([bare.TEACHER])
 LABEL = np.array([0])

@@ -14,19 +14,10 @@ import optax
 import pytest
 import scipy.special
 
-from undistillable import (
-  checkpoints,
-  data,
-  errors,
-  evaluate,
-  execute,
-  export,
-  method as method_lib,
-  plan,
-  store as store_lib,
-  train,
-)
+from undistillable import data, errors, export, method as method_lib
 from undistillable.defenses import sdb
+from undistillable.graph import execute, plan, store as store_lib
+from undistillable.training import checkpoints, evaluate, train
 
 T, S = (np.float32([z]) for z in (bare.TEACHER, bare.STUDENT))
 LABEL = np.array([0])

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import models, oracle, plan, runs
+from undistillable import models, oracle
 from undistillable.attacks import skeptical
+from undistillable.graph import plan, runs
 
 RNG = jax.random.key(1)
 _RESNET = ('conv1|bn1|layer1', 'layer2', 'layer3', 'layer4')

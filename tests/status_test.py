@@ -7,7 +7,8 @@ import runpy
 
 import pytest
 
-from undistillable import disk, errors, lease, status, study
+from undistillable import errors, status, study
+from undistillable.storage import disk, lease
 
 
 @pytest.fixture

@@ -11,16 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import (
-  attacks,
-  defenses,
-  models,
-  oracle,
-  parallel,
-  streaming,
-  train,
-)
+from undistillable import attacks, defenses, models, oracle
 from undistillable.data import batches
+from undistillable.training import parallel, streaming, train
 
 MODEL = networks.Small(width=4)
 MLP = models.get_model('mlp', 10)

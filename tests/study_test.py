@@ -34,24 +34,23 @@ from undistillable import (
   config as config_lib,
   data,
   defenses,
-  disk,
   errors,
-  evaluate,
-  execute,
   interop,
-  lease,
   losses,
   method as method_lib,
   models,
+  status,
+  study,
+)
+from undistillable.graph import (
+  execute,
   plan as plan_lib,
   programs,
-  status,
   store as store_lib,
-  study,
-  train,
-  writers,
 )
 from undistillable.report import draw
+from undistillable.storage import disk, lease
+from undistillable.training import evaluate, train, writers
 
 pytestmark = pytest.mark.usefixtures('decoded_once')
 # What `_config` has instead of this is quicker to compile.

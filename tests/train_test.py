@@ -17,17 +17,15 @@ import pytest
 
 from undistillable import (
   attacks,
-  checkpoints,
   defenses,
   errors,
   method as method_lib,
   models,
   oracle,
-  parallel,
-  train,
 )
 from undistillable.data import batches
 from undistillable.models import layers
+from undistillable.training import checkpoints, parallel, train
 
 MODEL = networks.Small()
 TEACHER = networks.Small(width=16)

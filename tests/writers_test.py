@@ -9,7 +9,7 @@ import time
 import pytest
 import tensorboardX.proto.event_pb2
 
-from undistillable import writers
+from undistillable.training import writers
 
 
 def _events(folder):

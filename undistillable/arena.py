@@ -22,16 +22,18 @@ from undistillable import (
   config as config_lib,
   defenses,
   errors,
-  evaluate,
   losses,
+  registry,
+  serving,
+)
+from undistillable.graph import (
   plan,
   programs,
-  registry,
   runs as runs_lib,
-  serving,
   store as store_lib,
 )
 from undistillable.report import board as board_lib
+from undistillable.training import evaluate
 
 Run = runs_lib.Run
 

@@ -34,10 +34,10 @@ from undistillable import (
   config as config_lib,
   defenses,
   errors,
-  plan,
   registry,
   study,
 )
+from undistillable.graph import plan
 from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.

@@ -18,7 +18,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from undistillable import config as config_lib, errors, paths, terminal
+from undistillable import config as config_lib, errors, terminal
+from undistillable.storage import paths
 
 
 class _Parser(flags.ArgumentParser):

@@ -18,7 +18,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from undistillable import attacks, defenses, errors, paths, registry
+from undistillable import attacks, defenses, errors, registry
+from undistillable.storage import paths
 
 # What the first edition called otherwise.
 _RENAMED = {

@@ -25,23 +25,19 @@ import numpy as np
 from jax import export as jax_export
 
 from undistillable import (
-  checkpoints,
   command as command_lib,
   data,
-  disk,
-  environment,
   errors,
   interop,
   losses,
-  paths,
-  programs,
-  runs as runs_lib,
   serving,
-  store as store_lib,
   terminal,
 )
 from undistillable.data import augment
+from undistillable.graph import programs, runs as runs_lib, store as store_lib
 from undistillable.report import card, responses
+from undistillable.storage import disk, paths
+from undistillable.training import checkpoints, environment
 
 # uint8[B, H, W, C] -> arrays by name
 PredictFn = Callable[[jax.Array], dict[str, jax.Array]]

@@ -17,7 +17,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from undistillable import command, errors, hosts, paths, study
+from undistillable import command, errors, study
+from undistillable.storage import paths
+from undistillable.training import hosts
 
 # Whoever sends SIGTERM takes the machine away after ten, or more.
 _SECS_TO_LEAVE = 8.0

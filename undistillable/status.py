@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from undistillable import disk, errors, lease, paths, terminal, writers
+from undistillable import errors, terminal
+from undistillable.storage import disk, lease, paths
+from undistillable.training import writers
 
 PLAN = 'plan.json'
 # In the order in which they are shown.

@@ -10,22 +10,16 @@ from typing import Any
 
 import ml_collections
 
-from undistillable import (
-  data,
-  disk,
-  errors,
+from undistillable import data, errors, registry, status
+from undistillable.graph import (
   execute,
-  hosts,
-  lease,
-  parallel,
-  paths,
   plan,
-  registry,
   runs as runs_lib,
-  status,
   store as store_lib,
 )
 from undistillable.report import responses, summary, table, write
+from undistillable.storage import disk, lease, paths
+from undistillable.training import hosts, parallel
 
 # Fields that say where and how often, not what: they may change in a workdir.
 _FREE_FIELDS = (

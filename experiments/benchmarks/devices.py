@@ -23,19 +23,14 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from undistillable import (
-  attacks,
-  command,
-  config as config_lib,
-  defenses,
-  environment,
+from undistillable import attacks, command, config as config_lib, defenses
+from undistillable.graph import (
   execute,
-  parallel,
   plan,
   runs as runs_lib,
   store as store_lib,
-  train,
 )
+from undistillable.training import environment, parallel, train
 
 _DEVICES = flags.DEFINE_list('devices', ['2', '4', '8'], 'Beside one.')
 _METHODS = flags.DEFINE_list('methods', [], 'Some alone; default: all.')

@@ -32,25 +32,19 @@ from absl import logging
 from matplotlib import figure as mpl_figure
 
 from experiments.benchmarks import kills
-from undistillable import (
-  attacks,
-  defenses,
-  disk,
-  environment,
-  method as method_lib,
-  models,
-  optimizers,
-  parallel,
-  plan,
-  runs as runs_lib,
-  store as store_lib,
-  streaming,
-  study,
-  train,
-)
+from undistillable import attacks, defenses, method as method_lib, models, study
 from undistillable.data import batches
+from undistillable.graph import plan, runs as runs_lib, store as store_lib
 from undistillable.models import __main__ as sizes
 from undistillable.report import draw
+from undistillable.storage import disk
+from undistillable.training import (
+  environment,
+  optimizers,
+  parallel,
+  streaming,
+  train,
+)
 
 _ROUNDS = 5  # In which what is compared takes turns.
 _IMAGES_A_TURN = 4096

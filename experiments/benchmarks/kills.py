@@ -29,14 +29,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from undistillable import (
-  checkpoints,
-  config as config_lib,
-  disk,
-  environment,
-  study,
-)
+from undistillable import config as config_lib, study
 from undistillable.report import write
+from undistillable.storage import disk
+from undistillable.training import checkpoints, environment
 
 # What to wait for before a kill: a file that is new since the start, below the
 # folder of a study. None: some time.

@@ -23,7 +23,10 @@ import jax
 from absl import flags
 
 from experiments import experiment
-from undistillable import command, disk, environment, plan, study
+from undistillable import command, study
+from undistillable.graph import plan
+from undistillable.storage import disk
+from undistillable.training import environment
 
 _PROCESSES = flags.DEFINE_integer('processes', 2, 'That share the workdir.')
 _CORES = flags.DEFINE_integer(

@@ -20,7 +20,8 @@ import numpy as np
 import optax
 from absl import flags
 
-from undistillable import command, defenses, environment, models
+from undistillable import command, defenses, models
+from undistillable.training import environment
 
 _NETWORK = flags.DEFINE_enum(
   'network', 'cnn8', list(models.MODELS), 'What is trained.'

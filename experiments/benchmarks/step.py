@@ -29,15 +29,12 @@ from undistillable import (
   command,
   data,
   defenses,
-  environment,
   method as method_lib,
   models,
-  optimizers,
-  parallel,
-  train,
 )
 from undistillable.data import batches
 from undistillable.models import __main__ as sizes
+from undistillable.training import environment, optimizers, parallel, train
 
 _NETWORK = flags.DEFINE_enum(
   'network', 'cnn', list(models.MODELS), 'What is trained.'

@@ -11,16 +11,10 @@ import jax
 import numpy as np
 import PIL.Image
 
-from undistillable import (
-  data,
-  disk,
-  evaluate,
-  hosts,
-  oracle,
-  parallel,
-  state as state_lib,
-)
+from undistillable import data, oracle, state as state_lib
 from undistillable.attacks import batch_norm
+from undistillable.storage import disk
+from undistillable.training import evaluate, hosts, parallel
 
 _SHOWN_IMAGES = 100
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 
 import tqdm
 
-from undistillable import errors, paths
+from undistillable import errors
 from undistillable.data import dataset
+from undistillable.storage import paths
 
 _TIMEOUT_SECS = 60
 

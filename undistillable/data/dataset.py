@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from undistillable import errors, paths
+from undistillable import errors
+from undistillable.storage import paths
 
 # {'image': uint8[N, H, W, C], 'label': int32[N]}.
 Split = Mapping[str, np.ndarray]

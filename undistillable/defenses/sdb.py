@@ -25,14 +25,14 @@ import optax
 from undistillable import (
   data,
   errors,
-  evaluate,
   losses,
   method,
-  paths,
   serving,
   state as state_lib,
 )
 from undistillable.data import augment
+from undistillable.storage import paths
+from undistillable.training import evaluate
 
 PARENTS = ('adversary',)
 FILES = ('key',)  # Settings that are paths: the content is what counts.

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from undistillable import paths
 from undistillable.interop import state_dicts, torch_files
+from undistillable.storage import paths
 
 _TORCH_SUFFIXES = ('.bin', '.ckpt', '.pt', '.pth', '.tar')
 

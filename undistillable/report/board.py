@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from undistillable import evaluate
 from undistillable.report import verdict as verdict_lib
+from undistillable.training import evaluate
 
 # What a thief has.
 OWN, FOREIGN, NOTHING, WEIGHTS = 'own', 'foreign', 'nothing', 'weights'

@@ -20,8 +20,8 @@ import PIL.Image
 from matplotlib import axes as mpl_axes, figure as mpl_figure, lines
 from matplotlib.backends import backend_agg, backend_svg
 
-from undistillable import disk
 from undistillable.report import document, entries, stats
+from undistillable.storage import disk
 
 WIDTH = 4.3  # Inches of a panel: two fill the page, one a telephone.
 _GAP = 0.25

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from undistillable import disk, runs as runs_lib, store as store_lib
+from undistillable.graph import runs as runs_lib, store as store_lib
+from undistillable.storage import disk
 
 _NUM_IMAGES = 8
 _NAMES = {'ids', 'logits', 'image', 'label', 'class_names'}

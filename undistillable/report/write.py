@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undistillable import paths
 from undistillable.report import (
   accuracy,
   conclusion as conclusion_lib,
@@ -22,6 +21,7 @@ from undistillable.report import (
   summary as summary_lib,
   table,
 )
+from undistillable.storage import paths
 
 
 def write(

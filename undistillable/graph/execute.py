@@ -10,21 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from undistillable import (
+from undistillable import errors, interop, models, oracle
+from undistillable.graph import programs, runs as runs_lib, store as store_lib
+from undistillable.storage import disk, lease
+from undistillable.training import (
   checkpoints,
-  disk,
   environment,
-  errors,
   evaluate,
   hosts,
-  interop,
-  lease,
-  models,
-  oracle,
   parallel,
-  programs,
-  runs as runs_lib,
-  store as store_lib,
   train,
   writers,
 )

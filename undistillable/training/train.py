@@ -12,18 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from undistillable import (
+from undistillable import errors, method as method_lib
+from undistillable.data import checks
+from undistillable.storage import lease, paths
+from undistillable.training import (
   checkpoints,
-  errors,
   hosts,
-  lease,
-  method as method_lib,
   parallel,
-  paths,
   streaming,
   writers,
 )
-from undistillable.data import checks
 
 # What a network sees when it is initialised; most read no more than the shape.
 _FIRST_IMAGES = 500

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from undistillable import errors, hosts, method as method_lib
+from undistillable import errors, method as method_lib
 from undistillable.data import augment
+from undistillable.training import hosts
 
 AXIS = 'batch'
 # A loop on a CPU comes back after about as long, and after as many steps.

@@ -15,13 +15,12 @@ from undistillable import (
   defenses,
   errors,
   models,
-  parallel,
-  paths,
-  programs,
   registry,
-  runs as runs_lib,
 )
 from undistillable.attacks import synthesis
+from undistillable.graph import programs, runs as runs_lib
+from undistillable.storage import paths
+from undistillable.training import parallel
 
 Run = runs_lib.Run
 

@@ -17,7 +17,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from undistillable import disk, errors, hosts, lease, parallel
+from undistillable import errors
+from undistillable.storage import disk, lease
+from undistillable.training import hosts, parallel
 
 # Of Orbax's metadata, and of what else a run writes until the next time.
 _SPARE_BYTES = 2**20

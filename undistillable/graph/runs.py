@@ -17,7 +17,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from undistillable import attacks, defenses, disk, errors, registry
+from undistillable import attacks, defenses, errors, registry
+from undistillable.storage import disk
 
 # Raise it when the same config would no longer train the same network.
 VERSION = 3

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import scipy.special
 
-from undistillable import errors, losses, method, parallel
+from undistillable import errors, losses, method
 from undistillable.data import checks
 from undistillable.state import PyTree
+from undistillable.training import parallel
 
 _FLOOR = 1e-4  # Of a probability that is withheld.
 _BINS = 15  # Of the calibration errors, equally wide.

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from undistillable import method as method_lib, parallel
+from undistillable import method as method_lib
+from undistillable.training import parallel
 
 # Of a part, over all devices; three of them are there at most.
 _PART_BYTES = 2**26

@@ -16,14 +16,13 @@ from undistillable import (
   method as method_lib,
   models,
   null_teacher,
-  optimizers,
   oracle,
-  parallel,
-  runs,
   serving,
   state as state_lib,
 )
 from undistillable.data import batches
+from undistillable.graph import runs
+from undistillable.training import optimizers, parallel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import tqdm.auto
 
-from undistillable import disk
+from undistillable.storage import disk
 
 _SECS_BETWEEN_LINES = 60.0  # Of a progress bar that goes to a file.
 # A terminal that is gone, or has another encoding, ends no training.

@@ -8,7 +8,7 @@ import platform
 import jax
 
 import undistillable
-from undistillable import parallel
+from undistillable.training import parallel
 
 _PACKAGES = (
   'undistillable',

@@ -11,20 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from undistillable import (
-  checkpoints,
-  data,
-  disk,
-  errors,
-  evaluate,
-  hosts,
-  lease,
-  parallel,
-  programs,
-  runs,
-  serving,
-)
+from undistillable import data, errors, serving
 from undistillable.attacks import synthesis
+from undistillable.graph import programs, runs
+from undistillable.storage import disk, lease
+from undistillable.training import checkpoints, evaluate, hosts, parallel
 
 # Of a finished run; the others are for people.
 _TRAINED = ('metrics.jsonl', 'variables')

@@ -1,0 +1,1 @@
+"""A study's graph: runs, named after their content, planned and executed."""

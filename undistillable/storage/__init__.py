@@ -1,0 +1,1 @@
+"""Files that are whole or not there, who holds a run, paths of users."""
