@@ -110,7 +110,7 @@ def test_a_model_that_a_config_registers_may_be_named(monkeypatch):
     assert found.teacher.model == 'slim16'
     assert found.arena.defenses == ('top_k:k=3',)
   finally:
-    for name in ('budget', 'model', 'served', 'weights'):
+    for name in ('answers', 'budget', 'model', 'served', 'weights'):
       delattr(flags.FLAGS, name)
     if not parsed:
       flags.FLAGS.unparse_flags()
@@ -309,7 +309,7 @@ def test_the_verdict_is_on_the_network_as_it_is_served(
   assert f'{without}{as_well} (+' in text
   assert 'its accuracy by −0.1 points and its Brier score' in text
   assert 'by +0.020.' in text
-  assert 'Below, none is this network as its weights are' in text
+  assert 'Below, none is this network itself' in text
   assert '| none | distillable' in text  # The reference.
   next_one = text.split('## What to do next')[1].split('##')[0]
   assert step in next_one
@@ -396,7 +396,7 @@ def test_weights_that_were_protected_are_not_called_unprotected():
   board = board_lib.Board(results)
   found = words.audit(board)
   assert 'it is open whether this network can be' in found.sentence
-  assert 'protected in training or not' in found.details[0].text
+  assert 'protected already or not' in found.details[0].text
   (told,) = words.next_steps(board)
   assert told.endswith('settle this network.')
   skills = {'none': {'kd': 72.0}, 'stingy': {'kd': 71.0}}

@@ -32,6 +32,7 @@ from undistillable.graph import (
   runs as runs_lib,
   store as store_lib,
 )
+from undistillable.models import black_box
 from undistillable.report import board as board_lib
 from undistillable.training import evaluate
 
@@ -463,12 +464,13 @@ def _latencies(
 
 def _serving(
   jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
   """{defense: {'networks', 'bytes', 'again', 'shuffled'}}, as `_latencies`.
 
   How many networks an answer is made of beside that which is served, and what
-  all of it weighs. And the largest difference of a score when the same images
-  are asked about again, and when half of them are, in another order.
+  all of it weighs, None where that is not known. And the largest difference of
+  a score when the same images are asked about again, and when half of them are,
+  in another order.
   """
   jobs = [job for job in jobs if job.normal in finished]
   if not jobs:
@@ -483,6 +485,7 @@ def _serving(
   for name, teacher in _teachers(jobs[0], finished).items():
     variables = store.variables(teacher)
     roles, beside = programs.asked(teacher, variables)
+    hidden = black_box.is_known_by_answers(programs.bare(teacher).model)
     others = [serving.own(variables[serving.PARENTS][role]) for role in roles]
     others += [variables[entry] for entry in beside]
     first, again, other = (
@@ -490,14 +493,16 @@ def _serving(
     )
     found[name] = {
       'networks': sum('params' in one for one in others),
-      'bytes': sum(
-        np.asarray(leaf).nbytes
-        for leaf in jax.tree.leaves([serving.own(variables), others])
-      ),
+      'bytes': None if hidden else _bytes([serving.own(variables), others]),
       'again': evaluate.largest_change(first, again),
       'shuffled': evaluate.largest_change(first[order], other),
     }
   return found
+
+
+def _bytes(tree: Any) -> int:
+  """Of all its arrays."""
+  return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _call(

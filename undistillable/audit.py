@@ -11,6 +11,12 @@ defense that can be served before the network without training. What the command
 line sets of `config.arena` counts for more, as
 --config.arena.attacks='("kd","my.thief")'.
 
+Any other classifier is audited by its answers alone: a file of `jax.export`, a
+folder of `undistillable.export`, or a module of one's own with a function
+`answer` from images to logits, which may ask whatever framework or service:
+
+  --answers=/tmp/protected    --answers=my_package.my_answers
+
 Where the network is served behind a defense that trains nothing, name it, with
 its settings, or the module of one's own:
 
@@ -32,12 +38,14 @@ from undistillable import (
   arena,
   attacks,
   config as config_lib,
+  data,
   defenses,
   errors,
   registry,
   study,
 )
 from undistillable.graph import plan
+from undistillable.models import black_box
 from undistillable.report import arena as report, arena_words as words
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
@@ -58,6 +66,7 @@ def changed(
   *,
   model: str | None = None,
   weights: str | None = None,
+  answers: str | None = None,
   served: str | None = None,
   fixed: frozenset[str] = frozenset(),
 ) -> ml_collections.ConfigDict:
@@ -68,12 +77,14 @@ def changed(
     budget: 'small' or 'full'.
     model: name of the network; None for that of the config.
     weights: path of a file; None for training it.
+    answers: see `black_box.know`; of a network of which nothing else is known.
     served: the defense before it, as 'top_k:k=3'; None for none. It is the
       first of arena.defenses then, whatever is fixed, and in `config.audit`.
     fixed: names of fields that stay as they are, as 'arena.attacks'.
 
   Raises:
-    ValueError: another budget; a defense that there is not, or that trains.
+    ValueError: another budget; a defense that there is not, or that trains;
+      no answers, or answers and weights.
   """
   budgets = {
     'small': {
@@ -83,16 +94,26 @@ def changed(
     },
     'full': {
       'arena.defenses': tuple(_WRAPPERS),
-      'arena.attacks': (*config.arena.attacks, *_others(config)),
+      'arena.attacks': (
+        *config.arena.attacks,
+        *_others(config, weights_known=answers is None),
+      ),
     },
   }
   if budget not in budgets:
     raise ValueError(f'budget={budget!r}; expected small or full')
   changes = {k: v for k, v in budgets[budget].items() if k not in fixed}
+  if answers is not None and (model or weights):
+    raise errors.InputError(
+      '--answers is of a network of which nothing else is known; leave out '
+      '--model and --weights'
+    )
   if model:
     changes['teacher.model'] = model
   if weights:
     changes['teacher.init_from'] = weights
+  if answers is not None:
+    changes |= _known_by_answers(answers, config.normalization)
   varied = plan.vary(config, changes)
   if served is None:
     return varied
@@ -106,6 +127,16 @@ def changed(
     varied.arena.defenses = tuple(dict.fromkeys((served, *others)))
     varied.audit = ml_collections.ConfigDict({'served': served})
   return varied
+
+
+def _known_by_answers(source: str, normalization: str) -> dict[str, Any]:
+  """Which teacher it is of which the answers are known."""
+  errors.check_known('normalization', normalization, data.NORMALIZATIONS)
+  try:
+    name, path = black_box.know(source, *data.NORMALIZATIONS[normalization])
+  except errors.InputError as error:
+    raise errors.InputError(f'--answers: {error}') from error
+  return {'teacher.model': name, 'teacher.init_from': str(path)}
 
 
 def _check_served(name: str) -> None:
@@ -154,7 +185,9 @@ def _few(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   return 'kd', *tempered, 'dkd', 'hard_label'
 
 
-def _others(config: ml_collections.ConfigDict) -> list[str]:
+def _others(
+  config: ml_collections.ConfigDict, weights_known: bool
+) -> list[str]:
   """Attacks that the arena of a config lacks, and that one network allows.
 
   Foreign images are those of `config.transfer`; without it nobody has any.
@@ -166,6 +199,7 @@ def _others(config: ml_collections.ConfigDict) -> list[str]:
     if module.PARENTS
     and name not in (*lists, *config_lib.NOT_TRIED)
     and (config.transfer or getattr(module, 'DATA', 'own') != 'foreign')
+    and (weights_known or getattr(module, 'ACCESS', 'scores') != 'weights')
   ]
 
 
@@ -190,6 +224,12 @@ def _run() -> None:
   model = flags.DEFINE_string(
     'model', None, 'The name of its architecture; None: that of the config.'
   )
+  answers = flags.DEFINE_string(
+    'answers',
+    None,
+    'In place of both: what answers for the network. A file of jax.export, a '
+    'folder of undistillable.export, or a module as my_package.my_answers.',
+  )
   served = flags.DEFINE_string(
     'served',
     None,
@@ -211,6 +251,7 @@ def _run() -> None:
       budget.value,
       model=model.value,
       weights=weights.value,
+      answers=answers.value,
       served=served.value,
       fixed=fixed,
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from undistillable import errors, interop, models, oracle
 from undistillable.graph import programs, runs as runs_lib, store as store_lib
+from undistillable.models import black_box
 from undistillable.storage import disk, lease
 from undistillable.training import (
   checkpoints,
@@ -281,7 +282,7 @@ def make_room() -> None:
 def remedy(run: Run) -> str:
   """What to change when the training of a run comes to nothing."""
   if run.init_from:
-    return f'they come from the weights in {run.init_from}'
+    return f'they come from {run.init_from}'
   rate = f'the learning rate (now {run.recipe["learning_rate"]})'
   if hasattr(run.module, 'remedy'):
     return f'{run.module.remedy(run.method_settings)}, or {rate}'
@@ -478,13 +479,18 @@ def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
 
 
 def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:
-  """The variables of a network whose weights come from a file.
+  """The variables of a network whose weights, or answers, come from a file.
 
   Raises:
     errors.InputError: they are not whole, not finite, or of another network.
   """
   path, task = str(run.init_from), store.task(run.judged_on)
   program = programs.build(run, store.num_examples(run))
+  if isinstance(program.network, black_box.BlackBox):
+    try:
+      return program.network.tried(task.train['image'][:2])
+    except errors.InputError as error:
+      raise errors.InputError(f'{path}: {error}') from error
   state = train.initial_shapes(program.method, task.train, program.prepare_test)
   try:
     found = interop.from_torch(run.model, interop.load(path))

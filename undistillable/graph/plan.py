@@ -19,6 +19,7 @@ from undistillable import (
 )
 from undistillable.attacks import synthesis
 from undistillable.graph import programs, runs as runs_lib
+from undistillable.models import black_box
 from undistillable.storage import paths
 from undistillable.training import parallel
 
@@ -333,6 +334,7 @@ class Job:
       dtype=config.dtype or _default_dtype(),
       seed=self.seed,
     )
+    _check_black_box(run)
     found = self.settings(method, run.module) | dict(settings or {})
     learns_from = run.learns_from
     if 'images' in parents or run.access_to_data == 'none':
@@ -483,6 +485,25 @@ def _check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f'{field}={config[field]}; expected at least 1')
   if config.limit is not None and config.limit < 1:
     raise ValueError(f'limit={config.limit}; expected at least 1, or None')
+
+
+def _check_black_box(run: Run) -> None:
+  """Raises ValueError for what only the weights of a network allow."""
+  trains = run.module.make and run.module is not defenses.none
+  if run.is_owners and trains and _is_black_box(run):
+    raise ValueError(
+      f'defense {run.method!r} trains, and of {run.model} only the answers are '
+      'known'
+    )
+  if run.access == 'weights':
+    for one in filter(_is_black_box, run.parents.values()):
+      raise ValueError(
+        f'it reads the weights, and of {one.model} only the answers are known'
+      )
+
+
+def _is_black_box(run: Run) -> bool:
+  return black_box.is_known_by_answers(run.model)
 
 
 def _check_recipe(recipe: Mapping[str, Any]) -> None:

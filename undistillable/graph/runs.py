@@ -60,8 +60,9 @@ class Run:
     recipe: how it is trained; see there.
     dtype: 'float32' or 'bfloat16', of the computation.
     seed: of everything random.
-    init_from: a file of weights that makes training superfluous; its content
-      is hashed, its name is not. Of a run that was read, that hash.
+    init_from: a file of weights, or of what answers, that makes training
+      superfluous; its content is hashed, its name is not. Of a run that was
+      read, that hash.
     compared_with: the runs that tables compare it with, which are no part of
       its content: 'control', the same student alone; 'null', by the same
       attack on nobody; 'normal', the normal twin of a protected teacher, or

@@ -10,6 +10,7 @@ import flax.linen as nn
 from undistillable import errors
 from undistillable.models import (
   airbench,
+  black_box,
   cnn,
   densenet,
   mlp,
@@ -60,7 +61,7 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
   """The network `name` with `num_classes` outputs.
 
   Args:
-    name: a key of `MODELS`.
+    name: a key of `MODELS`, or of what `black_box.know` has made known.
     num_classes: K >= 2.
     **overrides: fields of the module; all have those of `layers.Network`.
 
@@ -79,7 +80,8 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
     >>> model.apply(variables, jnp.zeros((5, 32, 32, 3))).shape
     (5, 10)
   """
-  if name not in MODELS:
+  make = MODELS.get(name) or black_box.KNOWN.get(name)
+  if make is None:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f'; did you mean {close[0]!r}?' if close else ''
     known = ', '.join(sorted(MODELS))
@@ -88,4 +90,4 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
     raise errors.InputError(
       f'num_classes must be at least 2; got {num_classes}'
     )
-  return MODELS[name](num_classes=num_classes, **overrides)
+  return make(num_classes=num_classes, **overrides)

@@ -306,7 +306,11 @@ def _serving_table(board: Board) -> document.Table:
     ('Again', 'again', '{:.1g}'.format),
     ('Shuffled', 'shuffled', '{:.1g}'.format),
   ):
-    columns[head] = {k: show(one[key]) for k, one in paid.serving.items()}
+    columns[head] = {
+      name: show(found)
+      for name, one in paid.serving.items()
+      if (found := one[key]) is not None
+    }
   caption = words.SERVING + (words.SERVING_MEASURED if paid.serving else '')
   return _by_defense(board, columns, caption)
 

@@ -197,8 +197,8 @@ def audit(board: Board) -> document.Conclusion:
     f'Can this network{served} be stolen by distillation? ({board.dataset})'
   )
   legend = (
-    'Below, none is this network as its weights are, protected in training or '
-    'not; where the unprotected network is spoken of, it is that'
+    'Below, none is this network itself, protected already or not; where the '
+    'unprotected network is spoken of, it is that'
   )
   if behind:
     legend += f'. {_wrapper(name)} is the same as its clients are answered'

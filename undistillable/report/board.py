@@ -110,7 +110,7 @@ class Prices(NamedTuple):
   training: Mapping[str, float]
   # {'networks', 'bytes', 'again', 'shuffled'}; see `arena.measure_fn`. The
   # first arenas did not measure them.
-  serving: Mapping[str, Mapping[str, float]]
+  serving: Mapping[str, Mapping[str, float | None]]
 
 
 class Board:

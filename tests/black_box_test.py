@@ -1,0 +1,366 @@
+"""Networks of which the answers alone are known, and their audit."""
+
+import config_files
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+from undistillable import (
+  arena,
+  audit,
+  data,
+  errors,
+  export,
+  method,
+  models,
+  oracle,
+  study,
+)
+from undistillable.data import augment
+from undistillable.graph import plan
+from undistillable.models import black_box
+from undistillable.report import draw
+from undistillable.training import evaluate, parallel
+
+PLAIN = data.NORMALIZATIONS['digits']
+WEIGHTS = np.random.default_rng(0).normal(size=(64, 10)) / 100
+
+MODULE = """
+import numpy as np
+
+W = np.random.default_rng(0).normal(size=(64, 10)) / 100
+asked = []
+
+
+def answer(images):
+  asked.append((type(images), images.dtype))
+  return np.reshape(images, (len(images), -1)) @ W
+"""
+
+
+def _images(number=5):
+  return np.random.default_rng(1).integers(0, 256, (number, 8, 8, 1), np.uint8)
+
+
+def _linear(images):
+  return images.reshape(len(images), -1).astype(np.float32) @ WEIGHTS
+
+
+def _box(answer, normalization='digits'):
+  mean, std = data.NORMALIZATIONS[normalization]
+  return black_box.BlackBox(10, answer, tuple(mean), tuple(std))
+
+
+def _asked(network, images, normalization='digits', dtype=jnp.float32):
+  """What it answers when it is asked as every network is."""
+  prepared = augment.normalize(
+    images, *data.NORMALIZATIONS[normalization], dtype
+  )
+  variables = network.init(jax.random.key(0), prepared)
+  return np.asarray(method.frozen_fn(network)(variables, prepared))
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+  """The name of a module of one's own, with a function of NumPy."""
+  monkeypatch.setattr(black_box, 'KNOWN', {})
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'my_boxes').mkdir()
+  (tmp_path / 'my_boxes' / 'linear.py').write_text(MODULE)
+  return 'my_boxes.linear'
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+  """A file of jax.export, and its function."""
+  monkeypatch.setattr(black_box, 'KNOWN', {})
+
+  def predict(images):
+    flat = images.reshape(images.shape[0], -1).astype(jnp.float32)
+    return {'log_scores': jax.nn.log_softmax(flat @ WEIGHTS)}
+
+  path = tmp_path / 'predict.jaxexport'
+  path.write_bytes(export.serialize(predict, (8, 8, 1)))
+  return path, predict
+
+
+@pytest.mark.parametrize('name', sorted(data.NORMALIZATIONS))
+def test_it_is_asked_about_the_bytes_that_the_images_were(name):
+  """Of every value that a byte can have, with every normalization."""
+  mean, std = data.NORMALIZATIONS[name]
+  levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  levels = np.repeat(levels, len(mean), -1)
+  seen = []
+
+  def answer(images):
+    seen.append(images)
+    return np.zeros((len(images), 10))
+
+  _asked(_box(answer, name), levels, name)
+  np.testing.assert_array_equal(seen[-1], levels)
+  assert seen[-1].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+  'answer', [_linear, jax.jit(_linear)], ids=['NumPy', 'jit']
+)
+def test_its_answers_are_what_the_function_says(answer):
+  images = _images()
+  found = _asked(_box(answer), images)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'answer', [_linear, jax.jit(_linear)], ids=['NumPy', 'jit']
+)
+def test_devices_share_its_batches(answer):
+  """An uneven last one, too."""
+  assert parallel.num_devices() == 2
+  images = _images(11)
+  network = _box(answer)
+  arrays = {'image': images, 'label': np.zeros(11, np.int32)}
+  found = evaluate.predict(
+    method.frozen_fn(network),
+    network.tried(images[:2]),
+    arrays,
+    data.prepare_fn(*PLAIN),
+    batch_size=4,
+  )
+  np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
+
+
+def test_no_gradient_is_asked_of_it():
+  """As by a thief who makes up his images, and learns to."""
+  network = _box(_linear)
+  ask = oracle.as_oracle(network).scores
+  variables = network.tried(_images(2))
+  prepared = augment.normalize(_images(), *PLAIN, jnp.float32)
+
+  @jax.jit
+  def loss(scale):
+    scores = ask(variables, scale * prepared)
+    return (scale * scores).sum()
+
+  value, gradient = jax.value_and_grad(loss)(1.0)
+  np.testing.assert_allclose(gradient, value, rtol=1e-6)
+  # A loss of a batch for each of several.
+  assert jax.vmap(loss)(jnp.ones(3)).shape == (3,)
+
+
+def test_a_class_that_is_withheld_has_a_finite_log_score():
+  def answer(images):
+    return np.where(np.arange(10) < 3, 0.0, -np.inf) * np.ones((len(images), 1))
+
+  network = _box(answer)
+  prepared = augment.normalize(_images(), *PLAIN, jnp.float32)
+  scores = oracle.as_oracle(network).scores(network.tried(_images(2)), prepared)
+  assert np.isfinite(scores).all()
+  np.testing.assert_array_equal(scores[:, :3], 0.0)
+
+
+def test_a_module_answers_in_numpy(module):
+  name, path = black_box.know(module, *PLAIN)
+  assert path.name == 'linear.py'
+  assert black_box.is_known_by_answers(name)
+  network = models.get_model(name, 10, dtype=jnp.bfloat16)
+  images = _images()
+  np.testing.assert_allclose(
+    _asked(network, images), _linear(images), rtol=1e-6, atol=1e-5
+  )
+  import my_boxes.linear as own
+
+  assert set(own.asked) == {(np.ndarray, np.dtype(np.uint8))}
+
+
+def test_a_file_answers_as_its_function(file):
+  path, predict = file
+  name, found = black_box.know(str(path.parent), *PLAIN)
+  assert found == path
+  assert black_box.know(str(path), *PLAIN) == (name, path)
+  network = models.get_model(name, 10)
+  images = _images()
+  np.testing.assert_allclose(
+    _asked(network, images), predict(images)['log_scores'], atol=1e-5
+  )
+
+
+def test_its_name_follows_from_what_is_in_the_file(file):
+  path, _ = file
+  name, _ = black_box.know(str(path), *PLAIN)
+  other = path.with_name('other')
+  other.write_bytes(path.read_bytes())
+  assert black_box.know(str(other), *PLAIN)[0] == name
+  predict = jax.jit(lambda images: jnp.zeros((images.shape[0], 10)))
+  other.write_bytes(export.serialize(predict, (8, 8, 1)))
+  assert black_box.know(str(other), *PLAIN)[0] != name
+
+
+def test_a_function_of_one_size_of_batch_is_refused(tmp_path):
+  images = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8)
+  one = jax_export.export(jax.jit(lambda x: x.reshape(4, -1)))(images)
+  path = tmp_path / 'one'
+  path.write_bytes(one.serialize())
+  with pytest.raises(errors.InputError, match=r'uint8\[4,8,8,1\].*any number'):
+    black_box.know(str(path), *PLAIN)
+
+
+@pytest.mark.parametrize(
+  ('source', 'message'),
+  [
+    ('no/such', 'neither a file .* nor a folder .* nor a module'),
+    ('', 'neither a file'),
+    ('no_such_module', 'is no file, and cannot be imported as a module'),
+    ('json', r'json has no function answer; expected answer\(images\)'),
+    (__file__, 'is no file of jax.export'),
+  ],
+)
+def test_what_does_not_answer_is_one_sentence(source, message):
+  with pytest.raises(errors.InputError, match=f'^--answers: .*{message}'):
+    audit.changed(config_files.load('digits'), 'small', answers=source)
+
+
+@pytest.mark.parametrize(
+  ('answer', 'message'),
+  [
+    (lambda x: np.zeros((len(x), 3)), r'shape \(2, 3\); expected .* \(2, 10\)'),
+    (lambda x: np.zeros(10), r'shape \(10,\)'),
+    (lambda x: np.full((len(x), 10), np.nan), 'NaN'),
+    (lambda x: np.full((len(x), 10), 0.1), 'look like probabilities'),
+    (lambda x: {'logits': x}, "KeyError: 'log_scores'"),
+    (lambda x: 1 / 0, 'were not answered .ZeroDivisionError'),
+    (lambda: None, 'were not answered .TypeError'),
+  ],
+)
+def test_wrong_answers_are_found_before_anything_is_trained(answer, message):
+  with pytest.raises(errors.InputError, match=message):
+    _box(answer).tried(_images(2))
+
+
+def _audit(source, **given):
+  return audit.changed(config_files.load('digits'), answers=source, **given)
+
+
+def test_its_audit_is_of_one_network_that_nobody_trains(module):
+  planned = arena.plan_fn(_audit(module, budget='small'))
+  (owner,) = (run for run in planned if run.role == 'teacher')
+  assert (owner.epochs, owner.seed) == (0, 0)
+  assert owner.init_from.endswith('linear.py')
+  assert {run.parents['teacher'] for run in planned if run.parents} == {owner}
+
+
+def test_a_full_one_asks_and_reads_no_weights(module):
+  config = _audit(module, budget='full')
+  config.students = ('cnn4',)
+  planned = arena.plan_fn(config)
+  assert {run.access for run in planned if run.parents} == {'labels', 'scores'}
+  kinds = {run.access_to_data for run in planned if run.parents}
+  assert kinds == {'own', 'foreign', 'none'}
+  owners = {run.method for run in planned if run.role == 'teacher'}
+  assert {'none', 'stingy', 'mad', 'top_k'} <= owners
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'arena.attacks': ('fast',)}, 'fast: it reads the weights, and of black'),
+    ({'arena.attacks': ('dafl',)}, 'dafl: it reads the weights, and of black'),
+    ({'arena.defenses': ('nasty',)}, "defense 'nasty' trains, and of black"),
+    ({'arena.defenses': ('decoy',)}, "defense 'decoy' trains, and of black"),
+  ],
+)
+def test_what_its_weights_would_be_needed_for_is_said(changes, message, module):
+  config = plan.vary(_audit(module, budget='small'), changes)
+  with pytest.raises(errors.InputError, match=message):
+    arena.plan_fn(config)
+
+
+@pytest.mark.parametrize('more', [{'model': 'mlp'}, {'weights': 'w'}])
+def test_it_has_neither_weights_nor_a_model(more, module):
+  with pytest.raises(errors.InputError, match='nothing else is known; leave'):
+    _audit(module, budget='small', **more)
+
+
+TINY = {
+  'students': ('mlp',),
+  'limit': 200,
+  'progress': False,
+  'recipe.epochs': 1,
+  'arena.attacks': ('kd', 'hard_label'),
+  'arena.epsilons': (),
+  'arena.fresh_seeds': (1,),
+}
+
+
+def _audited(source, tmp_path, **given):
+  """What a small audit of it comes to, and its page."""
+  changes = TINY | {'data_dir': str(tmp_path / 'data')}
+  config = audit.changed(
+    plan.vary(config_files.load('digits'), changes),
+    'small',
+    answers=str(source),
+    fixed=frozenset(changes),
+    **given,
+  )
+  work = tmp_path / 'audit'
+  results = study.run(config, work, study=audit.STUDY, command='typed')
+  return results, (work / 'audit' / 'report.md').read_text()
+
+
+@pytest.mark.whole
+def test_what_was_exported_is_audited_as_its_clients_meet_it(
+  tmp_path, monkeypatch
+):
+  """With a gate that was trained beside the network, and is in no weights."""
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  monkeypatch.setattr(black_box, 'KNOWN', {})
+  config = config_files.load('digits')
+  tiny = {name: TINY[name] for name in ('students', 'limit', 'progress')}
+  config.update_from_flattened_dict(
+    tiny
+    | {
+      'data_dir': str(tmp_path / 'data'),
+      'teacher.model': 'mlp',
+      'seeds': (0,),
+      'defenses': ('decoy',),
+      'recipe.epochs': 2,
+      'max_accuracy_drop': 100.0,
+    }
+  )
+  trained = study.run(config, tmp_path / 'main', command='typed')
+  served = next(one for one in trained['runs'] if one['method'] == 'decoy')
+  export.export(tmp_path / 'main', tmp_path / 'protected')
+  results, text = _audited(tmp_path / 'protected', tmp_path)
+  (owner,) = (one for one in results['runs'] if one['role'] == 'teacher')
+  assert owner['test_accuracy'] == served['test_accuracy']
+  np.testing.assert_allclose(owner['test_nll'], served['test_nll'], rtol=1e-4)
+  assert results['measurements']['serving']['none']['bytes'] is None
+  assert text.startswith('# Can this network be stolen by distillation?')
+  assert '| Networks |' in text
+  assert '| State |' not in text
+  # Who hears answers learns from them; the run says how many he asked for.
+  kinds = {(one['method'], one['queries']) for one in results['runs']}
+  assert ('kd', 180) in kinds
+
+
+@pytest.mark.whole
+def test_a_function_of_numpy_is_audited_behind_a_defense(
+  module, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  results, text = _audited(module, tmp_path, served='top_k:k=3')
+  owners = {
+    one['method']: one for one in results['runs'] if one['role'] == 'teacher'
+  }
+  task = data.load('digits', data_dir=str(tmp_path / 'data')).test
+  accuracy = owners['none']['test_accuracy']
+  assert accuracy == owners['top_k']['test_accuracy']
+  assert 0 < accuracy < 30  # It is a random network.
+  assert len(task['label']) >= owners['none']['test_examples']
+  assert 'served behind top\\_k (k=3)' in text
+  # Nothing that is no network is left as if it were one.
+  found = list((tmp_path / 'audit' / 'runs').glob('teacher-black_box_*/*'))
+  assert 'result.json' in {path.name for path in found}
+  assert 'model.safetensors' not in {path.name for path in found}

@@ -1,0 +1,194 @@
+"""A network of which its answers are known, and nothing else.
+
+Whoever computes them: another framework, a service, an exported program.
+"""
+
+import hashlib
+import importlib
+import inspect
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from undistillable import errors
+
+# uint8[B, H, W, C] -> float[B, K], logits or logarithms of scores; or a mapping
+# in which they are 'log_scores'
+AnswerFn = Callable[[Any], Any]
+
+KNOWN: dict[str, Callable[..., nn.Module]] = {}  # By name; see `know`.
+_PREFIX = 'black_box_'
+_EXPORTED = 'predict.jaxexport'  # In a folder of `undistillable.export`.
+_MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
+_OFF = 1e-3  # By which probabilities may sum to another number than 1.
+
+
+class BlackBox(nn.Module):
+  """Answers images by a function that need not be of JAX.
+
+  Attributes:
+    num_classes: K.
+    answer: what is asked. A function that `jax.jit` made becomes a part of
+      whatever is compiled; any other is called with arrays of NumPy, of each
+      device by itself, and must not use JAX.
+    mean, std: with which the images were normalised, one a channel; it is asked
+      about the bytes that they were.
+    axis_name, dtype: as of any network; they change nothing.
+  """
+
+  num_classes: int
+  answer: AnswerFn
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    """images: float[B, H, W, C] -> logits: float32[B, num_classes]."""
+    # Nothing is saved of a network that has no arrays at all.
+    self.param('nothing', nn.initializers.zeros, ())
+    mean, std = jnp.array([self.mean, self.std]).reshape(2, 1, 1, 1, -1)
+    shown = jax.lax.stop_gradient(images).astype(jnp.float32) * std + mean
+    levels = jnp.clip(jnp.round(255 * shown), 0, 255).astype(jnp.uint8)
+    if isinstance(self.answer, jax.stages.Wrapped):
+      return _log_scores(self.answer(levels)).astype(jnp.float32)
+    shape = jax.ShapeDtypeStruct((len(images), self.num_classes), jnp.float32)
+    return jax.pure_callback(
+      lambda levels: np.asarray(
+        _log_scores(self.answer(np.asarray(levels))), np.float32
+      ),
+      shape,
+      levels,
+      vmap_method='sequential',
+    )
+
+  def tried(self, images: np.ndarray) -> dict[str, Any]:
+    """Its variables, when it has answered as it should.
+
+    Args:
+      images: uint8[B, H, W, C], a few.
+
+    Raises:
+      errors.InputError: it fails, or its answers are not one logit, or
+        logarithm of a score, a class.
+    """
+    try:
+      found = np.asarray(_log_scores(self.answer(images)), np.float32)
+    except Exception as error:  # It may do anything.
+      raise errors.InputError(
+        f'{len(images)} images of shape {images.shape[1:]} were not answered '
+        f'({type(error).__name__}: {error})'
+      ) from error
+    wanted = len(images), self.num_classes
+    if found.shape != wanted:
+      raise errors.InputError(
+        f'{len(images)} images are answered with shape {found.shape}; expected '
+        f'one logit a class, {wanted}'
+      )
+    if np.isnan(found).any():
+      raise errors.InputError('answers are not numbers (NaN)')
+    if (found >= 0).all() and (abs(found.sum(-1) - 1) < _OFF).all():
+      raise errors.InputError(
+        'answers look like probabilities; expected logits, or log-probabilities'
+      )
+    return {'params': {'nothing': np.zeros((), np.float32)}}
+
+
+def is_known_by_answers(name: str) -> bool:
+  """Whether a network has the name of a black box."""
+  return name.startswith(_PREFIX)
+
+
+def know(
+  source: str, mean: Sequence[float], std: Sequence[float]
+) -> tuple[str, pathlib.Path]:
+  """Makes a black box known to `models.get_model`.
+
+  Args:
+    source: a file of `jax.export`, of a function of uint8[B, H, W, C] for any
+      B; the folder that `undistillable.export` wrote it to; or a module of
+      one's own, as 'my_package.my_answers', with a function `answer`.
+    mean: with which its images are normalised; one a channel.
+    std: likewise.
+
+  Returns:
+    The name, which follows from the file's content, and the file.
+
+  Raises:
+    errors.InputError: there is no such file or module, or it does not answer.
+  """
+  path = pathlib.Path(source).expanduser()
+  if path.is_dir():
+    path /= _EXPORTED
+  if path.is_file():
+    answer = _exported(path)
+  elif _MODULE.fullmatch(source):
+    answer, path = _of_module(source)
+  else:
+    raise errors.InputError(
+      f'{source!r} is neither a file that jax.export wrote, nor a folder with '
+      f'{_EXPORTED}, nor a module as my_package.my_answers'
+    )
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  name = _PREFIX + digest[:8]
+
+  def make(num_classes: int, **overrides: Any) -> nn.Module:
+    return BlackBox(num_classes, answer, tuple(mean), tuple(std), **overrides)
+
+  KNOWN[name] = make
+  return name, path
+
+
+def _exported(path: pathlib.Path) -> AnswerFn:
+  """The function in a file of `jax.export`."""
+  try:
+    exported = export.deserialize(bytearray(path.read_bytes()))
+  except Exception as error:  # It has no type of its own for damage.
+    raise errors.InputError(
+      f'{path} is no file of jax.export, or of one that this JAX cannot read '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  given = exported.in_avals
+  if (
+    len(given) != 1
+    or given[0].dtype != jnp.uint8
+    or len(given[0].shape) != 4
+    or not export.is_symbolic_dim(given[0].shape[0])
+  ):
+    told = ', '.join(map(str, given))
+    raise errors.InputError(
+      f'{path} is a function of ({told}); expected one of uint8[batch, H, W, '
+      'C], for any number of images'
+    )
+  return jax.jit(exported.call)
+
+
+def _of_module(name: str) -> tuple[AnswerFn, pathlib.Path]:
+  """The function `answer` of a module, and the file of the module."""
+  try:
+    module = importlib.import_module(name)
+  except Exception as error:  # It can fail in any way when it is run.
+    raise errors.InputError(
+      f'{name} is no file, and cannot be imported as a module '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  answer = getattr(module, 'answer', None)
+  if not callable(answer):
+    raise errors.InputError(
+      f'{name} has no function answer; expected answer(images), of '
+      'uint8[B, H, W, C] -> float[B, K]'
+    )
+  return answer, pathlib.Path(inspect.getfile(module))
+
+
+def _log_scores(given: Any) -> Any:
+  """What counts of an answer."""
+  return given['log_scores'] if isinstance(given, Mapping) else given
