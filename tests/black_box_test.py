@@ -1,10 +1,12 @@
 """Networks of which the answers alone are known, and their audit."""
 
 import config_files
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies
 from jax import export as jax_export
 
 from undistillable import (
@@ -58,7 +60,7 @@ def _asked(network, images, normalization='digits', dtype=jnp.float32):
   prepared = augment.normalize(
     images, *data.NORMALIZATIONS[normalization], dtype
   )
-  variables = network.init(jax.random.key(0), prepared)
+  variables = network.asked([images], 2)
   return np.asarray(method.frozen_fn(network)(variables, prepared))
 
 
@@ -92,15 +94,10 @@ def test_it_is_asked_about_the_bytes_that_the_images_were(name):
   mean, std = data.NORMALIZATIONS[name]
   levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   levels = np.repeat(levels, len(mean), -1)
-  seen = []
-
-  def answer(images):
-    seen.append(images)
-    return np.zeros((len(images), 10))
-
-  _asked(_box(answer, name), levels, name)
-  np.testing.assert_array_equal(seen[-1], levels)
-  assert seen[-1].dtype == np.uint8
+  prepared = augment.normalize(levels, mean, std, jnp.float32)
+  network = _box(jax.jit(lambda images: images.reshape(1, -1)), name)
+  found = method.frozen_fn(network)(network.asked([], 1), prepared)
+  np.testing.assert_array_equal(found, levels.reshape(1, -1))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +121,7 @@ def test_devices_share_its_batches(answer):
   arrays = {'image': images, 'label': np.zeros(11, np.int32)}
   found = evaluate.predict(
     method.frozen_fn(network),
-    network.tried(images[:2]),
+    network.asked([images], 4),
     arrays,
     data.prepare_fn(*PLAIN),
     batch_size=4,
@@ -132,16 +129,20 @@ def test_devices_share_its_batches(answer):
   np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
 
 
-def test_no_gradient_is_asked_of_it():
+@pytest.mark.parametrize(
+  'answer', [_linear, jax.jit(_linear)], ids=['NumPy', 'jit']
+)
+def test_no_gradient_is_asked_of_it(answer):
   """As by a thief who makes up his images, and learns to."""
-  network = _box(_linear)
+  network = _box(answer)
   ask = oracle.as_oracle(network).scores
-  variables = network.tried(_images(2))
+  variables = network.asked([_images()], 4)
   prepared = augment.normalize(_images(), *PLAIN, jnp.float32)
 
   @jax.jit
   def loss(scale):
-    scores = ask(variables, scale * prepared)
+    # Of the same bytes: the difference rounds away.
+    scores = ask(variables, (1 + (scale - 1) / 1e6) * prepared)
     return (scale * scores).sum()
 
   value, gradient = jax.value_and_grad(loss)(1.0)
@@ -150,13 +151,58 @@ def test_no_gradient_is_asked_of_it():
   assert jax.vmap(loss)(jnp.ones(3)).shape == (3,)
 
 
+def test_an_image_that_it_was_not_asked_about_is_not_answered():
+  network, images = _box(_linear), _images()
+  variables = network.asked([images[:2], images[2:4]], 256)
+  prepared = augment.normalize(images, *PLAIN, jnp.float32)
+  found = method.frozen_fn(network)(variables, prepared)
+  np.testing.assert_allclose(found[:4], _linear(images[:4]), atol=1e-5)
+  assert np.isnan(found[4]).all()
+
+
+@hypothesis.given(
+  words=strategies.lists(
+    strategies.tuples(*[strategies.integers(0, 2)] * 4), min_size=1, max_size=9
+  ),
+  asked=strategies.lists(
+    strategies.tuples(*[strategies.integers(0, 2)] * 4), min_size=1, max_size=9
+  ),
+)
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_keys_that_begin_alike_are_told_apart(words, asked):
+  known = sorted(set(words))
+  firsts = [key[0] for key in known]
+  hypothesis.assume(max(map(firsts.count, firsts)) <= black_box._ALIKE)
+  answers = np.arange(len(known), dtype=np.float32)[:, None]
+  found = black_box._looked_up(
+    jnp.array(asked, jnp.uint32), jnp.array(known, jnp.uint32), answers
+  )
+  for key, (answer,) in zip(asked, np.asarray(found), strict=True):
+    if key in known:
+      assert answer == known.index(key)
+    else:
+      assert np.isnan(answer)
+
+
+def test_images_of_one_byte_s_difference_have_other_keys():
+  images = np.zeros((2 * 192 + 1, 8, 8, 3), np.uint8)
+  flat = images.reshape(len(images), -1)
+  flat[np.arange(192), np.arange(192)] = 1
+  flat[192 + np.arange(192), np.arange(192)] = 255
+  keys = np.asarray(black_box._keys(images))
+  for word in range(keys.shape[1]):
+    assert len(set(keys[:, word].tolist())) == len(images)
+  np.testing.assert_array_equal(jax.jit(black_box._keys)(images), keys)
+
+
 def test_a_class_that_is_withheld_has_a_finite_log_score():
   def answer(images):
     return np.where(np.arange(10) < 3, 0.0, -np.inf) * np.ones((len(images), 1))
 
   network = _box(answer)
   prepared = augment.normalize(_images(), *PLAIN, jnp.float32)
-  scores = oracle.as_oracle(network).scores(network.tried(_images(2)), prepared)
+  variables = network.asked([_images()], 5)
+  scores = oracle.as_oracle(network).scores(variables, prepared)
   assert np.isfinite(scores).all()
   np.testing.assert_array_equal(scores[:, :3], 0.0)
 
@@ -165,14 +211,17 @@ def test_a_module_answers_in_numpy(module):
   name, path = black_box.know(module, *PLAIN)
   assert path.name == 'linear.py'
   assert black_box.is_known_by_answers(name)
-  network = models.get_model(name, 10, dtype=jnp.bfloat16)
+  assert black_box.is_recorded(name)
+  network = models.get_model(name, 10)
   images = _images()
   np.testing.assert_allclose(
     _asked(network, images), _linear(images), rtol=1e-6, atol=1e-5
   )
   import my_boxes.linear as own
 
+  # Once about each image, in batches of two.
   assert set(own.asked) == {(np.ndarray, np.dtype(np.uint8))}
+  assert len(own.asked) == 3
 
 
 def test_a_file_answers_as_its_function(file):
@@ -180,6 +229,7 @@ def test_a_file_answers_as_its_function(file):
   name, found = black_box.know(str(path.parent), *PLAIN)
   assert found == path
   assert black_box.know(str(path), *PLAIN) == (name, path)
+  assert not black_box.is_recorded(name)
   network = models.get_model(name, 10)
   images = _images()
   np.testing.assert_allclose(
@@ -251,15 +301,24 @@ def test_its_audit_is_of_one_network_that_nobody_trains(module):
   assert {run.parents['teacher'] for run in planned if run.parents} == {owner}
 
 
-def test_a_full_one_asks_and_reads_no_weights(module):
-  config = _audit(module, budget='full')
+@pytest.mark.parametrize(
+  ('source', 'kinds'),
+  [('module', {'own', 'foreign'}), ('file', {'own', 'foreign', 'none'})],
+)
+def test_a_full_one_asks_and_reads_no_weights(source, kinds, request):
+  given = request.getfixturevalue(source)
+  given = given if source == 'module' else str(given[0])
+  config = _audit(given, budget='full')
   config.students = ('cnn4',)
   planned = arena.plan_fn(config)
   assert {run.access for run in planned if run.parents} == {'labels', 'scores'}
-  kinds = {run.access_to_data for run in planned if run.parents}
-  assert kinds == {'own', 'foreign', 'none'}
-  owners = {run.method for run in planned if run.role == 'teacher'}
-  assert {'none', 'stingy', 'mad', 'top_k'} <= owners
+  thieves = [run for run in planned if not run.is_owners and run.parents]
+  assert {run.access_to_data for run in thieves} == kinds
+  owners = {run.method: run for run in planned if run.role == 'teacher'}
+  assert {'none', 'stingy', 'mad', 'top_k'} <= owners.keys()
+  # Of foreign images, too, where it is asked beforehand.
+  asked = owners['none'].learns_from.get('transfer')
+  assert asked == (config.transfer if source == 'module' else None)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +326,9 @@ def test_a_full_one_asks_and_reads_no_weights(module):
   [
     ({'arena.attacks': ('fast',)}, 'fast: it reads the weights, and of black'),
     ({'arena.attacks': ('dafl',)}, 'dafl: it reads the weights, and of black'),
+    ({'arena.attacks': ('maze',)}, 'maze: it makes up its images, and the an'),
+    ({'queries': 'fresh'}, "expected 'cached' and 'float32', since"),
+    ({'dtype': 'bfloat16'}, "dtype='bfloat16'; expected 'cached' and"),
     ({'arena.defenses': ('nasty',)}, "defense 'nasty' trains, and of black"),
     ({'arena.defenses': ('decoy',)}, "defense 'decoy' trains, and of black"),
   ],

@@ -11,9 +11,9 @@ defense that can be served before the network without training. What the command
 line sets of `config.arena` counts for more, as
 --config.arena.attacks='("kd","my.thief")'.
 
-Any other classifier is audited by its answers alone: a file of `jax.export`, a
-folder of `undistillable.export`, or a module of one's own with a function
-`answer` from images to logits, which may ask whatever framework or service:
+Any other classifier is audited by its answers alone: those of a file of
+`jax.export`, of a folder of `undistillable.export`, or of a module of one's own
+with a function `answer` from images to logits, in whatever framework:
 
   --answers=/tmp/protected    --answers=my_package.my_answers
 
@@ -28,7 +28,7 @@ served; the row `none` of the tables is the network itself.
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -86,6 +86,22 @@ def changed(
     ValueError: another budget; a defense that there is not, or that trains;
       no answers, or answers and weights.
   """
+  network: dict[str, Any] = {}
+  if answers is not None and (model or weights):
+    raise errors.InputError(
+      '--answers is of a network of which nothing else is known; leave out '
+      '--model and --weights'
+    )
+  if model:
+    network['teacher.model'] = model
+  if weights:
+    network['teacher.init_from'] = weights
+  if answers is not None:
+    network = {
+      name: value
+      for name, value in _known_by_answers(answers, config.normalization)
+      if name not in fixed
+    }
   budgets = {
     'small': {
       **_SMALL,
@@ -96,25 +112,14 @@ def changed(
       'arena.defenses': tuple(_WRAPPERS),
       'arena.attacks': (
         *config.arena.attacks,
-        *_others(config, weights_known=answers is None),
+        *_others(config, network.get('teacher.model', '')),
       ),
     },
   }
   if budget not in budgets:
     raise ValueError(f'budget={budget!r}; expected small or full')
   changes = {k: v for k, v in budgets[budget].items() if k not in fixed}
-  if answers is not None and (model or weights):
-    raise errors.InputError(
-      '--answers is of a network of which nothing else is known; leave out '
-      '--model and --weights'
-    )
-  if model:
-    changes['teacher.model'] = model
-  if weights:
-    changes['teacher.init_from'] = weights
-  if answers is not None:
-    changes |= _known_by_answers(answers, config.normalization)
-  varied = plan.vary(config, changes)
+  varied = plan.vary(config, {**changes, **network})
   if served is None:
     return varied
   name = served.partition(':')[0]
@@ -129,14 +134,20 @@ def changed(
   return varied
 
 
-def _known_by_answers(source: str, normalization: str) -> dict[str, Any]:
-  """Which teacher it is of which the answers are known."""
+def _known_by_answers(
+  source: str, normalization: str
+) -> Iterator[tuple[str, Any]]:
+  """What a config says of a network of which the answers are known."""
   errors.check_known('normalization', normalization, data.NORMALIZATIONS)
   try:
     name, path = black_box.know(source, *data.NORMALIZATIONS[normalization])
   except errors.InputError as error:
     raise errors.InputError(f'--answers: {error}') from error
-  return {'teacher.model': name, 'teacher.init_from': str(path)}
+  yield 'teacher.model', name
+  yield 'teacher.init_from', str(path)
+  if black_box.is_recorded(name):  # Once an image, by its bytes.
+    yield 'queries', 'cached'
+    yield 'dtype', 'float32'
 
 
 def _check_served(name: str) -> None:
@@ -185,21 +196,25 @@ def _few(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   return 'kd', *tempered, 'dkd', 'hard_label'
 
 
-def _others(
-  config: ml_collections.ConfigDict, weights_known: bool
-) -> list[str]:
+def _others(config: ml_collections.ConfigDict, network: str) -> list[str]:
   """Attacks that the arena of a config lacks, and that one network allows.
 
-  Foreign images are those of `config.transfer`; without it nobody has any.
+  Foreign images are those of `config.transfer`; without it nobody has any. Nor
+  has anybody the weights of a black box.
   """
   lists = {name.split(':')[0] for name in config.arena.attacks}
+  unfit = set() if config.transfer else {'foreign'}
+  if black_box.is_known_by_answers(network):
+    unfit.add('weights')
+  if black_box.is_recorded(network):
+    unfit.add('none')
   return [
     name
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
     and name not in (*lists, *config_lib.NOT_TRIED)
-    and (config.transfer or getattr(module, 'DATA', 'own') != 'foreign')
-    and (weights_known or getattr(module, 'ACCESS', 'scores') != 'weights')
+    and getattr(module, 'DATA', 'own') not in unfit
+    and getattr(module, 'ACCESS', 'scores') not in unfit
   ]
 
 

@@ -304,13 +304,14 @@ def _check_data(
         'version, on every host'
       )
     used = [one for run in missing for one in (run.judged_on, run.learns_from)]
-    names = {one.get(key) for one in used for key in ('name', 'outliers')}
+    keys = ('name', 'outliers', 'transfer')
+    names = {one.get(key) for one in used for key in keys}
     for name in filter(None, names):
       data.check(name, data_dir=config.data_dir)
     for run in missing:
       _check_delay(run, store.num_steps(run))
       if run.init_from:
-        execute.weights_of_file(run, store)
+        execute.weights_of_file(run, store, only_try=True)
 
   hosts.agree(check)
 

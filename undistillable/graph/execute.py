@@ -478,8 +478,15 @@ def _save_for_pytorch(run: Run, folder: pathlib.Path, variables: Any) -> None:
   interop.save(folder / 'model.safetensors', state_dict)
 
 
-def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:
+def weights_of_file(
+  run: Run, store: store_lib.Store, *, only_try: bool = False
+) -> dict[str, Any]:
   """The variables of a network whose weights, or answers, come from a file.
+
+  Args:
+    run: the network.
+    store: of its workdir.
+    only_try: whether what answers is asked about two images alone.
 
   Raises:
     errors.InputError: they are not whole, not finite, or of another network.
@@ -488,7 +495,10 @@ def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:
   program = programs.build(run, store.num_examples(run))
   if isinstance(program.network, black_box.BlackBox):
     try:
-      return program.network.tried(task.train['image'][:2])
+      program.network.tried(task.train['image'][:2])
+      if only_try:
+        return {}
+      return _asked(program.network, run, store)
     except errors.InputError as error:
       raise errors.InputError(f'{path}: {error}') from error
   state = train.initial_shapes(program.method, task.train, program.prepare_test)
@@ -520,6 +530,19 @@ def weights_of_file(run: Run, store: store_lib.Store) -> dict[str, Any]:
       f'init_from={path}: not all numbers are finite in {", ".join(broken)}'
     )
   return found
+
+
+@hosts.by_main
+def _asked(
+  network: black_box.BlackBox, run: Run, store: store_lib.Store
+) -> dict[str, Any]:
+  """The variables of a black box; see `BlackBox.asked`."""
+  task = store.task(run.judged_on)
+  sets = [part['image'] for part in (task.train, task.val, task.test)]
+  if 'transfer' in run.learns_from:
+    foreign = {**run.judged_on, 'name': run.learns_from['transfer']}
+    sets.append(store.task(foreign).train['image'])
+  return network.asked(sets, store.eval_batch_size)
 
 
 def _describe(run: Run, status: str) -> dict[str, Any]:

@@ -299,8 +299,28 @@ class Job:
     path = paths.local(chosen.init_from, 'init_from')
     if not path.is_file():
       raise ValueError(f'init_from: there is no file {path}')
+    if black_box.is_recorded(chosen.model):
+      run = self._asked_about(run)
     # Whatever seed: the same file is the same network.
     return dataclasses.replace(run, init_from=str(path), seed=0)
+
+  def _asked_about(self, run: Run) -> Run:
+    """Whose answers are recorded, with the foreign images that thieves have."""
+    config = self.config
+    if config.queries != 'cached' or run.dtype != 'float32':
+      raise ValueError(
+        f'queries={config.queries!r}, dtype={run.dtype!r}; expected '
+        "'cached' and 'float32', since the answers of this network are "
+        'recorded, once for each image'
+      )
+    foreign = (
+      getattr(attacks.get(name), 'DATA', 'own') == 'foreign'
+      for name in config.attacks
+    )
+    if not (config.transfer and any(foreign)):
+      return run
+    asked = {**run.learns_from, 'transfer': config.transfer}
+    return dataclasses.replace(run, learns_from=asked)
 
   def _run(
     self,
@@ -495,10 +515,15 @@ def _check_black_box(run: Run) -> None:
       f'defense {run.method!r} trains, and of {run.model} only the answers are '
       'known'
     )
-  if run.access == 'weights':
-    for one in filter(_is_black_box, run.parents.values()):
+  for one in filter(_is_black_box, run.parents.values()):
+    if run.access == 'weights':
       raise ValueError(
         f'it reads the weights, and of {one.model} only the answers are known'
+      )
+    if run.access_to_data == 'none' and black_box.is_recorded(one.model):
+      raise ValueError(
+        f'it makes up its images, and the answers of {one.model} are recorded '
+        'for those of data sets'
       )
 
 
