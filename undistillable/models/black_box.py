@@ -29,8 +29,8 @@ _EXPORTED = 'predict.jaxexport'  # In a folder of `undistillable.export`.
 _MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
 _OFF = 1e-3  # By which probabilities may sum to another number than 1.
 _WORDS = 4  # Of 32 bits, of the key of an image.
-# Images whose keys begin with the same word, of all that are recorded: with
-# 2**20 random ones more than this are expected in one of 10**12 sets.
+# Images whose keys begin with the same word: of 2**20 random keys more than
+# this do in less than one of 10**12 sets.
 _ALIKE = 5
 
 
@@ -141,17 +141,15 @@ def _keys(images: Any) -> jax.Array:
   """Numbers by which images are told apart: uint8[B, ...] -> uint32[B, 4].
 
   Sums modulo 2**32, which no order of additions changes, of bytes times odd
-  numbers that were drawn once. Two images of N have the same key with a
-  probability below `N^2 / 2^125`.
+  numbers that were drawn once. Two images have the same key with a probability
+  of at most `2^-96`: bytes differ by less than `2^8`, so of each sum at least
+  24 bits are as good as drawn.
   """
   flat = jnp.asarray(images).reshape(len(images), -1).astype(jnp.uint32)
   rng = np.random.default_rng(0)
   factors = rng.integers(0, 2**32, (_WORDS, flat.shape[1]), np.uint32) | 1
   return jnp.stack(
-    [
-      jnp.sum(flat * one[None], axis=1, dtype=jnp.uint32)
-      for one in factors.astype(np.uint32)
-    ],
+    [jnp.sum(flat * one[None], axis=1, dtype=jnp.uint32) for one in factors],
     axis=1,
   )
 
