@@ -1,5 +1,8 @@
 """Networks of which the answers alone are known, and their audit."""
 
+import sys
+import types
+
 import config_files
 import hypothesis
 import jax
@@ -15,6 +18,7 @@ from undistillable import (
   data,
   errors,
   export,
+  interop,
   method,
   models,
   oracle,
@@ -356,13 +360,12 @@ TINY = {
 }
 
 
-def _audited(source, tmp_path, **given):
-  """What a small audit of it comes to, and its page."""
-  changes = TINY | {'data_dir': str(tmp_path / 'data')}
+def _audited(tmp_path, changes=None, **given):
+  """What a small audit comes to, and its page."""
+  changes = TINY | {'data_dir': str(tmp_path / 'data')} | (changes or {})
   config = audit.changed(
     plan.vary(config_files.load('digits'), changes),
     'small',
-    answers=str(source),
     fixed=frozenset(changes),
     **given,
   )
@@ -394,7 +397,7 @@ def test_what_was_exported_is_audited_as_its_clients_meet_it(
   trained = study.run(config, tmp_path / 'main', command='typed')
   served = next(one for one in trained['runs'] if one['method'] == 'decoy')
   export.export(tmp_path / 'main', tmp_path / 'protected')
-  results, text = _audited(tmp_path / 'protected', tmp_path)
+  results, text = _audited(tmp_path, answers=str(tmp_path / 'protected'))
   (owner,) = (one for one in results['runs'] if one['role'] == 'teacher')
   assert owner['test_accuracy'] == served['test_accuracy']
   np.testing.assert_allclose(owner['test_nll'], served['test_nll'], rtol=1e-4)
@@ -412,7 +415,7 @@ def test_a_function_of_numpy_is_audited_behind_a_defense(
   module, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
-  results, text = _audited(module, tmp_path, served='top_k:k=3')
+  results, text = _audited(tmp_path, answers=module, served='top_k:k=3')
   owners = {
     one['method']: one for one in results['runs'] if one['role'] == 'teacher'
   }
@@ -426,3 +429,51 @@ def test_a_function_of_numpy_is_audited_behind_a_defense(
   found = list((tmp_path / 'audit' / 'runs').glob('teacher-black_box_*/*'))
   assert 'result.json' in {path.name for path in found}
   assert 'model.safetensors' not in {path.name for path in found}
+
+
+@pytest.mark.whole
+def test_thieves_learn_from_what_was_recorded_as_from_the_network(
+  tmp_path, monkeypatch
+):
+  """Whoever asks once an image: the same students, with foreign images too."""
+  monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
+  monkeypatch.setattr(black_box, 'KNOWN', {})
+  network = models.get_model('mlp', 10)
+  variables = network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+  weights = tmp_path / 'mine.safetensors'
+  interop.save(weights, interop.to_torch('mlp', variables))
+
+  def answer(images):
+    prepared = augment.normalize(images, *PLAIN, jnp.float32)
+    return np.asarray(method.frozen_fn(network)(variables, prepared))
+
+  own = types.ModuleType('my_network')
+  own.answer, own.__file__ = answer, str(weights)
+  monkeypatch.setitem(sys.modules, 'my_network', own)
+  changes = {
+    'arena.attacks': ('kd', 'hard_label', 'knockoff'),
+    'arena.defenses': ('top_k',),
+    'queries': 'cached',
+    'dtype': 'float32',
+  }
+  found = []
+  for given in (
+    {'model': 'mlp', 'weights': str(weights)},
+    {'answers': 'my_network'},
+  ):
+    results, _ = _audited(tmp_path / str(len(found)), changes, **given)
+    found.append({_place(run): run for run in results['runs']})
+  assert len(found[0]) > 10
+  assert found[0].keys() == found[1].keys()
+  for place, run in found[0].items():
+    other = found[1][place]
+    for name in ('status', 'queries', 'test_accuracy'):
+      assert run[name] == other[name], place
+    np.testing.assert_allclose(run['test_nll'], other['test_nll'], rtol=1e-3)
+
+
+def _place(run):
+  """What a run is, whatever the name of the network that it robs."""
+  settings = sorted(run['config']['settings'].items())
+  robbed = bool(run['teacher']), bool(run['normal'])
+  return run['method'], run['seed'], *robbed, str(settings)
