@@ -142,6 +142,27 @@ def test_an_attack_that_fits_one_defense_alone_meets_that(monkeypatch):
   assert found['nasty'].reason == found['none'].reason == 'it fits stingy alone'
 
 
+def test_methods_of_ones_own_are_shown_without_their_package(monkeypatch):
+  """A defense as an attack, and the attack on nobody; settings and all."""
+  for name, one in (('his', attacks.kd), ('hers', defenses.stingy)):
+    module = types.ModuleType(f'my_package.{name}')
+    vars(module).update(
+      {k: v for k, v in vars(one).items() if not k.startswith('_')}
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+  config = _config(
+    arena__attacks=('my_package.his', 'my_package.his:alpha=0.5'),
+    arena__defenses=('my_package.hers',),
+    his={'alpha': 0.9},
+  )
+  found = arena._board({1: list(_cells(config).values())})
+  shown = {cell['attack'] for cell in found}
+  nulls = {'null his', 'null his:alpha=0.5'}
+  assert {'his', 'his:alpha=0.5', *nulls} <= shown
+  assert {cell['defense'] for cell in found} == {None, 'none', 'hers'}
+  assert not any('my_package' in name for name in shown)
+
+
 def test_an_attack_whose_student_is_too_small_has_a_dash():
   """What is found out before anything is trained ends no arena."""
   config = _config(students=('cnn8', 'mlp'), arena__attacks=('kd', 'skeptical'))

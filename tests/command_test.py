@@ -167,6 +167,7 @@ def test_a_config_file_without_presets_takes_none(refused, tmp_path):
     ('configs/digits.py:paper', "unknown preset 'paper'; known: all, tenth"),
     ('gs://bucket/x.py', 'config file=gs://bucket/x.py is no local path'),
     ('configs', 'there is no config file configs'),
+    ('no/configs/digits.py', 'from any folder, --config=digits is that of'),
     ('', 'the config file is empty'),
   ],
 )

@@ -125,8 +125,7 @@ def _owners(job: plan.Job) -> dict[str, list[Run]]:
   for one in dict.fromkeys((board_lib.NONE, *job.config.arena.defenses)):
     name, changes = _parse(_DEFENSES, one)
     owner = _with_settings(job, _DEFENSES, name, changes)
-    # The module of one's own without its package.
-    shown = registry.short(name) + one.removeprefix(name)
+    shown = _shown(_DEFENSES, one)
     found[shown] = owner.defend(name)
     _check_once(_DEFENSES, known.setdefault(found[shown][-1], shown), shown)
   return found
@@ -183,7 +182,8 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       }
       if _group(name) == board_lib.OWN:
         for null in nulls:
-          yield Cell(None, f'null {attack}', student, plan.line(null))
+          shown = _shown(_ATTACKS, attack)
+          yield Cell(None, f'null {shown}', student, plan.line(null))
   for attack, reason in unfit.items():
     if reason:  # By no student.
       raise errors.InputError(f'arena.attacks: {attack}: {reason}')
@@ -250,6 +250,12 @@ def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
   if call.args or None in settings or len(settings) < len(call.keywords):
     raise errors.InputError(_EXPECTED.format(field, method))
   return name, settings
+
+
+def _shown(field: str, method: str) -> str:
+  """As in tables: a module of one's own without its package."""
+  name, _ = _parse(field, method)
+  return registry.short(name) + method.removeprefix(name)
 
 
 def _asked(hears: str, teacher: Run) -> Run:
@@ -334,9 +340,10 @@ def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
 
 def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
-  group, mode, bound = board_lib.OWN, None, False
+  group, mode, bound, shown = board_lib.OWN, None, False, cell.attack
   if cell.defense is not None:
     name, _ = _parse(_ATTACKS, cell.attack)
+    shown = _shown(_ATTACKS, cell.attack)
     run = cell.runs[-1] if cell.runs else None
     group = _group(name)
     if run and cell.hears != 'weights' and run.access_to_data != 'none':
@@ -344,7 +351,7 @@ def _described(cell: Cell) -> dict[str, Any]:
     bound = run is not None and _is_bound(run)
   return {
     'defense': cell.defense,
-    'attack': cell.attack,
+    'attack': shown,
     'student': cell.student,
     'group': group,
     'answers': cell.hears,

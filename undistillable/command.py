@@ -118,7 +118,7 @@ def load(path: str) -> ml_collections.ConfigDict:
   if re.fullmatch(r'\w+', file) and not place.exists():
     place = _named(file)
   if not place.is_file():
-    raise errors.InputError(f'there is no config file {place}')
+    raise errors.InputError(f'there is no config file {place}{_hint(place)}')
   loader = importlib.machinery.SourceFileLoader('config_file', str(place))
   spec = importlib.util.spec_from_loader(loader.name, loader)
   assert spec
@@ -151,17 +151,29 @@ def load(path: str) -> ml_collections.ConfigDict:
 
 
 def _named(name: str) -> pathlib.Path:
-  """A file of configs/, which is in the package where it is installed."""
+  """A file of configs/."""
+  known = _of_package()
+  if known and name not in known:
+    raise errors.InputError(
+      f'unknown config {name!r}; known: {", ".join(known)}, or a file'
+    )
+  return known.get(name, pathlib.Path(name))
+
+
+def _of_package() -> dict[str, pathlib.Path]:
+  """The files of configs/, which is in the package where it is installed."""
   package = pathlib.Path(__file__).parent
   for folder in (package / 'configs', package.parent / 'configs'):
-    known = sorted(path.stem for path in folder.glob('[!_]*.py'))
-    if name in known:
-      return folder / f'{name}.py'
-    if known:
-      raise errors.InputError(
-        f'unknown config {name!r}; known: {", ".join(known)}, or a file'
-      )
-  raise errors.InputError(f'there is no config file {name}')
+    if known := sorted(folder.glob('[!_]*.py')):
+      return {path.stem: path for path in known}
+  return {}
+
+
+def _hint(place: pathlib.Path) -> str:
+  """For who names a file of the package from another folder."""
+  if place.parent.name != 'configs' or place.stem not in _of_package():
+    return ''
+  return f'; from any folder, --config={place.stem} is that of the package'
 
 
 def _where(error: Exception, file: str) -> str:

@@ -19,11 +19,11 @@ and, where it needs them,
   KEEPS_TOP  True where `serve` leaves the top class what it was, of every
              answer and at all settings (of equal ones the first): whoever hears
              the top classes alone then hears those of the network itself;
-  plan       `job -> runs`, see `plan.Job`; the last one is the teacher;
+  plan       `job -> runs`, see `graph.plan.Job`; the last is the teacher;
   remedy     `settings -> str`: what to change where it destroys the teacher;
   warning    `(metrics, settings) -> str | None`: what its last epoch says;
   further    `(material, variables) -> numbers` that are measured on the test
-             images beside those of every network; see `store.Material`;
+             images beside those of every network; see `graph.store.Material`;
   FILES      the names of settings that are paths: the content of these files,
              and not their names, is part of the name of a run;
   SECRETS    the entries of its variables that no export may carry;

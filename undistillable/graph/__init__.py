@@ -1,1 +1,4 @@
-"""A study's graph: runs, named after their content, planned and executed."""
+"""A study's graph: runs, named after their content, planned and executed.
+
+To be read as `runs`, `plan`, `programs`, `store`, `execute`.
+"""

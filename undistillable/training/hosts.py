@@ -1,4 +1,6 @@
-"""Processes that train one study together: the only file that knows them.
+"""Processes that take every step together: the only file that tells them apart.
+
+Those that share a workdir alone are in `storage.lease`.
 
 All run the same program and call the same functions in the same order, as
 `jax.distributed` wants it. Host 0, the main one, decides: it alone reads and

@@ -1,4 +1,4 @@
-"""Training and prediction on many devices: the only file that knows them.
+"""Training and prediction on many devices: the only file that splits work.
 
 State, frozen networks and data are replicated; batches are split. Data may be
 parts of a set that stays on the host, too, of which each device has its share:
