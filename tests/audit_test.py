@@ -476,7 +476,8 @@ def test_a_served_network_is_audited_end_to_end(tmp_path, monkeypatch):
 
 def test_an_audit_says_which_row_it_is_about(monkeypatch):
   """Of several defenses that of the flag; without it none of them."""
-  numbers = {'board': {'owners': ['none', 'stingy', 'mad']}}
+  prices = {'none': {}, 'stingy': {}}
+  numbers = {'board': {'owners': ['none', 'stingy', 'mad']}, 'prices': prices}
   monkeypatch.setattr(arena, 'measure_fn', lambda *given: numbers)
   assert audit._measure(_small(served='stingy'))['audited'] == 'stingy'
   assert audit._measure(_small())['audited'] == 'none'

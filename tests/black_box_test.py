@@ -1,5 +1,6 @@
 """Networks of which the answers alone are known, and their audit."""
 
+import pathlib
 import sys
 import types
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import strategies
 from jax import export as jax_export
 
+import undistillable
 from undistillable import (
   arena,
   audit,
@@ -30,6 +32,7 @@ from undistillable.models import black_box
 from undistillable.report import draw
 from undistillable.training import evaluate, parallel
 
+CSS = next(pathlib.Path(undistillable.__file__).parent.glob('report/*.css'))
 PLAIN = data.NORMALIZATIONS['digits']
 WEIGHTS = np.random.default_rng(0).normal(size=(64, 10)) / 100
 
@@ -267,8 +270,10 @@ def test_a_function_of_one_size_of_batch_is_refused(tmp_path):
     ('no/such', 'neither a file .* nor a folder .* nor a module'),
     ('', 'neither a file'),
     ('no_such_module', 'is no file, and cannot be imported as a module'),
+    ('tests/black_box_test.py', 'is a file of Python; name the module, as bla'),
+    ('tests', 'a folder without predict.jaxexport, and no module'),
     ('json', r'json has no function answer; expected answer\(images\)'),
-    (__file__, 'is no file of jax.export'),
+    (str(CSS), 'is no file of jax.export'),
   ],
 )
 def test_what_does_not_answer_is_one_sentence(source, message):
@@ -282,15 +287,36 @@ def test_what_does_not_answer_is_one_sentence(source, message):
     (lambda x: np.zeros((len(x), 3)), r'shape \(2, 3\); expected .* \(2, 10\)'),
     (lambda x: np.zeros(10), r'shape \(10,\)'),
     (lambda x: np.full((len(x), 10), np.nan), 'NaN'),
+    (lambda x: np.full((len(x), 10), np.inf), 'infinite'),
+    (lambda x: np.full((len(x), 10), 1e39), 'infinite'),
+    (lambda x: np.full((len(x), 10), -np.inf), 'minus infinity alone'),
     (lambda x: np.full((len(x), 10), 0.1), 'look like probabilities'),
+    (lambda x: np.full((len(x), 10), 'a'), 'expected numbers'),
     (lambda x: {'logits': x}, "KeyError: 'log_scores'"),
     (lambda x: 1 / 0, 'were not answered .ZeroDivisionError'),
+    (lambda x: sys.exit('no key'), 'were not answered .SystemExit: no key'),
     (lambda: None, 'were not answered .TypeError'),
+    (jax.jit(lambda x: jnp.full((2, 10), jnp.nan)), 'NaN'),
   ],
 )
 def test_wrong_answers_are_found_before_anything_is_trained(answer, message):
   with pytest.raises(errors.InputError, match=message):
-    _box(answer).tried(_images(2))
+    _box(answer).asked([_images(2)], 2)
+
+
+def test_an_answer_may_change_what_it_is_given_and_what_it_gave():
+  """As a buffer that is used again, or images that are divided in place."""
+  images, buffer = _images(11), np.zeros((4, 10), np.float32)
+
+  def answer(given):
+    buffer[: len(given)] = _linear(given)
+    given //= 2
+    return buffer[: len(given)]
+
+  before = images.copy()
+  found = _asked(_box(answer), images)
+  np.testing.assert_array_equal(images, before)
+  np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
 
 
 def _audit(source, **given):
@@ -343,7 +369,14 @@ def test_what_its_weights_would_be_needed_for_is_said(changes, message, module):
     arena.plan_fn(config)
 
 
-@pytest.mark.parametrize('more', [{'model': 'mlp'}, {'weights': 'w'}])
+@pytest.mark.parametrize(
+  'more',
+  [
+    {'model': 'mlp'},
+    {'weights': 'w'},
+    {'fixed': frozenset({'teacher.model'})},
+  ],
+)
 def test_it_has_neither_weights_nor_a_model(more, module):
   with pytest.raises(errors.InputError, match='nothing else is known; leave'):
     _audit(module, budget='small', **more)

@@ -10,7 +10,7 @@ import pytest
 
 from undistillable import method as method_lib, models
 from undistillable.data import batches
-from undistillable.training import evaluate
+from undistillable.training import evaluate, parallel
 
 MODEL = models.get_model('cnn8', 10)
 PLAIN = batches.prepare_fn((0.5,), (0.25,))
@@ -255,3 +255,28 @@ def test_hits_are_packed_into_text_and_back():
   text = evaluate.pack(hits)
   assert len(text) == 10
   np.testing.assert_array_equal(evaluate.unpack(text, 37), hits)
+
+
+def test_weights_are_read_where_others_lay_before():
+  """As in a study of many networks: memory is given back, and used again.
+
+  XLA of JAX 0.7 and 0.8 multiplied by those before, if it was allowed to.
+  """
+  network = models.get_model('mlp', 10)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (20, 8, 8, 1), np.uint8)
+  arrays = {'image': images, 'label': np.zeros(20, np.int32)}
+  init = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 1))))
+  ask, prepare = (
+    method_lib.frozen_fn(network),
+    batches.prepare_fn((0.3,), (0.4,)),
+  )
+  for seed in range(40):
+    variables = parallel.replicate(init(jax.random.key(seed)))
+    x = (images.reshape(20, -1) / np.float32(255) - 0.3) / 0.4
+    for layer in ('fc1', 'fc2', 'fc3'):
+      weights = jax.tree.map(np.array, variables['params'][layer])
+      x = np.maximum(x @ weights['kernel'] + weights['bias'], 0)
+    found = evaluate.predict(ask, variables, arrays, prepare)
+    np.testing.assert_allclose(found, x, atol=1e-4)
+    del variables

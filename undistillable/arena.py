@@ -420,6 +420,16 @@ def _prices(
   return found
 
 
+def fault(
+  config: ml_collections.ConfigDict, defense: str, store: store_lib.Store
+) -> str:
+  """Why the network of an owner has no price: it diverged, or was skipped."""
+  config = _main_config(config)
+  job = plan.Job(config, config.arena.fresh_seeds[0])
+  result = store.result(_owners(job)[defense][-1]) or {}
+  return result.get('reason', f'{defense} has not been judged')
+
+
 def _teachers(job: plan.Job, finished: set[Run]) -> dict[str, Run]:
   """{defense: its teacher} of those that are finished."""
   return {

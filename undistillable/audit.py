@@ -87,10 +87,11 @@ def changed(
       no answers, or answers and weights.
   """
   network: dict[str, Any] = {}
-  if answers is not None and (model or weights):
+  set_too = {'teacher.model', 'teacher.init_from'} & fixed
+  if answers is not None and (model or weights or set_too):
     raise errors.InputError(
       '--answers is of a network of which nothing else is known; leave out '
-      '--model and --weights'
+      '--model, --weights, --config.teacher.model and .init_from'
     )
   if model:
     network['teacher.model'] = model
@@ -183,10 +184,18 @@ def _check_served(name: str) -> None:
 
 
 def _measure(config: ml_collections.ConfigDict, *given: Any) -> dict[str, Any]:
-  """As of the arena, and the row that it is all about."""
+  """As of the arena, and the row that it is all about.
+
+  Raises:
+    errors.DivergedError: its network has no answers that can be judged.
+  """
   numbers = arena.measure_fn(config, *given)
   none, *others = numbers['board']['owners']
-  return numbers | {'audited': others[0] if 'audit' in config else none}
+  audited = others[0] if 'audit' in config else none
+  if audited not in numbers['prices']:
+    reason = arena.fault(config, audited, given[1])
+    raise errors.DivergedError(f'there is nothing to audit: {reason}')
+  return numbers | {'audited': audited}
 
 
 def _few(config: ml_collections.ConfigDict) -> tuple[str, ...]:

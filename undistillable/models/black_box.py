@@ -79,61 +79,62 @@ class BlackBox(nn.Module):
     answers: Any = self.get_variable('params', 'answers')
     return _looked_up(_keys(levels), known, answers)
 
-  def tried(self, images: np.ndarray) -> None:
-    """Asks about a few images, uint8[B, H, W, C].
-
-    Raises:
-      errors.InputError: it fails, or its answers are not one logit, or
-        logarithm of a score, a class.
-    """
-    found = self._answers(images)
-    if (found >= 0).all() and (abs(found.sum(-1) - 1) < _OFF).all():
-      raise errors.InputError(
-        'answers look like probabilities; expected logits, or log-probabilities'
-      )
-
   def asked(
     self, sets: Iterable[np.ndarray], batch_size: int
   ) -> dict[str, Any]:
     """Its variables: where it is no part of a program, all that it says.
 
     Args:
-      sets: of images uint8[N, H, W, C], all that it will be asked about.
+      sets: of images uint8[N, H, W, C], all that are in data sets.
       batch_size: images a question.
 
     Raises:
-      errors.InputError: see `tried`.
+      errors.InputError: it fails, or its answers are not one logit, or
+        logarithm of a score, a class.
     """
-    nothing = {'nothing': np.zeros((), np.float32)}
-    if not self.is_recorded:
-      return {'params': nothing}
     keys, answers = [], []
     for images in sets:
       for start in range(0, len(images), batch_size):
         few = images[start : start + batch_size]
         keys.append(np.asarray(_keys(few)))
         answers.append(self._answers(few))
-    known, first = np.unique(np.concatenate(keys), axis=0, return_index=True)
-    said = np.concatenate(answers)[first]
-    return {'params': {**nothing, 'keys': known, 'answers': said}}
+    said = np.concatenate(answers)
+    if (said >= 0).all() and (abs(said.sum(-1) - 1) < _OFF).all():
+      raise errors.InputError(
+        'answers look like probabilities; expected logits, or log-probabilities'
+      )
+    found = {'nothing': np.zeros((), np.float32)}
+    if self.is_recorded:
+      known, first = np.unique(np.concatenate(keys), axis=0, return_index=True)
+      found |= {'keys': known, 'answers': said[first]}
+    return {'params': found}
 
   def _answers(self, images: np.ndarray) -> np.ndarray:
     """What it says, checked: float32[B, K]."""
     try:
-      found = np.asarray(_log_scores(self.answer(images)), np.float32)
-    except Exception as error:  # It may do anything.
+      # Copies: it may change what it is given, and what it gave before.
+      given = np.array(_log_scores(self.answer(images.copy())))
+    except (Exception, SystemExit) as error:  # It may do anything.
       raise errors.InputError(
         f'{len(images)} images of shape {images.shape[1:]} were not answered '
         f'({type(error).__name__}: {error})'
       ) from error
     wanted = len(images), self.num_classes
-    if found.shape != wanted:
+    if given.shape != wanted:
       raise errors.InputError(
-        f'{len(images)} images are answered with shape {found.shape}; expected '
+        f'{len(images)} images are answered with shape {given.shape}; expected '
         f'one logit a class, {wanted}'
       )
-    if np.isnan(found).any():
-      raise errors.InputError('answers are not numbers (NaN)')
+    kinds = jnp.floating, jnp.integer
+    if not any(jnp.issubdtype(given.dtype, kind) for kind in kinds):
+      raise errors.InputError(f'answers are {given.dtype}; expected numbers')
+    with np.errstate(over='ignore'):
+      found = given.astype(np.float32)
+    # Minus infinity is that of a class which is withheld.
+    if not (found < np.inf).all():
+      raise errors.InputError('answers are not numbers (NaN), or infinite')
+    if np.isneginf(found).all(-1).any():
+      raise errors.InputError('an image is answered with minus infinity alone')
     return found
 
 
@@ -203,6 +204,10 @@ def know(
     errors.InputError: there is no such file or module, or it does not answer.
   """
   path = pathlib.Path(source).expanduser()
+  if path.suffix == '.py':
+    raise errors.InputError(
+      f'{source} is a file of Python; name the module, as {path.stem}'
+    )
   if path.is_dir():
     path /= _EXPORTED
   if path.is_file():
@@ -238,7 +243,7 @@ def _exported(path: pathlib.Path) -> AnswerFn:
     len(given) != 1
     or given[0].dtype != jnp.uint8
     or len(given[0].shape) != 4
-    or not export.is_symbolic_dim(given[0].shape[0])
+    or not str(given[0].shape[0]).isidentifier()  # As 2*b is none.
   ):
     told = ', '.join(map(str, given))
     raise errors.InputError(
@@ -252,12 +257,16 @@ def _of_module(name: str) -> tuple[AnswerFn, pathlib.Path]:
   """The function `answer` of a module, and the file of the module."""
   try:
     module = importlib.import_module(name)
-  except Exception as error:  # It can fail in any way when it is run.
+  except (Exception, SystemExit) as error:  # It can fail in any way.
     raise errors.InputError(
       f'{name} is no file, and cannot be imported as a module '
       f'({type(error).__name__}: {error})'
     ) from error
   answer = getattr(module, 'answer', None)
+  if not callable(answer) and getattr(module, '__file__', None) is None:
+    raise errors.InputError(
+      f'{name} is a folder without {_EXPORTED}, and no module'
+    )
   if not callable(answer):
     raise errors.InputError(
       f'{name} has no function answer; expected answer(images), of '
