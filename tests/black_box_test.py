@@ -103,7 +103,8 @@ def test_it_is_asked_about_the_bytes_that_the_images_were(name):
   levels = np.repeat(levels, len(mean), -1)
   prepared = augment.normalize(levels, mean, std, jnp.float32)
   network = _box(jax.jit(lambda images: images.reshape(1, -1)), name)
-  found = method.frozen_fn(network)(network.asked([], 1), prepared)
+  variables = {'params': {'nothing': jnp.zeros(())}}
+  found = method.frozen_fn(network)(variables, prepared)
   np.testing.assert_array_equal(found, levels.reshape(1, -1))
 
 
