@@ -481,3 +481,20 @@ def test_an_audit_says_which_row_it_is_about(monkeypatch):
   monkeypatch.setattr(arena, 'measure_fn', lambda *given: numbers)
   assert audit._measure(_small(served='stingy'))['audited'] == 'stingy'
   assert audit._measure(_small())['audited'] == 'none'
+
+
+def test_a_network_that_cannot_be_judged_is_not_audited(monkeypatch):
+  """One behind a wrapper that answers NaN, say: with the reason it has."""
+  numbers = {
+    'board': {'owners': ['none', 'stingy', 'mad']},
+    'prices': {'none': {}, 'mad': {}},
+  }
+  monkeypatch.setattr(arena, 'measure_fn', lambda *given: numbers)
+  results = {'stingy': {'reason': 'its answers are not finite'}, 'none': None}
+  store = types.SimpleNamespace(result=lambda run: results[run.method])
+  with pytest.raises(errors.DivergedError, match='audit: its answers are not'):
+    audit._measure(_small(served='stingy'), [], store, None)
+  assert audit._measure(_small(), [], store, None)['audited'] == 'none'
+  del numbers['prices']['none']
+  with pytest.raises(errors.DivergedError, match='none has not been judged'):
+    audit._measure(_small(), [], store, None)

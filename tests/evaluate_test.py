@@ -260,7 +260,7 @@ def test_hits_are_packed_into_text_and_back():
 def test_weights_are_read_where_others_lay_before():
   """As in a study of many networks: memory is given back, and used again.
 
-  XLA of JAX 0.7 and 0.8 multiplied by those before, if it was allowed to.
+  XLA of JAX 0.7.2 and 0.8.0 multiplied by those before, if it was allowed to.
   """
   network = models.get_model('mlp', 10)
   rng = np.random.default_rng(0)

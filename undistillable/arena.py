@@ -502,7 +502,7 @@ def _serving(
   for name, teacher in _teachers(jobs[0], finished).items():
     variables = store.variables(teacher)
     roles, beside = programs.asked(teacher, variables)
-    hidden = black_box.is_known_by_answers(programs.bare(teacher).model)
+    hidden = programs.bare(teacher).model in black_box.KNOWN
     others = [serving.own(variables[serving.PARENTS][role]) for role in roles]
     others += [variables[entry] for entry in beside]
     first, again, other = (

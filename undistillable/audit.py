@@ -28,7 +28,7 @@ served; the row `none` of the tables is the network itself.
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -87,22 +87,18 @@ def changed(
       no answers, or answers and weights.
   """
   network: dict[str, Any] = {}
-  set_too = {'teacher.model', 'teacher.init_from'} & fixed
-  if answers is not None and (model or weights or set_too):
-    raise errors.InputError(
-      '--answers is of a network of which nothing else is known; leave out '
-      '--model, --weights, --config.teacher.model and .init_from'
-    )
   if model:
     network['teacher.model'] = model
   if weights:
     network['teacher.init_from'] = weights
   if answers is not None:
-    network = {
-      name: value
-      for name, value in _known_by_answers(answers, config.normalization)
-      if name not in fixed
-    }
+    if network or {'teacher.model', 'teacher.init_from'} & fixed:
+      raise errors.InputError(
+        '--answers is of a network of which nothing else is known; leave out '
+        '--model, --weights, --config.teacher.model and .init_from'
+      )
+    known = _known_by_answers(answers, config.normalization)
+    network = {k: v for k, v in known.items() if k not in fixed}
   budgets = {
     'small': {
       **_SMALL,
@@ -135,20 +131,17 @@ def changed(
   return varied
 
 
-def _known_by_answers(
-  source: str, normalization: str
-) -> Iterator[tuple[str, Any]]:
+def _known_by_answers(source: str, normalization: str) -> dict[str, Any]:
   """What a config says of a network of which the answers are known."""
   errors.check_known('normalization', normalization, data.NORMALIZATIONS)
   try:
     name, path = black_box.know(source, *data.NORMALIZATIONS[normalization])
   except errors.InputError as error:
     raise errors.InputError(f'--answers: {error}') from error
-  yield 'teacher.model', name
-  yield 'teacher.init_from', str(path)
+  found = {'teacher.model': name, 'teacher.init_from': str(path)}
   if black_box.is_recorded(name):  # Once an image, by its bytes.
-    yield 'queries', 'cached'
-    yield 'dtype', 'float32'
+    found |= {'queries': 'cached', 'dtype': 'float32'}
+  return found
 
 
 def _check_served(name: str) -> None:
@@ -213,7 +206,7 @@ def _others(config: ml_collections.ConfigDict, network: str) -> list[str]:
   """
   lists = {name.split(':')[0] for name in config.arena.attacks}
   unfit = set() if config.transfer else {'foreign'}
-  if black_box.is_known_by_answers(network):
+  if network in black_box.KNOWN:
     unfit.add('weights')
   if black_box.is_recorded(network):
     unfit.add('none')

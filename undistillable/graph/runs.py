@@ -53,7 +53,8 @@ class Run:
     parents: the runs whose networks the method reads, by role; 'images' is a
       run whose images are learned from instead of a data set.
     learns_from: name, limit, val_fraction, val_seed and fraction of a data
-      set; see `undistillable.config`.
+      set; see `undistillable.config`. Of recorded answers also 'transfer', the
+      name of the data set whose images were asked about as well.
     judged_on: name, limit, val_fraction and val_seed of one, likewise.
     normalization: see `undistillable.config`.
     queries: see there.

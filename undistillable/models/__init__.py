@@ -81,8 +81,6 @@ def get_model(name: str, num_classes: int, **overrides: Any) -> nn.Module:
     (5, 10)
   """
   make = MODELS.get(name) or black_box.KNOWN.get(name)
-  if make is None and black_box.is_known_by_answers(name):
-    raise errors.InputError(f'of {name} the answers alone are known')
   if make is None:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f'; did you mean {close[0]!r}?' if close else ''

@@ -175,13 +175,8 @@ def _looked_up(
   return found
 
 
-def is_known_by_answers(name: str) -> bool:
-  """Whether a network has the name of a black box."""
-  return name.startswith(_PREFIX)
-
-
 def is_recorded(name: str) -> bool:
-  """Whether it is one whose answers are looked up; see `BlackBox`."""
+  """Whether a name of `KNOWN` is of one whose answers are looked up."""
   return name in KNOWN and KNOWN[name](2).is_recorded
 
 

@@ -25,9 +25,10 @@ from undistillable import errors, method as method_lib
 from undistillable.data import augment
 from undistillable.training import hosts
 
-# Until JAX 0.9 a product of matrices on a CPU may be one with the weights that
-# lay in the same place of the memory before: XNNPACK keeps them, packed, by
-# their address. What is set here is read when the first array is made.
+# With JAX 0.7.2 and 0.8.0, not with 0.8.3, a product of matrices on a CPU may
+# be one with the weights that lay in the same place of the memory before:
+# XNNPACK keeps them, packed, by their address. This is read when the first
+# array is made.
 if jax.__version_info__ < (0, 9) and 'xnnpack' not in os.environ.get(
   'XLA_FLAGS', ''
 ):
