@@ -4,6 +4,7 @@ import pathlib
 import sys
 import types
 
+import chex
 import config_files
 import hypothesis
 import jax
@@ -320,6 +321,27 @@ def test_an_answer_may_change_what_it_is_given_and_what_it_gave():
   np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
 
 
+def test_nobody_pays_twice_for_an_answer_who_was_interrupted(tmp_path):
+  """A service that stops after five images; it goes on with the sixth."""
+  images, paid = _images(11), []
+
+  def answer(given):
+    if len(paid) == 5:
+      raise ConnectionError('come back tomorrow')
+    paid.extend(given)
+    return _linear(given)
+
+  network = _box(answer)
+  with pytest.raises(errors.InputError, match='come back tomorrow'):
+    network.asked([images[:5], images[5:]], 3, tmp_path / 'kept')
+  np.testing.assert_array_equal(paid, images[:5])
+  paid.clear()
+  found = network.asked([images[:5], images[5:]], 3, tmp_path / 'kept')
+  np.testing.assert_array_equal(paid, images[5:])
+  whole = network.asked([images], 3)
+  chex.assert_trees_all_equal(found, whole)
+
+
 def _audit(source, **given):
   return audit.changed(config_files.load('digits'), answers=source, **given)
 
@@ -450,7 +472,8 @@ def test_thieves_learn_from_what_was_recorded_as_from_the_network(
 ):
   """Whoever asks once an image: the same students, with foreign images too.
 
-  And behind a defense. The network is one of NumPy to who audits it.
+  And behind a defense. The network is one of NumPy to who audits it, which
+  once fails, and is not asked again about what it has answered.
   """
   monkeypatch.setattr(draw, 'render', lambda shown, folder: [])
   monkeypatch.setattr(black_box, 'KNOWN', {})
@@ -459,7 +482,13 @@ def test_thieves_learn_from_what_was_recorded_as_from_the_network(
   weights = tmp_path / 'mine.safetensors'
   interop.save(weights, interop.to_torch('mlp', variables))
 
+  paid = []
+
   def answer(images):
+    if len(paid) == 3:  # One is a trial.
+      paid.append(0)
+      raise ConnectionError
+    paid.append(len(images))
     prepared = augment.normalize(images, *PLAIN, jnp.float32)
     return np.asarray(method.frozen_fn(network)(variables, prepared))
 
@@ -471,6 +500,8 @@ def test_thieves_learn_from_what_was_recorded_as_from_the_network(
     'queries': 'cached',
     'dtype': 'float32',
   }
+  with pytest.raises(errors.InputError, match='ConnectionError'):
+    _audited(tmp_path / '1', changes, served='top_k:k=3', answers='my_network')
   found = []
   for given in (
     {'model': 'mlp', 'weights': str(weights)},
@@ -488,10 +519,12 @@ def test_thieves_learn_from_what_was_recorded_as_from_the_network(
     for name in ('status', 'queries', 'test_accuracy'):
       assert run[name] == other[name], place
     np.testing.assert_allclose(run['test_nll'], other['test_nll'], rtol=1e-3)
+  # A trial; training and validation; failure. A trial; test; foreign images.
+  assert paid == [2, 180, 20, 0, 2, 200, 180]
   # What is no network is not left as if it were one.
   left = {path.name for path in tmp_path.glob('1/audit/runs/teacher-*/*')}
   assert 'result.json' in left
-  assert 'model.safetensors' not in left
+  assert not left & {'model.safetensors', 'checkpoints'}
 
 
 def _place(run):

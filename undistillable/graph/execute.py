@@ -541,7 +541,8 @@ def _asked(
   if 'transfer' in run.learns_from:
     foreign = {**run.judged_on, 'name': run.learns_from['transfer']}
     sets.append(store.task(foreign).train['image'])
-  return network.asked(sets, store.eval_batch_size)
+  kept = store.folder(run) / 'checkpoints'  # While it is not finished.
+  return network.asked(sets, store.eval_batch_size, kept)
 
 
 def _describe(run: Run, status: str) -> dict[str, Any]:

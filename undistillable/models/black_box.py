@@ -8,16 +8,18 @@ import importlib
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax import export
 
 from undistillable import errors
+from undistillable.storage import disk
 
 # uint8[B, H, W, C] -> float[B, K], logits or logarithms of scores; or a mapping
 # in which they are 'log_scores'
@@ -27,6 +29,7 @@ KNOWN: dict[str, Callable[..., 'BlackBox']] = {}  # By name; see `know`.
 _PREFIX = 'black_box_'
 _EXPORTED = 'predict.jaxexport'  # In a folder of `undistillable.export`.
 _MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*')
+_LOG_SECONDS = 10
 _OFF = 1e-3  # By which probabilities may sum to another number than 1.
 _WORDS = 4  # Of 32 bits, of the key of an image.
 # Images whose keys begin with the same word: of 2**20 random keys more than
@@ -80,13 +83,18 @@ class BlackBox(nn.Module):
     return _looked_up(_keys(levels), known, answers)
 
   def asked(
-    self, sets: Iterable[np.ndarray], batch_size: int
+    self,
+    sets: Sequence[np.ndarray],
+    batch_size: int,
+    kept: pathlib.Path | None = None,
   ) -> dict[str, Any]:
     """Its variables: where it is no part of a program, all that it says.
 
     Args:
       sets: of images uint8[N, H, W, C], all that are in data sets.
       batch_size: images a question.
+      kept: folder for what it has said so far, so that nobody pays for it twice
+        who was interrupted; None: it is kept nowhere.
 
     Raises:
       errors.InputError: it fails, or its answers are not one logit, or
@@ -97,7 +105,14 @@ class BlackBox(nn.Module):
       for start in range(0, len(images), batch_size):
         few = images[start : start + batch_size]
         keys.append(np.asarray(_keys(few)))
-        answers.append(self._answers(few))
+        answers.append(self._kept_answers(few, kept))
+        logging.log_every_n_seconds(
+          logging.INFO,
+          '%d of %d images are answered',
+          _LOG_SECONDS,
+          sum(map(len, answers)),
+          sum(map(len, sets)),
+        )
     said = np.concatenate(answers)
     if (said >= 0).all() and (abs(said.sum(-1) - 1) < _OFF).all():
       raise errors.InputError(
@@ -108,6 +123,19 @@ class BlackBox(nn.Module):
       known, first = np.unique(np.concatenate(keys), axis=0, return_index=True)
       found |= {'keys': known, 'answers': said[first]}
     return {'params': found}
+
+  def _kept_answers(
+    self, images: np.ndarray, kept: pathlib.Path | None
+  ) -> np.ndarray:
+    """As `_answers`, of which those in a folder are not asked for again."""
+    if kept is None or not self.is_recorded:
+      return self._answers(images)
+    path = kept / f'{hashlib.sha256(images.tobytes()).hexdigest()}.npz'
+    if not path.exists():
+      kept.mkdir(parents=True, exist_ok=True)
+      disk.save_arrays(path, {'answers': self._answers(images)})
+    with np.load(path) as found:
+      return found['answers']
 
   def _answers(self, images: np.ndarray) -> np.ndarray:
     """What it says, checked: float32[B, K]."""
