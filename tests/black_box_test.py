@@ -321,6 +321,14 @@ def test_an_answer_may_change_what_it_is_given_and_what_it_gave():
   np.testing.assert_allclose(found, _linear(images), rtol=1e-6, atol=1e-5)
 
 
+def test_images_that_thieves_make_up_are_tried_too():
+  """Of a program of JAX, which knows more than data sets."""
+  images = np.zeros((5, 8, 8, 1), np.uint8)
+  broken = jax.jit(lambda x: jnp.log(9.0 - x.reshape(len(x), -1)[:, :10]))
+  with pytest.raises(errors.InputError, match='of random pixels: .*NaN'):
+    _box(broken).asked([images], 2)
+
+
 def test_nobody_pays_twice_for_an_answer_who_was_interrupted(tmp_path):
   """A service that stops after five images; it goes on with the sixth."""
   images, paid = _images(11), []

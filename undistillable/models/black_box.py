@@ -113,6 +113,8 @@ class BlackBox(nn.Module):
           sum(map(len, answers)),
           sum(map(len, sets)),
         )
+    if not self.is_recorded:
+      self._check_made_up(sets[0][:2].shape)
     said = np.concatenate(answers)
     if (said >= 0).all() and (abs(said.sum(-1) - 1) < _OFF).all():
       raise errors.InputError(
@@ -123,6 +125,14 @@ class BlackBox(nn.Module):
       known, first = np.unique(np.concatenate(keys), axis=0, return_index=True)
       found |= {'keys': known, 'answers': said[first]}
     return {'params': found}
+
+  def _check_made_up(self, shape: tuple[int, ...]) -> None:
+    """Raises InputError if images of no data set, of that shape, break it."""
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    try:
+      self._answers(images)
+    except errors.InputError as error:
+      raise errors.InputError(f'of random pixels: {error}') from error
 
   def _kept_answers(
     self, images: np.ndarray, kept: pathlib.Path | None
