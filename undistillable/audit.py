@@ -26,7 +26,6 @@ The verdict, its price and what to do next are then about the network as it is
 served; the row `none` of the tables is the network itself.
 """
 
-import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +45,7 @@ from undistillable import (
 )
 from undistillable.graph import plan
 from undistillable.models import black_box
-from undistillable.report import arena as report, arena_words as words
+from undistillable.report import arena as report
 
 # One student, three fresh seeds, with fewer of which nothing is decided.
 _SMALL: Mapping[str, Any] = {
@@ -224,10 +223,10 @@ STUDY = study.Study(
   'audit',
   arena.plan_fn,
   _measure,
-  functools.partial(report.write, conclude=words.audit),
+  report.write,
   go_on=True,
   fixed_fields=('arena',),
-  text_fn=functools.partial(report.text, conclude=words.audit),
+  text_fn=report.text,
 )
 
 

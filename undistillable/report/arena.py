@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from undistillable.report import (
@@ -16,8 +16,6 @@ from undistillable.report import (
   write as write_lib,
 )
 from undistillable.report.board import Board, Group
-
-Conclude = Callable[[Board], document.Conclusion]
 
 _MARKS = {'distillable': 'gain', 'undistillable': 'loss'}
 _PRICES = (
@@ -51,19 +49,17 @@ def write(
   folder: pathlib.Path,
   command: str,
   more: Sequence[document.Block] = (),
-  conclude: Conclude = words.conclusion,
 ) -> None:
   """Writes the report of a study whose measurements are those of an arena.
 
-  `more` are sections before how it was done, `conclude` says what stands at
-  the top; the workdir is not read.
+  `more` are sections before how it was done; the workdir is not read.
   """
   del workdir
   board = Board(results)
   groups = board.groups
   # Shares are what is to be seen, wherever there is something to share.
   drawn = next((group for group in groups if group.has_shares), groups[0])
-  found = conclude(board)
+  found = words.conclusion(board)
   parts = [*found.details]
   for group in groups:
     parts += _group_blocks(board, group)
@@ -91,16 +87,14 @@ def write(
   write_lib.pages(found, parts, folder, eyebrow, results)
 
 
-def text(
-  results: Mapping[str, Any], conclude: Conclude = words.conclusion
-) -> str:
+def text(results: Mapping[str, Any]) -> str:
   """The verdicts for a terminal; the last line is the sentence."""
   board = Board(results)
   lines: list[str] = []
   for group in board.groups:
     found = _verdict_table(board, group)
     lines += [group.title, *document.aligned([found.head, *found.rows]), '']
-  return '\n'.join([*lines, conclude(board).sentence])
+  return '\n'.join([*lines, words.conclusion(board).sentence])
 
 
 def _group_blocks(board: Board, group: Group) -> list[document.Block]:

@@ -101,7 +101,7 @@ def conclusion(board: Board) -> document.Conclusion:
   """What the page says first, of the group that has most to go by."""
   first, *others = board.groups
   number = len(first.defenses())
-  if not number:
+  if board.audited is not None or not number:
     return audit(board)
   distillable, held, still_open = (
     first.defenses(decision)
