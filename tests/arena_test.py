@@ -729,8 +729,8 @@ def test_a_seed_without_a_normal_network_has_no_prices():
   # Of a defense without parents, which is there all the same.
   finished = {run for run in arena._owners(job)['nasty'] if run != job.normal}
   assert finished
-  assert arena._prices([job], finished, None) == {}
-  assert arena._latencies([job], finished, None) == {}
+  assert arena._served([job], finished) == {}
+  assert arena._prices({}, None) == arena._latencies({}, None) == {}
 
 
 def test_points_at_one_place_share_a_label():

@@ -355,7 +355,7 @@ def _served(monkeypatch, variables, asked, serve_fn):
   monkeypatch.setattr(arena.programs, 'asked', lambda run, variables: asked)
   job = plan.Job(arena._main_config(config_files.load('digits')), 2)
   store = _Store(variables, serve_fn)
-  return arena._serving([job], {job.normal}, store)['none']
+  return arena._serving({'none': job.normal}, store)['none']
 
 
 WEIGHTS = {'params': {'w': np.zeros(5, np.float32)}}
@@ -400,4 +400,5 @@ def test_what_an_answer_is_made_of_is_weighed(monkeypatch):
 
 def test_without_a_normal_network_nothing_is_served():
   job = plan.Job(arena._main_config(config_files.load('digits')), 2)
-  assert arena._serving([job], set(), None) == {}
+  assert arena._served([job], set()) == {}
+  assert arena._serving({}, None) == {}

@@ -9,7 +9,14 @@ in docs/arena.md. `experiments.arena` runs it, and `audit`.
 import ast
 import pathlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Hashable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, NamedTuple
 
 import jax
@@ -311,6 +318,8 @@ def measure_fn(
     if cell.runs and cell.runs[-1] in finished
   ]
   fresh = [job for job in jobs if job.seed in config.arena.fresh_seeds]
+  served = _served(fresh, finished)
+  first = next(iter(served.values()), {})  # Of time, one seed says enough.
   return {
     'rules': {
       'protocol': PROTOCOL,
@@ -320,9 +329,9 @@ def measure_fn(
     },
     'board': {'owners': list(_owners(jobs[0])), 'cells': _board(tried)},
     'hits': _hits(students, store),
-    'prices': _prices(fresh, finished, store),
-    'latency': _latencies(fresh, finished, store),
-    'serving': _serving(fresh, finished, store),
+    'prices': _prices(served, store),
+    'latency': _latencies(first, store),
+    'serving': _serving(first, store),
   }
 
 
@@ -400,23 +409,40 @@ def _hits_of(
   return evaluate.pack(answers.argmax(-1) == arrays['label'])
 
 
+def _served(
+  jobs: Iterable[plan.Job], finished: set[Run]
+) -> dict[int, dict[str, Run]]:
+  """{seed: {defense: its teacher}} of those that are finished.
+
+  A seed whose normal network is not has nothing that they compare with.
+  """
+  return {
+    job.seed: {
+      name: teacher
+      for name, (*_, teacher) in _owners(job).items()
+      if teacher in finished
+    }
+    for job in jobs
+    if job.normal in finished
+  }
+
+
 def _prices(
-  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+  served: Mapping[int, Mapping[str, Run]], store: store_lib.Store
 ) -> dict[str, dict[str, Any]]:
   """{defense: {seed: `evaluate.price`}} of the answers as they are served."""
   found: dict[str, dict[str, Any]] = {}
-  for job in jobs:
-    if job.normal not in finished:
-      continue  # There is nothing to compare with.
-    task = store.task(job.normal.judged_on)
-    normal = store.answers(job.normal, task.test)
-    for name, teacher in _teachers(job, finished).items():
+  for seed, teachers in served.items():
+    normal = teachers[board_lib.NONE]
+    task = store.task(normal.judged_on)
+    plain = store.answers(normal, task.test)
+    for name, teacher in teachers.items():
       answers, labels = store.answers(teacher, task.test), task.test['label']
       held_out = None
       if len(task.val['label']):
         held_out = store.answers(teacher, task.val), task.val['label']
-      numbers = evaluate.price(answers, normal, labels, held_out)
-      found.setdefault(name, {})[str(job.seed)] = numbers
+      numbers = evaluate.price(answers, plain, labels, held_out)
+      found.setdefault(name, {})[str(seed)] = numbers
   return found
 
 
@@ -430,28 +456,17 @@ def fault(
   return result.get('reason', f'{defense} has not been judged')
 
 
-def _teachers(job: plan.Job, finished: set[Run]) -> dict[str, Run]:
-  """{defense: its teacher} of those that are finished."""
-  return {
-    name: teacher
-    for name, (*_, teacher) in _owners(job).items()
-    if teacher in finished
-  }
-
-
 def _latencies(
-  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+  teachers: Mapping[str, Run], store: store_lib.Store
 ) -> dict[str, dict[str, dict[str, float]]]:
   """{batch: {defense: {'median', 'p95'}}}, seconds of an answer, of one seed.
 
   Compiled and warm; in turns, so that whatever else the machine does hits all
-  alike. Of the first seed whose normal network there is.
+  alike.
   """
-  jobs = [job for job in jobs if job.normal in finished]
-  if not jobs or black_box.is_recorded(jobs[0].normal.model):
+  if not teachers or black_box.is_recorded(teachers[board_lib.NONE].model):
     return {}  # What is looked up takes another time.
-  teachers = _teachers(jobs[0], finished)
-  test = store.task(jobs[0].normal.judged_on).test['image']
+  test = store.task(teachers[board_lib.NONE].judged_on).test['image']
   found: dict[str, dict[str, dict[str, float]]] = {}
   for batch in _TIMED_BATCHES:
     images = np.resize(test, (batch, *test.shape[1:])) / np.float32(255)
@@ -480,46 +495,41 @@ def _latencies(
 
 
 def _serving(
-  jobs: Sequence[plan.Job], finished: set[Run], store: store_lib.Store
+  teachers: Mapping[str, Run], store: store_lib.Store
 ) -> dict[str, dict[str, float | None]]:
-  """{defense: {'networks', 'bytes', 'again', 'shuffled'}}, as `_latencies`.
+  """{defense: {'networks', 'bytes', 'again', 'shuffled'}}, of one seed.
 
   How many networks an answer is made of beside that which is served, and what
   all of it weighs, None where that is not known. And the largest difference of
   a score when the same images are asked about again, and when half of them are,
   in another order.
   """
-  jobs = [job for job in jobs if job.normal in finished]
-  if not jobs:
+  if not teachers:
     return {}
-  test = store.task(jobs[0].normal.judged_on).test
+  test = store.task(teachers[board_lib.NONE].judged_on).test
   images = {key: array[:_REPEATED] for key, array in test.items()}
   number = len(images['label'])
   # Of so few images that they are one batch, another batch.
   order = np.random.default_rng(0).permutation(number)[: -(-number // 2)]
   shuffled = {key: array[order] for key, array in images.items()}
   found = {}
-  for name, teacher in _teachers(jobs[0], finished).items():
+  for name, teacher in teachers.items():
     variables = store.variables(teacher)
     roles, beside = programs.asked(teacher, variables)
     hidden = programs.bare(teacher).model in black_box.KNOWN
     others = [serving.own(variables[serving.PARENTS][role]) for role in roles]
     others += [variables[entry] for entry in beside]
+    weights = jax.tree.leaves([serving.own(variables), others])
     first, again, other = (
       store.answers(teacher, arrays) for arrays in (images, images, shuffled)
     )
     found[name] = {
       'networks': sum('params' in one for one in others),
-      'bytes': None if hidden else _bytes([serving.own(variables), others]),
+      'bytes': None if hidden else sum(np.asarray(x).nbytes for x in weights),
       'again': evaluate.largest_change(first, again),
       'shuffled': evaluate.largest_change(first[order], other),
     }
   return found
-
-
-def _bytes(tree: Any) -> int:
-  """Of all its arrays."""
-  return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _call(
