@@ -192,12 +192,10 @@ def test_settings_of_an_attack_are_those_of_its_name():
 
 
 def test_a_setting_may_be_a_tuple_or_a_word():
-  name, settings = arena._parse(
-    '', 'my.own:alphas=(0.1, -2),targets=top,on=True'
-  )
-  assert name == 'my.own'
-  assert settings == {'alphas': (0.1, -2), 'targets': 'top', 'on': True}
-  assert arena._parse('', 'kd') == ('kd', {})
+  found = arena._parse('', 'my.own:alphas=(0.1, -2),targets=top,on=True')
+  assert (found.name, found.shown.partition(':')[0]) == ('my.own', 'own')
+  assert found.settings == {'alphas': (0.1, -2), 'targets': 'top', 'on': True}
+  assert arena._parse('', 'kd') == ('kd', {}, 'kd')
 
 
 def test_methods_of_ones_own_are_found_on_the_command_line():

@@ -57,13 +57,22 @@ _TIMED_SECS = 20.0  # ... and no more once they have taken so long.
 _REPEATED = 384  # Images that are asked about again, in more than one batch.
 
 
+class Method(NamedTuple):
+  """A defense or an attack, as `config.arena` names it."""
+
+  name: str  # Of its registry, or of a module of one's own.
+  settings: Mapping[str, Any]  # Which differ from those of the config.
+  shown: str  # As in tables: with its settings, a module without its package.
+
+
 class Cell(NamedTuple):
   """Who tries what against whom."""
 
-  defense: str | None  # Of the owner; None of a thief who asks nobody.
-  attack: str  # As in the config, with its settings; of a control, its name.
+  defense: str | None  # As shown; None of a thief who asks nobody.
+  attack: str  # As shown; of a control, its name.
   student: str  # The network of the thief.
   runs: Sequence[Run]  # Of one seed, the last of them the student.
+  group: str = board_lib.OWN  # What the thief has.
   # What of the teacher reaches the student: 'labels', 'scores', 'weights', or
   # 'none'.
   hears: str = 'none'
@@ -122,7 +131,7 @@ def _main_config(
 
 def _names(field: str, given: Sequence[str]) -> tuple[str, ...]:
   """The modules of defenses or attacks, each once, without settings."""
-  return tuple(dict.fromkeys(_parse(field, one)[0] for one in given))
+  return tuple(dict.fromkeys(_parse(field, one).name for one in given))
 
 
 def _owners(job: plan.Job) -> dict[str, list[Run]]:
@@ -130,11 +139,11 @@ def _owners(job: plan.Job) -> dict[str, list[Run]]:
   found: dict[str, list[Run]] = {}
   known: dict[Run, str] = {}  # {teacher: whose it is}
   for one in dict.fromkeys((board_lib.NONE, *job.config.arena.defenses)):
-    name, changes = _parse(_DEFENSES, one)
-    owner = _with_settings(job, _DEFENSES, name, changes)
-    shown = _shown(_DEFENSES, one)
-    found[shown] = owner.defend(name)
-    _check_once(_DEFENSES, known.setdefault(found[shown][-1], shown), shown)
+    defense = _parse(_DEFENSES, one)
+    owner = _with_settings(job, _DEFENSES, defense).defend(defense.name)
+    first = known.setdefault(owner[-1], defense.shown)
+    _check_once(_DEFENSES, first, defense.shown)
+    found[defense.shown] = owner
   return found
 
 
@@ -158,48 +167,51 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
       settings = {'epsilon': epsilon}
       run = job.student('label_smoothing', student, settings=settings)
       yield Cell(None, f'label_smoothing {epsilon:g}', student, [run])
-    for attack in arena.attacks:
-      name, changes = _parse(_ATTACKS, attack)
-      if _group(name) == board_lib.OWN and not job.config.val_fraction:
+    for one in arena.attacks:
+      attack = _parse(_ATTACKS, one)
+      group = _group(attack.name)
+      if group == board_lib.OWN and not job.config.val_fraction:
         raise errors.InputError(
           'val_fraction=0; expected a part of the training set to be held out, '
-          f'by which thieves as {name}, and controls, are chosen'
+          f'by which thieves as {attack.name}, and controls, are chosen'
         )
-      if _group(name) != board_lib.OWN and job.seed not in arena.fresh_seeds:
+      if group != board_lib.OWN and job.seed not in arena.fresh_seeds:
         continue  # Whoever has no labels has nothing to choose an attack by.
-      thief = _with_settings(job, _ATTACKS, name, changes)
+      thief = _with_settings(job, _ATTACKS, attack)
       cells = [
-        _try(thief, name, teacher, Cell(defense, attack, student, []))
+        _try(
+          thief,
+          attack.name,
+          teacher,
+          Cell(defense, attack.shown, student, [], group),
+        )
         for defense, teacher in teachers.items()
       ]
       yield from cells
       if any(cell.runs for cell in cells):
-        unfit[attack] = ''
-        same = known.setdefault(
-          tuple(tuple(cell.runs[-1:]) for cell in cells), attack
-        )
-        _check_once(_ATTACKS, same, attack)
+        unfit[one] = ''
+        trained = tuple(tuple(cell.runs[-1:]) for cell in cells)
+        _check_once(_ATTACKS, known.setdefault(trained, one), one)
       else:
-        unfit.setdefault(attack, cells[0].reason)
-      nulls = {
-        null: None
-        for cell in cells
-        for run in cell.runs[-1:]
-        if (null := run.compared_with.get('null')) and not _is_bound(run)
-      }
-      if _group(name) == board_lib.OWN:
+        unfit.setdefault(one, cells[0].reason)
+      if group == board_lib.OWN:
+        nulls = {
+          null: None
+          for cell in cells
+          for run in cell.runs[-1:]
+          if (null := run.compared_with.get('null')) and not _is_bound(run)
+        }
         for null in nulls:
-          shown = _shown(_ATTACKS, attack)
-          yield Cell(None, f'null {shown}', student, plan.line(null))
-  for attack, reason in unfit.items():
+          yield Cell(None, f'null {attack.shown}', student, plan.line(null))
+  for one, reason in unfit.items():
     if reason:  # By no student.
-      raise errors.InputError(f'arena.attacks: {attack}: {reason}')
+      raise errors.InputError(f'arena.attacks: {one}: {reason}')
 
 
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   """A cell with its runs, or with the reason why there are none."""
   module = attacks.get(attack)
-  hears = _access(attack)
+  hears = getattr(module, 'ACCESS', 'scores')
   if hasattr(module, 'hears'):
     settings = thief.settings(attack, module)
     hears = module.hears(registry.settings(module, settings))
@@ -211,39 +223,38 @@ def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   return cell._replace(runs=found, shared=asked != teacher)
 
 
-def _with_settings(
-  job: plan.Job, field: str, method: str, changes: Mapping[str, Any]
-) -> plan.Job:
+def _with_settings(job: plan.Job, field: str, method: Method) -> plan.Job:
   """The same job with other settings of a defense, or of an attack."""
+  name, changes, _ = method
   if not changes:
     return job
-  known = job.settings(method, _METHODS[field].get(method))
-  for name in changes.keys() - known.keys():
+  known = job.settings(name, _METHODS[field].get(name))
+  for key in changes.keys() - known.keys():
     raise errors.InputError(
-      f'{field}: {method} has no setting {name!r}; known: '
+      f'{field}: {name} has no setting {key!r}; known: '
       f'{", ".join(known) or "none"}'
     )
-  short = registry.short(method)
-  changed = {f'{short}.{name}': value for name, value in changes.items()}
+  short = registry.short(name)
+  changed = {f'{short}.{key}': value for key, value in changes.items()}
   try:
     varied = plan.vary(job.config, changed)
   except KeyError as error:
     raise errors.InputError(
-      f'{field}: the config does not know the settings of {method}; see '
+      f'{field}: the config does not know the settings of {name}; see '
       'config.know'
     ) from error
   except TypeError as error:  # What ml_collections raises.
-    kinds = ', '.join(f'{name}={known[name]!r}' for name in changes)
+    kinds = ', '.join(f'{key}={known[key]!r}' for key in changes)
     raise errors.InputError(
-      f'{field}: {method}: {changes}; expected values as in {kinds}'
+      f'{field}: {name}: {changes}; expected values as in {kinds}'
     ) from error
   config_lib.check(varied)
   return plan.Job(varied, job.seed)
 
 
-def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
-  """'kd:alpha=0.1' -> ('kd', {'alpha': 0.1}); a word may stand unquoted."""
-  name, _, given = method.partition(':')
+def _parse(field: str, text: str) -> Method:
+  """What is meant by 'kd:alpha=0.1'; a word may stand unquoted."""
+  name, _, given = text.partition(':')
   try:
     call: Any = ast.parse(f'settings({given})', mode='eval').body
     settings = {
@@ -253,16 +264,10 @@ def _parse(field: str, method: str) -> tuple[str, dict[str, Any]]:
       for one in call.keywords
     }
   except (SyntaxError, ValueError) as error:
-    raise errors.InputError(_EXPECTED.format(field, method)) from error
+    raise errors.InputError(_EXPECTED.format(field, text)) from error
   if call.args or None in settings or len(settings) < len(call.keywords):
-    raise errors.InputError(_EXPECTED.format(field, method))
-  return name, settings
-
-
-def _shown(field: str, method: str) -> str:
-  """As in tables: a module of one's own without its package."""
-  name, _ = _parse(field, method)
-  return registry.short(name) + method.removeprefix(name)
+    raise errors.InputError(_EXPECTED.format(field, text))
+  return Method(name, settings, registry.short(name) + text.removeprefix(name))
 
 
 def _asked(hears: str, teacher: Run) -> Run:
@@ -279,20 +284,16 @@ def _asked(hears: str, teacher: Run) -> Run:
   return teacher
 
 
-def _access(attack: str) -> str:
-  """What an attack may see of a teacher."""
-  return getattr(attacks.get(attack), 'ACCESS', 'scores')
-
-
 def _group(attack: str) -> str:
   """What the thief has, in `board_lib.GROUPS`."""
-  if _access(attack) == 'weights':
+  module = attacks.get(attack)
+  if getattr(module, 'ACCESS', 'scores') == 'weights':
     return board_lib.WEIGHTS
   return {
     'own': board_lib.OWN,
     'foreign': board_lib.FOREIGN,
     'none': board_lib.NOTHING,
-  }[getattr(attacks.get(attack), 'DATA', 'own')]
+  }[getattr(module, 'DATA', 'own')]
 
 
 def measure_fn(
@@ -349,24 +350,19 @@ def _board(tried: Mapping[int, Sequence[Cell]]) -> list[dict[str, Any]]:
 
 def _described(cell: Cell) -> dict[str, Any]:
   """A cell without its runs."""
-  group, mode, bound, shown = board_lib.OWN, None, False, cell.attack
-  if cell.defense is not None:
-    name, _ = _parse(_ATTACKS, cell.attack)
-    shown = _shown(_ATTACKS, cell.attack)
-    run = cell.runs[-1] if cell.runs else None
-    group = _group(name)
-    if run and cell.hears != 'weights' and run.access_to_data != 'none':
-      mode = 'once' if run.asks_once else 'every view'
-    bound = run is not None and _is_bound(run)
+  thief = cell.runs[-1] if cell.defense is not None and cell.runs else None
+  mode = None
+  if thief and cell.hears != 'weights' and thief.access_to_data != 'none':
+    mode = 'once' if thief.asks_once else 'every view'
   return {
     'defense': cell.defense,
-    'attack': shown,
+    'attack': cell.attack,
     'student': cell.student,
-    'group': group,
+    'group': cell.group,
     'answers': cell.hears,
     'mode': mode,
     'shared': cell.shared,
-    'bound': bound,
+    'bound': thief is not None and _is_bound(thief),
     'reason': cell.reason,
     'runs': {},
   }
