@@ -193,7 +193,7 @@ def _fallen(found: Sequence[records.Record]) -> _Fallen:
       for name, row in group.rows.items():
         if row.verdict.decision == 'distillable':
           key = group.name, _network(board, name)
-          thief = _short(row.verdict.attack or '', group.attacks)
+          thief = _short(row.verdict.attack, group.attacks)
           fallen[key] = f'distillable by {thief} in {record.name}'
   return fallen
 

@@ -130,7 +130,7 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
     cells = [
       words.in_two_lines(board.labels[defense]),
       words.told(found._replace(missing=lacking)),
-      words.thief(board.labels.get(found.attack or ''), str(found.student)),
+      words.thief(board.labels.get(found.attack), found.student),
       words.interval(found.gain, found.level),
       _drawn_again(board, group, defense),
       words.parts(found.gain),
@@ -167,11 +167,10 @@ def _verdict_table(board: Board, group: Group) -> document.Table:
 def _drawn_again(board: Board, group: Group, defense: str) -> str:
   """The bounds of the deciding gain by the bootstrap."""
   found = group.rows[defense].verdict
-  if not (found.attack and found.student):
+  if not found.gain:
     return '–'
-  hits = board.test(board.cell(defense, found.attack, found.student))
-  if hits is None:
-    return '–'
+  cell = board.cell(defense, found.attack, found.student)
+  hits = board.tests([cell])[found.attack]
   alone = group.alone[found.student]
   low, high = verdict_lib.bootstrap(hits, alone, level=found.level)
   return words.span(low, high).replace(' to ', ' to\n')

@@ -160,7 +160,7 @@ def audit(board: Board) -> document.Conclusion:
     verdict = f'it is open whether this network{served} can be distilled'
   sentence = f'{_against(first)}, {verdict}{known}'
   if found.gain:
-    attack, *settings = in_two_lines(str(found.attack)).splitlines()
+    attack, *settings = in_two_lines(found.attack).splitlines()
     with_ = ', '.join([f' with {found.student}', *settings])
     low, high = points(found.gain.low(found.level)), points(found.gain.high())
     sentence += (
@@ -213,7 +213,7 @@ def _without(board: Board, group: Group, name: str) -> str:
   text = f'Without {_wrapper(name)} it is {plain.decision}{too}'
   if plain.gain:
     gained = points(plain.gain.points)
-    text += f' ({gained} points by {_in_words(str(plain.attack))})'
+    text += f' ({gained} points by {_in_words(plain.attack)})'
   change = board.paid.change.get(name)
   if change:
     text += (
@@ -293,7 +293,7 @@ def _plain_clause(plain: verdict_lib.Verdict) -> str:
   """What stands at the end: what there is to protect at all."""
   if plain.gain is None:
     return 'there are too few seeds to say anything of the unprotected network'
-  attack = _in_words(str(plain.attack))
+  attack = _in_words(plain.attack)
   told = f'{points(plain.gain.points)} points by {attack}'
   if plain.decision == 'distillable':
     return f'from the unprotected network a thief gains {told}'

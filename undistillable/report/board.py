@@ -353,7 +353,7 @@ def _row(
   """The verdict on a defense, and what puts it in proportion."""
   mine = contests[defense]
   found = verdict_lib.judge(list(mine.values()), board.rules['margin'])
-  if not (found.gain and found.attack and found.student):
+  if not found.gain:
     return Row(found, mine)
   student = found.student
   thief = board.cell(defense, found.attack, student)

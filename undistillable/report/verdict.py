@@ -252,9 +252,9 @@ class Verdict(NamedTuple):
   """What became of a defense."""
 
   decision: str  # 'distillable', 'undistillable' or 'open'.
-  # What decides: the candidate with the greatest lower bound, if there is one.
-  student: str | None
-  attack: str | None
+  # What decides: the candidate with the greatest lower bound; without one ''.
+  student: str
+  attack: str
   gain: Gain | None
   level: float  # Of its lower bound, with Holm's correction.
   below_margin: bool  # Whether every gain is known to be below the margin.
@@ -277,7 +277,7 @@ def judge(contests: Sequence[Contest], margin: float) -> Verdict:
   every = [found for one in contests for found in one.gains.values()]
   missing = tuple(dict.fromkeys(k for one in contests for k in one.missing))
   if not candidates:
-    return Verdict('open', None, None, None, LEVEL, False, None, missing)
+    return Verdict('open', '', '', None, LEVEL, False, None, missing)
   # Of Holm's steps the first decides whether there is any gain at all.
   first = LEVEL / len(candidates)
   # That of a thief who gains much bounds what leaks; the surest gain, of least
