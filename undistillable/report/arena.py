@@ -180,7 +180,7 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
   """Gains of one student: a row for each defense."""
   chooses = any(row.contests[student].chosen for row in group.rows.values())
   head = ['Defense']
-  head += [_attack(board, name, group.bounds) for name in group.attacks]
+  head += [_attack(board, name) for name in group.attacks]
   head += ['Chosen'] if chooses else []
   rows, marks, strong = [], {}, []
   for i, (defense, row) in enumerate(group.rows.items()):
@@ -204,7 +204,7 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
       cells.append(words.thief(chosen, share))
     rows.append(tuple(cells))
   caption = words.MATRIX + (words.CHOICE if chooses else '')
-  caption += words.BOUND if group.bounds else ''
+  caption += words.BOUND if board.bounds.intersection(group.attacks) else ''
   caption = caption.format(
     control=group.controls[student],
     seeds=len(board.rules['fresh_seeds']),
@@ -221,10 +221,11 @@ def _matrix(board: Board, group: Group, student: str) -> document.Table:
   )
 
 
-def _attack(board: Board, name: str, bounds: Collection[str]) -> str:
+def _attack(board: Board, name: str) -> str:
   """Its name and, below it, its settings."""
   method, *settings = words.in_two_lines(board.labels[name]).splitlines()
-  return '\n'.join([method + (_BOUND if name in bounds else ''), *settings])
+  bound = _BOUND if name in board.bounds else ''
+  return '\n'.join([method + bound, *settings])
 
 
 def _stability(board: Board, cells: Sequence[board_lib.Cell]) -> str:
@@ -328,7 +329,6 @@ def _by_defense(
 
 def _asked(board: Board) -> document.Table:
   """Who asks about how many images."""
-  bounds = {name for group in board.groups for name in group.bounds}
   rows = []
   for name in board.attacks():
     cells = [c for c in board.cells if c['defense'] and c['attack'] == name]
@@ -337,7 +337,7 @@ def _asked(board: Board) -> document.Table:
     modes = dict.fromkeys(cell['mode'] for cell in cells if cell['mode'])
     rows.append(
       (
-        _attack(board, name, bounds),
+        _attack(board, name),
         _HAS[cells[0]['group']],
         cells[0]['answers'],
         ' or '.join(_MODES[mode] for mode in sorted(modes)) or '–',
@@ -346,7 +346,7 @@ def _asked(board: Board) -> document.Table:
       )
     )
   head = ('Attack', 'Has', 'Hears', 'Asks', 'One student', 'All')
-  caption = words.ASKED + (words.BOUND if bounds else '')
+  caption = words.ASKED + (words.BOUND if board.bounds else '')
   return document.Table(head, rows, caption, (4, 5), kind='matrix')
 
 

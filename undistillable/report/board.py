@@ -6,7 +6,7 @@ which test images each student is right about.
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,21 +61,16 @@ class Group(NamedTuple):
   """What attacks of one kind came to."""
 
   name: str  # Of `GROUPS`.
-  attacks: Sequence[str]  # In order, with those that are bounds.
+  attacks: Sequence[str]  # In order.
+  thieves: Sequence[str]  # Those of them that decide; others are bounds.
   controls: Mapping[str, str]  # The chosen one, by student.
   rows: Mapping[str, Row]  # By defense.
   alone: Mapping[str, np.ndarray]  # bool[R, n] by student: of its control.
-  bounds: Collection[str] = ()  # Attacks that no thief can make.
 
   @property
   def title(self) -> str:
     """Who they are."""
     return GROUPS[self.name]
-
-  @property
-  def thieves(self) -> list[str]:
-    """The attacks that decide."""
-    return [name for name in self.attacks if name not in self.bounds]
 
   @property
   def none(self) -> verdict_lib.Verdict:
@@ -123,6 +118,8 @@ class Board:
     # Of an audit, the row that it is about: `NONE`, or who serves the network.
     self.audited: str | None = found.get('audited')
     self.cells: list[Cell] = found['board']['cells']
+    # The first arenas do not say who knows what no thief does.
+    self.bounds = {c['attack'] for c in self.cells if c.get('bound')}
     self.students = list(dict.fromkeys(cell['student'] for cell in self.cells))
     self.num_images = found['hits']['numbers']['test']
     self.entries = {entry['id']: entry for entry in results['runs']}
@@ -278,9 +275,7 @@ class Board:
 
 def _group(board: Board, group: str) -> Group:
   names = board.attacks(group)
-  # The first arenas do not say who knows what no thief does.
-  bounds = {cell['attack'] for cell in board.cells if cell.get('bound')}
-  thieves = [name for name in names if name not in bounds]
+  thieves = [name for name in names if name not in board.bounds]
   controls: dict[str, str] = {}
   hits: dict[str, np.ndarray] = {}  # Of the control of each student.
   for student in board.students:
@@ -298,16 +293,16 @@ def _group(board: Board, group: str) -> Group:
         board,
         [board.cell(defense, name, student) for name in names],
         hits.get(student),
-        bounds,
       )
       for student in board.students
     }
     for defense in board.owners
   }
   rows = {
-    defense: _row(board, defense, contests, thieves) for defense in board.owners
+    defense: _row(board, defense, mine, contests[NONE], thieves)
+    for defense, mine in contests.items()
   }
-  return Group(group, names, controls, rows, hits, bounds.intersection(names))
+  return Group(group, names, thieves, controls, rows, hits)
 
 
 def _contest(
@@ -315,49 +310,45 @@ def _contest(
   board: Board,
   cells: Sequence[Cell],
   control: np.ndarray | None,
-  bounds: Collection[str],
 ) -> verdict_lib.Contest:
   """One student against one defense; its control may be missing."""
-  known = board.tests(cell for cell in cells if cell['attack'] in bounds)
-  cells = [
+  thieves = [
     cell
     for cell in cells
-    if not cell['reason'] and cell['attack'] not in bounds
+    if not cell['reason'] and cell['attack'] not in board.bounds
   ]
-  tried = [cell['attack'] for cell in cells]
+  tried = [cell['attack'] for cell in thieves]
   if control is None:
     return verdict_lib.Contest(student, None, {}, tried)
   if len(control) < 2:
     # There is no telling how far one seed may be from another.
     return verdict_lib.Contest(student, None, {})
-  tested, validation = board.tests(cells), board.vals(cells)
-  chosen = None
-  if validation and len(validation) == len(tested):
+  found = {
+    name: verdict_lib.gain(hits, control)
+    for name, hits in board.tests(cells).items()
+  }
+  bounds = {k: found.pop(k) for k in [*found] if k in board.bounds}
+  validation, chosen = board.vals(thieves), None
+  if validation and len(validation) == len(found):
     chosen = verdict_lib.choose(validation)
-  gains = {
-    name: verdict_lib.gain(hits, control) for name, hits in tested.items()
-  }
-  missing = [name for name in tried if name not in tested]
-  shown = {
-    name: verdict_lib.gain(hits, control) for name, hits in known.items()
-  }
-  return verdict_lib.Contest(student, chosen, gains, missing, shown)
+  missing = [name for name in tried if name not in found]
+  return verdict_lib.Contest(student, chosen, found, missing, bounds)
 
 
 def _row(
   board: Board,
   defense: str,
-  contests: Mapping[str, Mapping[str, verdict_lib.Contest]],
+  mine: Mapping[str, verdict_lib.Contest],
+  of_none: Mapping[str, verdict_lib.Contest],
   names: Iterable[str],
 ) -> Row:
   """The verdict on a defense, and what puts it in proportion."""
-  mine = contests[defense]
   found = verdict_lib.judge(list(mine.values()), board.rules['margin'])
   if not found.gain:
     return Row(found, mine)
   student = found.student
   thief = board.cell(defense, found.attack, student)
-  plain, whole, against = contests[NONE][student], None, None
+  plain, whole, against = of_none[student], None, None
   # The chosen attack; where nothing was chosen, that which decides.
   best = plain.chosen or min(
     plain.gains,
