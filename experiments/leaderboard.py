@@ -206,12 +206,12 @@ def _network(board: Board, defense: str) -> str:
   Other settings, or another source of one's own module, make another network,
   and its claim another claim. Another version of this package makes none.
   """
-  owner = board.teacher(defense)
-  if owner is None:
+  owners = board.teachers(defense)
+  if not owners:
     return defense
   config = {
     key: value
-    for key, value in owner['config'].items()
+    for key, value in next(iter(owners.values()))['config'].items()
     if key not in ('parents', 'seed', 'version')
   }
   return json.dumps(config, sort_keys=True)

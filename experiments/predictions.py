@@ -293,12 +293,12 @@ def _no_protection(board: Board, student: str) -> list[Found]:
 def _published_mad(board: Board) -> str | None:
   """The row whose `mad` keeps the top class, as in its article, if any."""
   for row in board.owners:
-    owner = board.teacher(row) or {'method': None}
-    if (
-      owner['method'] == 'mad'
-      and owner['config']['settings']['oracle'] == 'argmax'
-    ):
-      return row
+    for owner in board.teachers(row).values():
+      if (
+        owner['method'] == 'mad'
+        and owner['config']['settings']['oracle'] == 'argmax'
+      ):
+        return row
   return None
 
 

@@ -191,16 +191,17 @@ class Board:
       if hits is not None and name in tested
     }
 
-  def teacher(self, defense: str) -> Mapping[str, Any] | None:
-    """The entry of its network, of some seed; None where nobody tells."""
+  def teachers(self, defense: str) -> dict[str, Mapping[str, Any]]:
+    """{seed: the entry of its network}, of those of whom somebody tells."""
+    found: dict[str, Mapping[str, Any]] = {}
     for cell in self.cells:
       # Of a shared run it is the network without the defense.
       if cell['defense'] == defense and not cell['shared']:
-        for run in cell['runs'].values():
+        for seed, run in cell['runs'].items():
           owner = self.entries.get(run, {}).get('teacher')
           if owner in self.entries:
-            return self.entries[owner]
-    return None
+            found.setdefault(seed, self.entries[owner])
+    return found
 
   def controls(self, student: str) -> list[Cell]:
     """What a student can do without the owner."""
@@ -386,30 +387,24 @@ def _difference(
 
 def _training(board: Board) -> dict[str, float]:
   """{defense: what its training takes}, of those of which it is known."""
-  teachers: dict[str, dict[str, str]] = {}  # By defense and seed.
-  for cell in board.cells:
-    # Of a shared run it is the network without the defense.
-    if cell['defense'] and not cell['shared']:
-      for seed in map(str, board.rules['fresh_seeds']):
-        entry = board.entries.get(cell['runs'].get(seed), {})
-        if entry.get('teacher'):
-          teachers.setdefault(cell['defense'], {})[seed] = entry['teacher']
-
-  def secs(network: str) -> float:
-    """NaN where it is not known."""
-    found = board.entries.get(network, {}).get('seconds')
-    return math.nan if found is None else found
 
   def needed(network: str) -> set[str]:
     parents = board.entries.get(network, {}).get('parents', {})
     return {network}.union(*map(needed, parents.values()))
 
-  normal = teachers.get(NONE, {})
+  def secs(networks: Iterable[str]) -> float:
+    """NaN where it is not known."""
+    found = [board.entries.get(one, {}).get('seconds') for one in networks]
+    return math.nan if None in found else math.fsum(found)
+
+  fresh = set(map(str, board.rules['fresh_seeds']))
+  normal = board.teachers(NONE)
   found = {}
-  for name, by_seed in teachers.items():
-    seeds = by_seed.keys() & normal.keys()
-    ours = sum(secs(one) for seed in seeds for one in needed(by_seed[seed]))
-    plain = sum(secs(normal[seed]) for seed in seeds)
+  for name in board.owners:
+    teachers = board.teachers(name)
+    seeds = fresh & teachers.keys() & normal.keys()
+    ours = sum(secs(needed(teachers[seed]['id'])) for seed in seeds)
+    plain = secs(normal[seed]['id'] for seed in seeds)
     if plain > 0 and math.isfinite(ours):
       found[name] = ours / plain
   return found
