@@ -78,12 +78,11 @@ def _record(record: records.Record, fallen: _Fallen) -> Iterator[str]:
   rules, environment = board.rules, record.results['environment']
   entries = board.entries.values()
   teachers = {one['model'] for one in entries if one['role'] == 'teacher'}
-  where = next(iter(entries))['dataset']
   number = rules.get('protocol', 1)  # The first were not numbered.
   learned = (e['config'].get('learns_from') or {} for e in entries)
   share = min((x.get('fraction', 1) for x in learned), default=1)
   few = f' with {words.percent(share)} of the images' if share < 1 else ''
-  yield f'## {where}: {record.name}'
+  yield f'## {board.dataset}: {record.name}'
   yield (
     f'Protocol {number}. {len(board.entries):,} networks, '
     f'{environment["date"]}: teacher {document.listed(sorted(teachers))}, '
@@ -115,15 +114,8 @@ def _defenses(
     return share or 0.0, paid.change[name]['brier'], name
 
   names.sort(key=order)
-  front = {
-    point.name
-    for point in plane.front(
-      [
-        plane.Point(n, paid.change[n]['brier'], order(n)[0], 0.0, 0.0, '')
-        for n in names
-      ]
-    )
-  }
+  places = {n: (paid.change[n]['brier'], order(n)[0]) for n in names}
+  front = plane.front(places)
   rows, rank = [], 0
   for name in names:
     row, change = group.rows[name], paid.change[name]

@@ -738,18 +738,14 @@ def test_points_at_one_place_share_a_label():
 
 
 def test_the_front_is_of_those_that_nothing_beats_in_both():
-  def point(name, x, y):
-    return plane.Point(name, x, y, y, y, 'open')
-
-  points = [
-    point('dear', 3.0, 1.0),
-    point('cheap', 0.0, 4.0),
-    point('beaten', 2.0, 4.0),
-    point('twin', 0.0, 5.0),
-    point('level', 4.0, 1.0),
-  ]
-  found = [p.name for p in plane.front(points)]
-  assert found == ['cheap', 'dear']
+  places = {
+    'dear': (3.0, 1.0),
+    'cheap': (0.0, 4.0),
+    'beaten': (2.0, 4.0),
+    'twin': (0.0, 5.0),
+    'level': (4.0, 1.0),
+  }
+  assert plane.front(places) == ['cheap', 'dear']
 
 
 def test_hits_are_read_where_they_are_and_computed_where_they_are_not():

@@ -1,10 +1,11 @@
 """A plane of what defenses cost and what leaks, and who has least of both."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csgraph
 
 from undistillable.report import arena_words as words, draw
 from undistillable.report.board import Group, Prices
@@ -26,19 +27,17 @@ class Point(NamedTuple):
   decision: str
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-  """Those than which no other has less of both, from left to right.
+def front(places: Mapping[str, tuple[float, float]]) -> list[str]:
+  """Those than which no other has less of both numbers, from left to right.
 
   Example:
-    >>> a = Point('a', 0.0, 2.0, 0.0, 0.0, 'open')
-    >>> b, c = a._replace(x=1.0, y=1.0), a._replace(x=2.0, y=1.5)
-    >>> front([c, b, a]) == [a, b]
-    True
+    >>> front({'c': (2.0, 1.5), 'a': (0.0, 2.0), 'b': (1.0, 1.0)})
+    ['a', 'b']
   """
-  found: list[Point] = []
-  for point in sorted(points, key=lambda p: (p.x, p.y, p.name)):
-    if not found or point.y < found[-1].y:
-      found.append(point)
+  found: list[str] = []
+  for name in sorted(places, key=lambda name: (*places[name], name)):
+    if not found or places[name][1] < places[found[-1]][1]:
+      found.append(name)
   return found
 
 
@@ -49,16 +48,9 @@ def together(places: np.ndarray) -> list[list[int]]:
     >>> together(np.array([[0.0, 0.0], [0.5, 0.5], [0.0, 0.02]]))
     [[0, 2], [1]]
   """
-  found: list[list[int]] = []
-  for index, place in enumerate(places):
-    near = [
-      members
-      for members in found
-      if np.any(np.all(np.abs(places[members] - place) < _NEAR, axis=1))
-    ]
-    found = [members for members in found if members not in near]
-    found.append(sorted([index, *(i for members in near for i in members)]))
-  return sorted(found)
+  near = np.abs(places[:, None] - places) < _NEAR
+  number, labels = csgraph.connected_components(near.all(axis=-1))
+  return [np.flatnonzero(labels == i).tolist() for i in range(number)]
 
 
 def figure(group: Group, paid: Prices) -> draw.Figure:
@@ -101,7 +93,8 @@ def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   panel = draw.panel(3.6)
   axes = panel.subplots()
   axes.axhline(0, color=draw.COLORS['line'], linewidth=1.0, zorder=0)
-  best = [(point.x, point.y) for point in front(points)]
+  places = {point.name: (point.x, point.y) for point in points}
+  best = [places[name] for name in front(places)]
   axes.plot(
     *zip(*best, strict=True),
     color=draw.COLORS['muted'],
@@ -131,7 +124,7 @@ def _panels(points: Sequence[Point], y_label: str) -> draw.Panels:
   axes.margins(0.12)
   axes.grid()
   in_axes = (axes.transScale + axes.transLimits).transform
-  for members in together(in_axes([(p.x, p.y) for p in points])):
+  for members in together(in_axes([*places.values()])):
     last = points[max(members, key=lambda i: points[i].x)]
     axes.annotate(
       ', '.join(str(i + 1) for i in members),
