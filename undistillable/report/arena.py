@@ -432,7 +432,10 @@ def _how(
 def _long_settings(board: Board) -> list[tuple[str, str]]:
   """What tables have no room for."""
   return [
-    (words.in_two_lines(label).replace('\n', ' '), words.settings(name))
+    (
+      words.in_two_lines(label).replace('\n', ' '),
+      words.in_two_lines(name).partition('\n')[2],
+    )
     for name, label in board.labels.items()
     if label != name and not name.startswith('null ')  # As their attacks.
   ]

@@ -167,9 +167,9 @@ def audit(board: Board) -> document.Conclusion:
       f': {attack}{with_} gains {points(found.gain.points)} points ({low} to '
       f'{high}) over the best that this thief could do alone'
     )
-  others_tried = _but(name, first.defenses())
+  others_tried = first.defenses(but=name)
   if others_tried:
-    held = _but(name, first.defenses('undistillable'))
+    held = first.defenses('undistillable', but=name)
     defenses = 'other defense' if behind else 'defense'
     sentence += (
       f'; of {count(len(others_tried), defenses)} {_are(held)} undistillable '
@@ -233,11 +233,6 @@ def _wrapper(name: str) -> str:
   """'top_k:k=3' -> 'top_k (k=3)'."""
   method, *settings = in_two_lines(name).splitlines()
   return ' '.join([method, *(f'({one})' for one in settings)])
-
-
-def _but(name: str, names: Sequence[str]) -> list[str]:
-  """All but one."""
-  return [one for one in names if one != name]
 
 
 def weaker(board: Board, group: Group, name: str = NONE) -> str:
@@ -363,9 +358,9 @@ def audit_step(board: Board, group: Group) -> str:
   steps = _to_settle(
     board, {name: group.rows[name]}, lambda names: 'this network'
   )
-  tried = _but(name, group.defenses())
-  change = board.paid.change
-  held = [n for n in _but(name, group.defenses('undistillable')) if n in change]
+  tried = group.defenses(but=name)
+  held = group.defenses('undistillable', but=name)
+  held = [one for one in held if one in board.paid.change]
   if decision == 'distillable' and group.name == WEIGHTS:
     steps.append(
       'No defense that only serves stands before the weights: keep them to '
@@ -498,11 +493,6 @@ def in_two_lines(attack: str) -> str:
   # A line of a narrow column may end behind each.
   spaced = re.sub(r', *(?=\w+=)', ', ', attack)
   return spaced.replace(':', '\n', 1)
-
-
-def settings(attack: str) -> str:
-  """'alpha=0.1, tau=2' of 'kd:alpha=0.1,tau=2'."""
-  return in_two_lines(attack).partition('\n')[2]
 
 
 def size(number: float) -> str:

@@ -77,12 +77,12 @@ class Group(NamedTuple):
     """On the unprotected network."""
     return self.rows[NONE].verdict
 
-  def defenses(self, decision: str | None = None) -> list[str]:
-    """The names of all defenses, or of those of which this was decided."""
+  def defenses(self, decision: str | None = None, but: str = NONE) -> list[str]:
+    """The names of all but one, or of those of which this was decided."""
     return [
       name
       for name, row in self.rows.items()
-      if name != NONE and decision in (None, row.verdict.decision)
+      if name not in (NONE, but) and decision in (None, row.verdict.decision)
     ]
 
   @property
