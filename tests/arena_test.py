@@ -748,20 +748,30 @@ def test_the_front_is_of_those_that_nothing_beats_in_both():
   assert plane.front(places) == ['cheap', 'dear']
 
 
-def test_hits_are_read_where_they_are_and_computed_where_they_are_not():
-  answers = np.eye(4)[[0, 1, 2, 0]]
-  arrays = {'label': np.array([0, 1, 3, 0])}
-  run = arena.plan.Job(arena._main_config(_config()), 0).control('mlp')
-
-  class Store:
-    def __init__(self, result):
-      self.result = lambda run: result
-      self.answers = lambda run, arrays: answers
-
-  expected = evaluate.pack(np.array([True, True, False, True]))
-  assert arena._hits_of(run, 'test', arrays, Store({})) == expected
-  kept = Store({'test_hits': 'ff'})
-  assert arena._hits_of(run, 'test', arrays, kept) == 'ff'
+def test_hits_are_those_that_the_runs_wrote():
+  """Of a thief without labels there are none on held-out images."""
+  job = arena.plan.Job(arena._main_config(_config()), 0)
+  alone = job.control('mlp')
+  smoothed = job.student('label_smoothing', 'mlp')
+  labels = np.array([0, 1, 1, 0, 1])
+  task = types.SimpleNamespace(
+    train={'label': labels},
+    test={'label': labels[:4]},
+    val={'label': labels[:2]},
+  )
+  results = {
+    alone: {'test_hits': '50', 'val_hits': '80'},
+    smoothed: {'test_hits': 'f0'},
+  }
+  store = types.SimpleNamespace(
+    task=lambda settings: task, result=results.__getitem__
+  )
+  assert arena._hits([alone, smoothed], store) == {
+    'test': {alone.id: '50', smoothed.id: 'f0'},
+    'val': {alone.id: '80'},
+    'guess': evaluate.pack(np.array([False, True, True, False])),
+    'numbers': {'test': 4, 'val': 2},
+  }
 
 
 def test_its_rules_are_fixed_in_its_folder(tmp_path):

@@ -378,31 +378,19 @@ def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:
   """Who is right about which image; and who always says the same class."""
   task = store.task(students[0].judged_on)
   parts = {'test': task.test, 'val': task.val}
+  written = {run.id: store.result(run) or {} for run in students}
   found: dict[str, Any] = {
     part: {
-      run.id: hits
-      for run in students
-      if (hits := _hits_of(run, part, arrays, store)) is not None
+      name: result[f'{part}_hits']
+      for name, result in written.items()
+      if f'{part}_hits' in result
     }
-    for part, arrays in parts.items()
+    for part in parts
   }
   likely = np.bincount(task.train['label']).argmax()
   guess = evaluate.pack(task.test['label'] == likely)
   numbers = {part: len(arrays['label']) for part, arrays in parts.items()}
   return found | {'guess': guess, 'numbers': numbers}
-
-
-def _hits_of(
-  run: Run, part: str, arrays: store_lib.Arrays, store: store_lib.Store
-) -> str | None:
-  """As the run wrote them; anew for one that was trained before any did."""
-  if part == 'val' and not (run.has_owners_data and len(arrays['label'])):
-    return None
-  result = store.result(run) or {}
-  if f'{part}_hits' in result:
-    return result[f'{part}_hits']
-  answers = store.answers(run, arrays)
-  return evaluate.pack(answers.argmax(-1) == arrays['label'])
 
 
 def _served(
