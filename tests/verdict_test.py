@@ -169,8 +169,8 @@ def test_drawn_bounds_cover_the_truth_at_least_as_often(noise):
 
 def test_more_seeds_reduce_their_part_alone():
   found = verdict.Gain(1.0, 4.0, 9.0, 8.0, 5)
-  np.testing.assert_allclose(found.error_with(5), np.sqrt(13))
-  np.testing.assert_allclose(found.error_with(20), np.sqrt(10))
+  np.testing.assert_allclose(found.with_seeds(5).error, np.sqrt(13))
+  np.testing.assert_allclose(found.with_seeds(20).error, np.sqrt(10))
 
 
 def test_what_is_right_most_often_is_chosen_and_ties_by_name():
@@ -311,7 +311,7 @@ def test_an_open_verdict_says_how_many_seeds_would_settle_it():
     assert found.decision == 'open'
     decisions = []
     for number in (found.seeds - 1, found.seeds):
-      then = _gain(points, float(now.error_with(number)), 1.0, number)
+      then = _gain(points, now.with_seeds(number).error, 1.0, number)
       contest = _contest('s', 'kd', kd=then)
       decisions.append(verdict.judge([contest], margin=1.0).decision)
     assert decisions[0] == 'open'

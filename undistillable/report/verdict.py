@@ -19,7 +19,7 @@ Pure NumPy and SciPy; nothing here knows what a network is.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -44,35 +44,28 @@ class Gain(NamedTuple):
   @property
   def error(self) -> float:
     """The standard error."""
-    return math.sqrt(self.seeds_variance + self.images_variance)
+    return np.sqrt(self.seeds_variance + self.images_variance)
 
   def low(self, level: float = LEVEL) -> float:
     """A one-sided lower bound."""
-    return self.points - self._reach(level)
+    return self.points - _quantile(level, self.degrees) * self.error
 
   def high(self, level: float = LEVEL) -> float:
     """A one-sided upper bound."""
-    return self.points + self._reach(level)
+    return self.points + _quantile(level, self.degrees) * self.error
 
-  def _reach(self, level: float) -> float:
-    return float(_quantile(level, self.degrees)) * self.error
-
-  def error_with(self, num_seeds: np.ndarray | int) -> np.ndarray:
-    """The standard error that so many seeds would leave."""
-    seeds = self.seeds_variance * self.num_seeds / np.asarray(num_seeds)
-    return np.sqrt(seeds + self.images_variance)
-
-  def degrees_with(self, num_seeds: np.ndarray | int) -> np.ndarray:
-    """The degrees of freedom that so many seeds would have."""
-    numbers = np.asarray(num_seeds)
+  def with_seeds(self, number: Any) -> 'Gain':
+    """What so many would leave of it, or arrays for an array of numbers."""
     of_images = self.images_variance**2 / self.images_degrees
     # What is left is of the seeds, however attack and control share it.
     of_seeds = max(self.error**4 / self.degrees - of_images, 0.0)
-    share = (self.num_seeds / numbers) ** 2
-    share = share * (self.num_seeds - 1) / (numbers - 1)
+    share = (self.num_seeds / number) ** 2
+    share = share * (self.num_seeds - 1) / (number - 1)
     smallest = np.finfo(float).tiny
     parts = np.maximum(of_seeds * share + of_images, smallest)
-    return np.maximum(self.error_with(numbers) ** 4 / parts, 1.0)
+    variance = self.seeds_variance * self.num_seeds / number
+    found = self._replace(seeds_variance=variance, num_seeds=number)
+    return found._replace(degrees=np.maximum(found.error**4 / parts, 1.0))
 
 
 def gain(attack: np.ndarray, control: np.ndarray) -> Gain:
@@ -308,18 +301,14 @@ def _seeds_to_settle(
   """The least number of seeds with which either test would reject."""
   have = min(found.num_seeds for found in every)
   numbers = np.arange(max(have + 1, MIN_SEEDS), _MAX_SEEDS + 1)
-
-  def reach(g: Gain, at: float) -> np.ndarray:
-    return _quantile(at, g.degrees_with(numbers)) * g.error_with(numbers)
-
-  gained = [g.points > reach(g, first) for g in candidates]
-  below = [g.points + reach(g, LEVEL) < margin for g in every]
+  gained = [g.with_seeds(numbers).low(first) > 0 for g in candidates]
+  below = [g.with_seeds(numbers).high() < margin for g in every]
   settled = np.any(gained, axis=0) | np.all(below, axis=0)
   return int(numbers[settled.argmax()]) if settled.any() else None
 
 
-def _quantile(level: float, degrees: np.ndarray | float) -> np.ndarray:
-  """What Student's t exceeds with probability `level`.
+def _quantile(level: float, degrees: Any) -> Any:
+  """What Student's t of such degrees exceeds with probability `level`.
 
   As scipy.stats, for which every command would wait.
   """
