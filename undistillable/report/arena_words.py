@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from undistillable.report import (
   document,
   verdict as verdict_lib,
 )
-from undistillable.report.board import NONE, WEIGHTS, Board, Group, Row
+from undistillable.report.board import NONE, WEIGHTS, Board, Group
 
 _MAX_LISTED = 2  # Defenses with their prices in a sentence.
 
@@ -259,13 +259,6 @@ def weaker(board: Board, group: Group, name: str = NONE) -> str:
   )
 
 
-def _named(names: Iterable[str]) -> str:
-  """These defenses in a sentence, where 'none' would say nobody."""
-  return document.listed(
-    'the unprotected network' if name == NONE else name for name in names
-  )
-
-
 def _against(group: Group) -> str:
   attacks = count(len(group.thieves), 'attack')
   return f'Against {attacks} by {group.title.lower()}'
@@ -328,10 +321,14 @@ def next_steps(board: Board) -> list[str]:
 
 def next_step(board: Board, group: Group) -> str:
   """Against one kind of thieves."""
-  steps = _to_settle(board, group.rows, _named)
+  verdicts = {  # Where 'none' would say nobody.
+    'the unprotected network' if name == NONE else name: row.verdict
+    for name, row in group.rows.items()
+  }
+  steps = _to_settle(board, verdicts)
   settled = not any(
-    row.verdict.decision == 'open' and (row.verdict.gain or row.verdict.missing)
-    for row in group.rows.values()
+    found.decision == 'open' and (found.gain or found.missing)
+    for found in verdicts.values()
   )
   plain = group.none.decision
   change = board.paid.change
@@ -354,10 +351,8 @@ def audit_step(board: Board, group: Group) -> str:
   """Against one kind of thieves, about one network as it is served."""
   name = board.audited or NONE
   who = 'it' if name == NONE else _wrapper(name)
-  decision = group.rows[name].verdict.decision
-  steps = _to_settle(
-    board, {name: group.rows[name]}, lambda names: 'this network'
-  )
+  found = group.rows[name].verdict
+  decision, steps = found.decision, _to_settle(board, {'this network': found})
   tried = group.defenses(but=name)
   held = group.defenses('undistillable', but=name)
   held = [one for one in held if one in board.paid.change]
@@ -390,25 +385,18 @@ def audit_step(board: Board, group: Group) -> str:
 
 
 def _to_settle(
-  board: Board,
-  rows: Mapping[str, Row],
-  named: Callable[[Iterable[str]], str],
+  board: Board, verdicts: Mapping[str, verdict_lib.Verdict]
 ) -> list[str]:
-  """What would settle the open ones of these rows; how they are called."""
+  """What would settle the open ones of these, by how they are called."""
   have = len(board.rules['fresh_seeds'])
-  undecided = {
-    name: row.verdict
-    for name, row in rows.items()
-    if row.verdict.decision == 'open'
-  }
-  lacking = [name for name, found in undecided.items() if found.missing]
-  waiting = {
-    name: found.seeds
-    for name, found in undecided.items()
-    if found.gain and not found.missing
-  }
-  by_seeds = {name: n for name, n in waiting.items() if n}
-  hopeless = [name for name, n in waiting.items() if not n]
+  lacking: list[str] = []
+  by_seeds: dict[int | None, list[str]] = {}
+  for name, found in verdicts.items():
+    if found.decision == 'open' and found.missing:
+      lacking.append(name)
+    elif found.decision == 'open' and found.gain:
+      by_seeds.setdefault(found.seeds, []).append(name)
+  hopeless = by_seeds.pop(None, [])
   steps = []
   if have < verdict_lib.MIN_SEEDS:
     steps.append(
@@ -417,9 +405,8 @@ def _to_settle(
     )
   elif by_seeds:
     enough = '; '.join(
-      f'{number} fresh seeds settle '
-      f'{named(name for name, n in by_seeds.items() if n == number)}'
-      for number in sorted(set(by_seeds.values()))
+      f'{number} fresh seeds settle {document.listed(names)}'
+      for number, names in sorted(by_seeds.items())
     )
     steps.append(
       f'Judge on more fresh seeds than {have} (config.arena.fresh_seeds), none '
@@ -428,13 +415,13 @@ def _to_settle(
     )
   if lacking:
     steps.append(
-      f'Against {named(lacking)} an attack has no result, for which a note '
-      'below the matrix has the reason: it may be one that needs another '
-      'setting.'
+      f'Against {document.listed(lacking)} an attack has no result, for which '
+      'a note below the matrix has the reason: it may be one that needs '
+      'another setting.'
     )
   if hopeless:
     steps.append(
-      f'No number of seeds settles {named(hopeless)}: the gain lies '
+      f'No number of seeds settles {document.listed(hopeless)}: the gain lies '
       'too near to 0 and to the margin for so few test images.'
     )
   return steps
