@@ -108,13 +108,11 @@ def _defenses(
   names = [name for name in group.rows if name in paid.change]
   shares = {name: group.rows[name].leaked for name in names}
   ranked = all(share is not None for share in shares.values())
-
-  def order(name: str) -> tuple[float, float, str]:
-    share = shares[name] if ranked else None
-    return share or 0.0, paid.change[name]['brier'], name
-
-  names.sort(key=order)
-  places = {n: (paid.change[n]['brier'], order(n)[0]) for n in names}
+  places = {
+    name: (paid.change[name]['brier'], (ranked and shares[name]) or 0.0)
+    for name in names
+  }
+  names.sort(key=lambda name: (*reversed(places[name]), name))
   front = plane.front(places)
   rows, rank = [], 0
   for name in names:

@@ -160,12 +160,11 @@ def audit(board: Board) -> document.Conclusion:
     verdict = f'it is open whether this network{served} can be distilled'
   sentence = f'{_against(first)}, {verdict}{known}'
   if found.gain:
-    attack, *settings = in_two_lines(found.attack).splitlines()
-    with_ = ', '.join([f' with {found.student}', *settings])
+    who = thief(found.attack, found.student).replace('\n', ' with ')
     low, high = points(found.gain.low(found.level)), points(found.gain.high())
     sentence += (
-      f': {attack}{with_} gains {points(found.gain.points)} points ({low} to '
-      f'{high}) over the best that this thief could do alone'
+      f': {who} gains {points(found.gain.points)} points ({low} to {high}) '
+      'over the best that this thief could do alone'
     )
   others_tried = first.defenses(but=name)
   if others_tried:
