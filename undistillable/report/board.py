@@ -183,13 +183,12 @@ class Board:
 
     Of those that have all, and `tests`: others could not be chosen.
     """
-    tested, seeds = self.tests(cells), self.rules['choose_seeds']
-    found = {cell['attack']: self._of(cell, 'val', seeds) for cell in cells}
-    return {
-      name: hits
-      for name, hits in found.items()
-      if hits is not None and name in tested
-    }
+    seeds, found = self.rules['choose_seeds'], {}
+    for cell in cells:
+      hits = self._of(cell, 'val', seeds)
+      if hits is not None and self.test(cell) is not None:
+        found[cell['attack']] = hits
+    return found
 
   def teachers(self, defense: str) -> dict[str, Mapping[str, Any]]:
     """{seed: the entry of its network}, of those of whom somebody tells."""
