@@ -23,14 +23,12 @@ VERDICTS = (
   'thief who decides, in points, with its one-sided 95 % bounds. Bootstrap: '
   'the same bounds by drawing seeds and images again, as a check. Seeds / '
   'images: the standard error of the gain in points, by what causes it; more '
-  'seeds reduce the first part alone. Leaked: his '
-  'gain as a share of that from '
+  'seeds reduce the first part alone. Leaked: his gain as a share of that from '
   'the unprotected network, where that is above {leak:g} point. Against none: '
-  'his accuracy less that of the thief chosen against the unprotected '
-  'network. Scores: less that of a thief who hears the top classes alone. '
-  'Price: change of the accuracy that the owner serves, in points, and of '
-  'its Brier score, against the normal network. Time: of an answer to one '
-  'image, as a multiple.'
+  'his accuracy less that of the thief chosen against the unprotected network. '
+  'Scores: less that of a thief who hears the top classes alone. Price: change '
+  'of the accuracy that the owner serves, in points, and of its Brier score, '
+  'against the normal network. Time: of an answer to one image, as a multiple.'
 )
 MATRIX = (
   'Gain over the control ({control}) in points, on {seeds} fresh seeds and '
@@ -82,11 +80,10 @@ SERVING_MEASURED = (
 ASKED = (
   'One student: images that he asks about. All: different questions of all '
   'students of one seed to the networks of one owner, and of what they train '
-  'on the way. '
-  'Once, recorded: about every image, without augmentation; the answer is '
-  'reused, by all students of that network. Every view, fresh: each augmented '
-  'image is a question of its own; students of one attack and seed see the '
-  'same ones.'
+  'on the way. Once, recorded: about every image, without augmentation; the '
+  'answer is reused, by all students of that network. Every view, fresh: each '
+  'augmented image is a question of its own; students of one attack and seed '
+  'see the same ones.'
 )
 LIMITS = (
   'Undistillable always means: against the attacks, students and data listed '
