@@ -156,11 +156,8 @@ def _overview(owners: Sequence[Row], rows: Sequence[Row]) -> str:
   """The same for many protected teachers, as ranges."""
   known = _known(rows)
   robbed = {row['teacher'] for row in known}
-  failed = [
-    owner['name']
-    for owner in owners
-    if any(row['failed'] and row['teacher'] == owner['name'] for row in known)
-  ]
+  lost_to = {row['teacher'] for row in known if row['failed']}
+  failed = [owner['name'] for owner in owners if owner['name'] in lost_to]
   text = f'of {len(robbed)} protected teachers, {len(failed) or "none"} failed'
   if failed and len(failed) <= 3:
     text += f' ({document.listed(failed)})'
