@@ -763,15 +763,15 @@ def test_hits_are_those_that_the_runs_wrote():
     alone: {'test_hits': '50', 'val_hits': '80'},
     smoothed: {'test_hits': 'f0'},
   }
-  store = types.SimpleNamespace(
-    task=lambda settings: task, result=results.__getitem__
-  )
-  assert arena._hits([alone, smoothed], store) == {
+  store = types.SimpleNamespace(result=results.__getitem__)
+  assert arena._hits([alone, smoothed], task, store) == {
     'test': {alone.id: '50', smoothed.id: 'f0'},
     'val': {alone.id: '80'},
     'guess': evaluate.pack(np.array([False, True, True, False])),
     'numbers': {'test': 4, 'val': 2},
   }
+  # Of nobody, where all of them have diverged.
+  assert not arena._hits([], task, store)['test']
 
 
 def test_its_rules_are_fixed_in_its_folder(tmp_path):

@@ -402,3 +402,16 @@ def test_without_a_normal_network_nothing_is_served():
   job = plan.Job(arena._main_config(config_files.load('digits')), 2)
   assert arena._served([job], set()) == {}
   assert arena._serving({}, None) == {}
+
+
+def test_of_a_student_who_always_diverged_it_says_why(tmp_path):
+  """He has no control either, and so nothing that a matrix could show."""
+  results = fabricated_arena.make_results(SKILLS, CONTROLS)
+  found = results['measurements']
+  found['hits'] |= {'test': {}, 'val': {}}
+  for entry in results['runs']:
+    entry |= {'status': 'diverged', 'reason': 'loss = nan'}
+  page.write(results, tmp_path, folder=tmp_path, command='')
+  text = (tmp_path / 'report.md').read_text()
+  assert page.words.NO_CONTROL in text
+  assert 'kd against none, ' in text

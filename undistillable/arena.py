@@ -329,7 +329,7 @@ def measure_fn(
       'fresh_seeds': list(config.arena.fresh_seeds),
     },
     'board': {'owners': list(_owners(jobs[0])), 'cells': _board(tried)},
-    'hits': _hits(students, store),
+    'hits': _hits(students, store.task(jobs[0].normal.judged_on), store),
     'prices': _prices(served, store),
     'latency': _latencies(first, store),
     'serving': _serving(first, store),
@@ -374,9 +374,10 @@ def _is_bound(run: Run) -> bool:
   return told is not None and bool(told(run.method_settings))
 
 
-def _hits(students: Sequence[Run], store: store_lib.Store) -> dict[str, Any]:
+def _hits(
+  students: Sequence[Run], task: store_lib.Task, store: store_lib.Store
+) -> dict[str, Any]:
   """Who is right about which image; and who always says the same class."""
-  task = store.task(students[0].judged_on)
   parts = {'test': task.test, 'val': task.val}
   written = {run.id: store.result(run) or {} for run in students}
   found: dict[str, Any] = {

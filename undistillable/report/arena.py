@@ -104,9 +104,12 @@ def _group_blocks(board: Board, group: Group) -> list[document.Block]:
     _verdict_table(board, group),
   ]
   reasons: dict[str, list[str]] = {}
-  for student in group.controls:
+  for student in board.students:
     parts.append(document.Heading(f'Student {student}', 3))
-    parts.append(_matrix(board, group, student))
+    if student in group.controls:
+      parts.append(_matrix(board, group, student))
+    else:
+      parts.append(document.Text(words.NO_CONTROL))
     for name in group.attacks:
       for defense in group.rows:
         why = board.reason(board.cell(defense, name, student))

@@ -30,6 +30,10 @@ VERDICTS = (
   'of the accuracy that the owner serves, in points, and of its Brier score, '
   'against the normal network. Time: of an answer to one image, as a multiple.'
 )
+NO_CONTROL = (
+  'There is no telling what anybody gains: no training without the owner came '
+  'to a result.'
+)
 MATRIX = (
   'Gain over the control ({control}) in points, on {seeds} fresh seeds and '
   '{images} test images, with one-sided 95 % bounds. Red: above 0. Green: '
