@@ -5,8 +5,7 @@ margin, and apart where both are beyond it; one has more than the other where
 the lower bound of the difference is above 0.
 """
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,9 @@ _READING = (
 )
 _HEAD = ('No.', 'Prediction', 'Here', 'Measured')
 _SMOOTHING = 'label_smoothing'
-_Judge = Callable[[Board, str], 'list[Found]']
+_Judge = Callable[['_Thief'], 'list[Found]']
+# (a difference, the margin) -> 'holds', 'fails' or 'open'.
+_Status = Callable[[verdict.Gain, float], str]
 
 
 class Found(NamedTuple):
@@ -60,14 +61,17 @@ PREDICTIONS: list[Prediction] = []
 
 def judge(board: Board) -> list[Judged]:
   """All of them, in order."""
+  thieves = [_Thief(board, student) for student in board.students]
   found = []
   for number, one in enumerate(PREDICTIONS, 1):
-    every = [f for student in board.students for f in one.judge(board, student)]
+    every = [f for thief in thieves for f in one.judge(thief)]
     numbers = '; '.join(
       f'{f.what} {words.signed(f.points, ".1f")}' for f in every
     )
     measured = numbers or f'needs {one.needs}'
-    status = _together(f.status for f in every)
+    statuses = {f.status for f in every}  # One that fails is enough.
+    ranked = (s for s in ('fails', 'open', 'holds') if s in statuses)
+    status = next(ranked, 'not run')
     found.append(Judged(number, one.text, status, measured))
   return found
 
@@ -92,16 +96,6 @@ def _rows(judged: Iterable[Judged]) -> list[tuple[str, ...]]:
   return [(str(one.number), *one[1:]) for one in judged]
 
 
-def _together(statuses: Iterable[str]) -> str:
-  """All must hold; one that fails is enough."""
-  found = set(statuses)
-  if not found:
-    return 'not run'
-  if 'fails' in found:
-    return 'fails'
-  return 'open' if 'open' in found else 'holds'
-
-
 def _predicted(text: str, *, needs: str) -> Callable[[_Judge], _Judge]:
   """Adds a function to `PREDICTIONS` as the judge of one."""
 
@@ -112,47 +106,49 @@ def _predicted(text: str, *, needs: str) -> Callable[[_Judge], _Judge]:
   return add
 
 
-def _hits(
-  board: Board, student: str, defense: str | None, attack: str
-) -> np.ndarray | None:
-  """The fresh hits of an attack, by default with the first of its settings."""
-  for cell in board.cells:
-    same = cell['defense'] == defense and cell['student'] == student
-    same = same and not cell.get('bound')
-    if same and attack in (cell['attack'], cell['attack'].split(':')[0]):
-      return board.test(cell)
-  return None
+class _Thief(NamedTuple):
+  """A student on a board."""
 
+  board: Board
+  student: str
 
-def _best_smoothing(board: Board, student: str) -> np.ndarray | None:
-  """The label smoothing that validation chose."""
-  cells = [
-    cell
-    for cell in board.controls(student)
-    if cell['attack'].startswith(_SMOOTHING)
-  ]
-  validation = board.vals(cells)
-  if not validation:
+  def hits(self, defense: str | None, attack: str) -> np.ndarray | None:
+    """The fresh hits of an attack, or of the first of its settings."""
+    for cell in self.board.cells:
+      same = cell['defense'] == defense and cell['student'] == self.student
+      same = same and not cell.get('bound')
+      if same and attack in (cell['attack'], cell['attack'].split(':')[0]):
+        return self.board.test(cell)
     return None
-  return board.tests(cells)[verdict.choose(validation)]
 
+  def chosen(self, cells: Sequence[board_lib.Cell]) -> np.ndarray | None:
+    """The fresh hits of that of some cells which validation chose."""
+    validation = self.board.vals(cells)
+    if not validation:
+      return None
+    return self.board.tests(cells)[verdict.choose(validation)]
 
-def _compare(
-  board: Board,
-  one: np.ndarray | None,
-  other: np.ndarray | None,
-  what: str,
-  status_fn: Callable[[verdict.Gain, float], str],
-) -> list[Found]:
-  """One comparison; none where one side is missing or has few seeds."""
-  few = verdict.MIN_SEEDS
-  if one is None or other is None or min(len(one), len(other)) < few:
-    return []
-  gain = verdict.gain(one, other)
-  if np.array_equal(one, other):  # Networks that are one: seeds do not differ.
-    n = one.shape[1]
-    gain = verdict.Gain(0.0, 0.0, 1e4 / n**2, n - 1, len(one))
-  return [Found(status_fn(gain, board.rules['margin']), gain.points, what)]
+  def compare(
+    self,
+    one: np.ndarray | None,
+    other: np.ndarray | None,
+    what: str,
+    status_fn: _Status,
+  ) -> list[Found]:
+    """One comparison; none where one side is missing or has few seeds."""
+    few = verdict.MIN_SEEDS
+    if one is None or other is None or min(len(one), len(other)) < few:
+      return []
+    gain = verdict.gain(one, other)
+    if np.array_equal(one, other):  # They are one: seeds do not differ.
+      n = one.shape[1]
+      gain = verdict.Gain(0.0, 0.0, 1e4 / n**2, n - 1, len(one))
+    return [self.found(gain, what, status_fn)]
+
+  def found(self, gain: verdict.Gain, what: str, status_fn: _Status) -> Found:
+    """What a gain says of a prediction."""
+    status = status_fn(gain, self.board.rules['margin'])
+    return Found(status, gain.points, f'{self.student} {what}'.strip())
 
 
 def _status(holds: bool, fails: bool) -> str:
@@ -188,18 +184,19 @@ def _is_no_gain(gain: verdict.Gain, margin: float) -> str:
   'setting of the article a student ends far below training alone.',
   needs='kd and kd_tuned against nasty',
 )
-def _tuned(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student)
-  tuned = hits('nasty', 'kd_tuned')
-  fixed = hits('nasty', 'kd')
-  smoothing = _best_smoothing(board, student)
-  alone = hits(None, 'scratch')
-  found = _compare(
-    board, tuned, smoothing, f'{student} tuned over smoothing', _is_level
+def _tuned(thief: _Thief) -> list[Found]:
+  smoothing = thief.chosen(
+    [
+      cell
+      for cell in thief.board.controls(thief.student)
+      if cell['attack'].startswith(_SMOOTHING)
+    ]
   )
+  tuned = thief.hits('nasty', 'kd_tuned')
+  found = thief.compare(tuned, smoothing, 'tuned over smoothing', _is_level)
   if found:
-    what = f'{student} kd over alone'
-    found += _compare(board, fixed, alone, what, _is_far_below)
+    fixed, alone = thief.hits('nasty', 'kd'), thief.hits(None, 'scratch')
+    found += thief.compare(fixed, alone, 'kd over alone', _is_far_below)
   return found
 
 
@@ -207,35 +204,27 @@ def _tuned(board: Board, student: str) -> list[Found]:
   'htc is label smoothing with epsilon 0.9, whoever answers.',
   needs='htc, and 0.9 among arena.epsilons',
 )
-def _is_smoothing(board: Board, student: str) -> list[Found]:
-  smoothing = _hits(board, student, None, f'{_SMOOTHING} 0.9')
-  return [
-    found
-    for defense in board.owners
-    for found in _compare(
-      board,
-      _hits(board, student, defense, 'htc'),
-      smoothing,
-      f'{student} from {defense}',
-      _is_level,
-    )
-  ]
+def _is_smoothing(thief: _Thief) -> list[Found]:
+  smoothing = thief.hits(None, f'{_SMOOTHING} 0.9')
+  found = []
+  for name in thief.board.owners:
+    htc = thief.hits(name, 'htc')
+    found += thief.compare(htc, smoothing, f'from {name}', _is_level)
+  return found
 
 
 @_predicted(
   'skeptical on nobody explains most of what it gains over training alone.',
   needs='skeptical',
 )
-def _self_taught(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student)
-  robbing = hits(board_lib.NONE, 'skeptical')
-  nobody = hits(None, 'null skeptical')
-  alone = hits(None, 'scratch')
-  if robbing is None or nobody is None or alone is None:
+def _self_taught(thief: _Thief) -> list[Found]:
+  robbing = thief.hits(board_lib.NONE, 'skeptical')
+  nobody = thief.hits(None, 'null skeptical')
+  alone = thief.hits(None, 'scratch')
+  if robbing is None or alone is None:
     return []
   halfway = np.mean([robbing, alone], axis=0)
-  what = f'{student} nobody over half of the way'
-  return _compare(board, nobody, halfway, what, _is_more)
+  return thief.compare(nobody, halfway, 'nobody over half of the way', _is_more)
 
 
 @_predicted(
@@ -243,13 +232,13 @@ def _self_taught(board: Board, student: str) -> list[Found]:
   'no more.',
   needs='mkd',
 )
-def _reads_nasty(board: Board, student: str) -> list[Found]:
-  nobody = _hits(board, student, None, 'null mkd')
-  nasty = _hits(board, student, 'nasty', 'mkd')
-  found = _compare(board, nasty, nobody, f'{student} from nasty', _is_more)
+def _reads_nasty(thief: _Thief) -> list[Found]:
+  nobody = thief.hits(None, 'null mkd')
+  nasty = thief.hits('nasty', 'mkd')
+  found = thief.compare(nasty, nobody, 'from nasty', _is_more)
   for name in ('modelguard_s', 'top_k'):  # One answer a class, or few.
-    few = _hits(board, student, name, 'mkd')
-    found += _compare(board, few, nobody, f'{student} from {name}', _is_level)
+    few = thief.hits(name, 'mkd')
+    found += thief.compare(few, nobody, f'from {name}', _is_level)
   return found
 
 
@@ -257,99 +246,91 @@ def _reads_nasty(board: Board, student: str) -> list[Found]:
   'averager takes from cmim what tuned distillation takes.',
   needs='averager and kd_tuned against cmim',
 )
-def _is_average(board: Board, student: str) -> list[Found]:
+def _is_average(thief: _Thief) -> list[Found]:
   # Whose classes are those of the whole data set, where it was tried so.
-  averager = _hits(board, student, 'cmim', 'averager:over=dataset')
+  averager = thief.hits('cmim', 'averager:over=dataset')
   if averager is None:
-    averager = _hits(board, student, 'cmim', 'averager')
-  tuned = _hits(board, student, 'cmim', 'kd_tuned')
-  return _compare(board, averager, tuned, student, _is_level)
+    averager = thief.hits('cmim', 'averager')
+  return thief.compare(averager, thief.hits('cmim', 'kd_tuned'), '', _is_level)
 
 
 @_predicted(
   'mad, as published, protects from no attack.',
   needs='mad.oracle=argmax',
 )
-def _no_protection(board: Board, student: str) -> list[Found]:
-  mad = _published_mad(board)
+def _no_protection(thief: _Thief) -> list[Found]:
+  board = thief.board
+  mad = next((row for row in board.owners if _is_published(board, row)), None)
   if mad is None:
     return []
-  names = dict.fromkeys(
+  found = []
+  for name in dict.fromkeys(
     c['attack'] for c in board.cells if c['defense'] and not c.get('bound')
-  )
-  return [
-    found
-    for name in names
-    for found in _compare(
-      board,
-      board.test(board.cell(mad, name, student)),
-      board.test(board.cell(board_lib.NONE, name, student)),
-      f'{student} by {name}',
-      _is_level,
+  ):
+    hits, plain = (
+      board.test(board.cell(row, name, thief.student))
+      for row in (mad, board_lib.NONE)
     )
-  ]
+    found += thief.compare(hits, plain, f'by {name}', _is_level)
+  return found
 
 
-def _published_mad(board: Board) -> str | None:
-  """The row whose `mad` keeps the top class, as in its article, if any."""
-  for row in board.owners:
-    for owner in board.teachers(row).values():
-      if (
-        owner['method'] == 'mad'
-        and owner['config']['settings']['oracle'] == 'argmax'
-      ):
-        return row
-  return None
+def _is_published(board: Board, row: str) -> bool:
+  """Whether a row is `mad` that keeps the top class, as in its article."""
+  return any(
+    owner['method'] == 'mad'
+    and owner['config']['settings']['oracle'] == 'argmax'
+    for owner in board.teachers(row).values()
+  )
 
 
 @_predicted(
   'd_dae undoes reverse_sigmoid and modelguard_w, not modelguard_s.',
   needs='d_dae',
 )
-def _undone(board: Board, student: str) -> list[Found]:
-  hits = functools.partial(_hits, board, student)
-  plain = hits(board_lib.NONE, 'knockoff')
+def _undone(thief: _Thief) -> list[Found]:
+  plain = thief.hits(board_lib.NONE, 'knockoff')
   found = []
   for name in ('reverse_sigmoid', 'modelguard_w'):
-    undone = hits(name, 'd_dae')
-    found += _compare(board, undone, plain, f'{student} from {name}', _is_level)
-  book, without = (hits('modelguard_s', name) for name in ('d_dae', 'knockoff'))
-  what = f'{student} from modelguard_s over knockoff'
-  return [*found, *_compare(board, book, without, what, _is_no_gain)]
+    undone = thief.hits(name, 'd_dae')
+    found += thief.compare(undone, plain, f'from {name}', _is_level)
+  book, without = (
+    thief.hits('modelguard_s', name) for name in ('d_dae', 'knockoff')
+  )
+  what = 'from modelguard_s over knockoff'
+  return [*found, *thief.compare(book, without, what, _is_no_gain)]
 
 
 @_predicted(
   'dkd with beta 8 is the worst attack on nasty and stingy.',
   needs='dkd:beta=8.0 against them',
 )
-def _worst(board: Board, student: str) -> list[Found]:
+def _worst(thief: _Thief) -> list[Found]:
   """`dkd` against the next worst attack of whoever has labels."""
-  found = []
+  board, found = thief.board, []
   for defense in ('nasty', 'stingy'):
     cells = [
       cell
       for cell in board.cells
-      if (cell['defense'], cell['student']) == (defense, student)
+      if (cell['defense'], cell['student']) == (defense, thief.student)
       and cell['group'] == board_lib.OWN
     ]
     tests = board.tests(cells)
-    mine = next(
-      (c['attack'] for c in cells if _method(board, c) == ('dkd', 8.0)), None
-    )
+    mine = next((c['attack'] for c in cells if _is_dkd(board, c)), None)
     others = {name: hits for name, hits in tests.items() if name != mine}
     if mine not in tests or not others:
       continue
     second = min(others, key=lambda name: others[name].mean())
-    what = f'{student} from {defense} over {second}'
-    found += _compare(board, tests[mine], others[second], what, _is_less)
+    what = f'from {defense} over {second}'
+    found += thief.compare(tests[mine], others[second], what, _is_less)
   return found
 
 
-def _method(board: Board, cell: board_lib.Cell) -> tuple[str, float | None]:
-  """The method of a cell, and its beta."""
+def _is_dkd(board: Board, cell: board_lib.Cell) -> bool:
+  """Whether a cell is of `dkd` with beta 8."""
   entry = board.entries.get(next(iter(cell['runs'].values()), ''), {})
   beta = entry.get('config', {}).get('settings', {}).get('beta')
-  return cell['attack'].split(':')[0], beta
+  return cell['attack'].split(':')[0] == 'dkd' and beta == 8.0
 
 
 @_predicted(
@@ -357,19 +338,11 @@ def _method(board: Board, cell: board_lib.Cell) -> tuple[str, float | None]:
   'scores are worth, and no more.',
   needs='hard_label, and knockoff:targets=top',
 )
-def _labels_alone(board: Board, student: str) -> list[Found]:
-  validation = board.vals(board.controls(student))
-  if not validation:
-    return []
-  control = board.tests(board.controls(student))[verdict.choose(validation)]
-  hits = functools.partial(_hits, board, student)
-  found = _compare(
-    board,
-    hits(board_lib.NONE, 'hard_label'),
-    control,
-    f'{student} with labels',
-    _is_no_gain,
-  )
+def _labels_alone(thief: _Thief) -> list[Found]:
+  board, student = thief.board, thief.student
+  control = thief.chosen(board.controls(student))
+  labelled = thief.hits(board_lib.NONE, 'hard_label')
+  found = thief.compare(labelled, control, 'with labels', _is_no_gain)
   top = [
     cell
     for cell in board.cells
@@ -377,9 +350,9 @@ def _labels_alone(board: Board, student: str) -> list[Found]:
     and (cell['group'], cell['answers']) == (board_lib.FOREIGN, 'labels')
   ]
   if found and top:
-    answered = hits('top_k', top[0]['attack'].split(':')[0])
-    what = f'{student} without, from top_k over the top classes of none'
-    found += _compare(board, answered, board.test(top[0]), what, _is_level)
+    answered = thief.hits('top_k', top[0]['attack'].split(':')[0])
+    what = 'without, from top_k over the top classes of none'
+    found += thief.compare(answered, board.test(top[0]), what, _is_level)
   return found
 
 
@@ -388,22 +361,21 @@ def _labels_alone(board: Board, student: str) -> list[Found]:
   'images, and nothing from who has.',
   needs='either of them',
 )
-def _blind(board: Board, student: str) -> list[Found]:
+def _blind(thief: _Thief) -> list[Found]:
   """Who decides against each, over who decides against no defense."""
   found = []
-  for group in board.groups:
+  for group in thief.board.groups:
     if group.name == board_lib.WEIGHTS:
       continue
-    labelled = group.name == board_lib.OWN
-    status_fn = _is_level if labelled else _is_less
+    status_fn = _is_level if group.name == board_lib.OWN else _is_less
+    kind = 'no' if group.name == board_lib.NOTHING else group.name
     for name in ('adaptive_misinformation', 'grad2'):
       row = group.rows.get(name)
-      if row is None or row.verdict.student != student or not row.against_none:
+      if row is None or row.verdict.student != thief.student:
         continue
       gain = row.against_none
-      if gain.num_seeds >= verdict.MIN_SEEDS:
-        status = status_fn(gain, board.rules['margin'])
-        kind = 'no' if group.name == board_lib.NOTHING else group.name
-        what = f'{student} from {name}, {kind} images'
-        found.append(Found(status, gain.points, what))
+      if gain and gain.num_seeds >= verdict.MIN_SEEDS:
+        found.append(
+          thief.found(gain, f'from {name}, {kind} images', status_fn)
+        )
   return found

@@ -180,7 +180,7 @@ def test_what_no_thief_knows_was_not_predicted():
   for cell in board.cells:
     cell['bound'] = cell['attack'].startswith('bayes')
   assert predictions.judge(board_lib.Board(results))[5].status == 'holds'
-  assert predictions._hits(board, 'cnn8', 'mad', 'bayes') is None
+  assert predictions._Thief(board, 'cnn8').hits('mad', 'bayes') is None
 
 
 def test_networks_that_are_one_are_level_whatever_their_seeds():
@@ -192,9 +192,8 @@ def test_networks_that_are_one_are_level_whatever_their_seeds():
   )
 
   def status(other):
-    (found,) = predictions._compare(
-      board, hits, other, 'them', predictions._is_level
-    )
+    thief = predictions._Thief(board, 'cnn8')
+    (found,) = thief.compare(hits, other, 'them', predictions._is_level)
     return found.status
 
   assert status(hits.copy()) == 'holds'
