@@ -10,16 +10,14 @@ others as they are.
 """
 
 import argparse
+import concurrent.futures
 import functools
 import itertools
-import json
-import os
+import multiprocessing
 import pathlib
 import resource
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -250,44 +248,31 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--out', required=True, type=pathlib.Path)
   parser.add_argument('--parts', help='Which, with commas; default: all.')
-  parser.add_argument('--part', help='Prints this one; for the command.')
   parser.add_argument('--quick', action='store_true', help='For a test.')
   args = parser.parse_args()
-  logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
-  if args.part:
-    rows = PARTS[args.part](args.quick)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
-    print(
-      json.dumps(
-        {
-          'rows': rows,
-          'peak_memory_mb': peak,
-          'environment': environment.describe(),
-        }
-      )
-    )
-    return
   out = args.out.expanduser()
   out.mkdir(parents=True, exist_ok=True)
   path = out / 'results.json'
   results = disk.read_json(path) if path.exists() else {}
+  context = multiprocessing.get_context('spawn')
   for name in args.parts.split(',') if args.parts else PARTS:
-    devices = _DEVICES if name == 'devices' else 1
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'experiments.benchmarks.growth'),
-        *(f'--out={out}', f'--part={name}'),
-        *(['--quick'] if args.quick else []),
-      ],
-      env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices)},
-      stdout=subprocess.PIPE,
-      text=True,
-      check=True,
-    )
-    results[name] = json.loads(done.stdout.splitlines()[-1])
+    with concurrent.futures.ProcessPoolExecutor(1, context) as process:
+      results[name] = process.submit(_measured, name, args.quick).result()
     disk.write_json(path, results)
   draw.render(figure(results), out)
   print(table(results))
+
+
+def _measured(name: str, quick: bool) -> dict[str, Any]:
+  """A part, by a process that does nothing else."""
+  logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
+  jax.config.update('jax_num_cpu_devices', _DEVICES if name == 'devices' else 1)
+  return {
+    'rows': PARTS[name](quick),
+    'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    // 1000,
+    'environment': environment.describe(),
+  }
 
 
 class _Line(NamedTuple):
