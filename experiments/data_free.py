@@ -1,14 +1,12 @@
 """Theft without data: what DAFL and DeepInversion take from either teacher."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ml_collections
 
 from experiments import experiment
 from undistillable.graph import plan, runs as runs_lib
-from undistillable.report import accuracy, curves, draw
+from undistillable.report import accuracy, curves
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -29,19 +27,14 @@ def robbed(
   return plan.vary(config, changes)
 
 
-def _figures(
-  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[draw.Figure]:
-  summary = results['summary']
-  metrics = curves.read(workdir, results['runs'])
-  return [accuracy.figure(summary), curves.figure(summary, metrics)]
-
-
 EXPERIMENT = experiment.make(
   'data_free',
   'What can be stolen without any data?',
   _plan,
-  _figures,
+  lambda results, workdir, _: [
+    accuracy.figure(results['summary']),
+    curves.figure(results['summary'], curves.read(workdir, results['runs'])),
+  ],
 )
 
 if __name__ == '__main__':

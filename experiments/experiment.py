@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,11 @@ from experiments import claims
 from undistillable import study
 from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import document, draw, write as write_lib
+
+# (the content of results.json, the workdir, the folder of the experiment).
+FiguresFn = Callable[
+  [Mapping[str, Any], pathlib.Path, pathlib.Path], list[draw.Figure]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +42,12 @@ def plan_all(
   return plan.in_order(run for config in configs for run in plan.make(config))
 
 
-def _nothing(*_: object) -> dict[str, Any]:
-  return {}
-
-
 def make(
   name: str,
   title: str,
   plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]],
-  figures_fn: Callable[..., list[draw.Figure]],
-  measure_fn: Callable[..., Mapping[str, Any]] = _nothing,
+  figures_fn: FiguresFn | None = None,
+  measure_fn: Callable[..., Mapping[str, Any]] = lambda *_: {},
 ) -> Experiment:
   """An experiment whose report has these figures, and what became of claims.
 
@@ -53,7 +55,7 @@ def make(
     name: of its module, and of its folder in a workdir.
     title: the question that it answers.
     plan_fn: `config -> runs`.
-    figures_fn: `(results, workdir, folder) -> figures`.
+    figures_fn: default: those of the main job.
     measure_fn: see `study.Study`.
   """
 
@@ -66,7 +68,7 @@ def make(
       folder=folder,
       command=command,
       conclusion=_conclusion(name, title, results),
-      figures=figures_fn(results, workdir, folder),
+      figures=figures_fn and figures_fn(results, workdir, folder),
     )
 
   return Experiment(name, plan_fn, measure_fn, write, go_on=True, title=title)

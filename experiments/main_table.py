@@ -4,16 +4,11 @@ Every teacher of grid.teachers, normal and nasty; every student alone and
 distilled from both; the teacher's own architecture as a student too.
 """
 
-import pathlib
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
 from experiments import experiment
 from undistillable import study
 from undistillable.graph import plan, runs as runs_lib
-from undistillable.report import draw, write
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -30,20 +25,11 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   )
 
 
-def _figures(
-  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[draw.Figure]:
-  return write.main_figures(
-    results['summary'], results['runs'], workdir, folder
-  )
-
-
 EXPERIMENT = experiment.make(
   'main_table',
   'What do students learn from normal and from nasty teachers?',
   _plan,
-  _figures,
-  study.MAIN.measure_fn,  # It keeps answers for a figure.
+  measure_fn=study.MAIN.measure_fn,  # It keeps answers for a figure.
 )
 
 if __name__ == '__main__':

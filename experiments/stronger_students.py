@@ -1,14 +1,10 @@
 """Students larger than their teacher: do they shake the poison off?"""
 
-import pathlib
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
 from experiments import experiment
 from undistillable.graph import plan, runs as runs_lib
-from undistillable.report import accuracy, draw
+from undistillable.report import accuracy
 
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
@@ -17,17 +13,11 @@ def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   return experiment.plan_all([plan.vary(config, {'students': students})])
 
 
-def _figures(
-  results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-) -> list[draw.Figure]:
-  return [accuracy.figure(results['summary'])]
-
-
 EXPERIMENT = experiment.make(
   'stronger_students',
   'Do students larger than their teacher learn from a nasty one?',
   _plan,
-  _figures,
+  lambda results, *_: [accuracy.figure(results['summary'])],
 )
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 """What the experiments share that vary one setting."""
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ def figure(
   teachers: bool = False,
   log_x: bool = False,
   collect_fn: Callable[..., list[sweeps.Cell]] = sweeps.collect,
-) -> Callable[..., list[draw.Figure]]:
+) -> experiment.FiguresFn:
   """`figures_fn` of an experiment: accuracy against a value, as lines.
 
   Args:
@@ -51,9 +50,7 @@ def figure(
     collect_fn: `entries, value_fn -> cells`.
   """
 
-  def figures(
-    results: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path
-  ) -> list[draw.Figure]:
+  def figures(results: Mapping[str, Any], *_: Any) -> list[draw.Figure]:
     cells = collect_fn(results['runs'], value_fn)
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
