@@ -7,16 +7,19 @@ rise and fall meant.
 """
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import comparisons, varied
+import scipy.stats
+
+from experiments import varied
 from undistillable.models import __main__ as sizes
 from undistillable.report import entries, stats, summary, sweeps
 from undistillable.report.stats import plus_minus
 
-Results = comparisons.Results
-Found = comparisons.Found
+Results = Mapping[str, Any]  # The content of a results.json.
+# Whether a claim holds, if that can be said, and the numbers.
+Found = tuple[bool | None, str] | None
 
 READING = (
   'A claim holds if it is true by more than one standard error: over the '
@@ -32,6 +35,7 @@ _MIN_PEAKS = 1.5  # A mean of fewer is one peak, of more several.
 _ALIKE = 2.0  # Points of neighbour accuracy.
 _STRONGLY = 0.1  # Of a silhouette, which goes from -1 to 1.
 _DATA_FREE_LOSS = 5.0  # Points.
+_MIN_RANK_CORRELATION = 0.7  # Of 'the more, the more'.
 
 
 class Claim(typing.NamedTuple):
@@ -127,8 +131,8 @@ def teacher_cost(results: Results) -> Found:
   }
   if not costs:
     return None
-  holds = all(comparisons.at_most(cost, _MAX_COST) for cost in costs.values())
-  return holds, comparisons.listed('Points lost:', costs)
+  holds = all(_at_most(cost, _MAX_COST) for cost in costs.values())
+  return holds, _listed('Points lost:', costs)
 
 
 @_claim(
@@ -142,7 +146,7 @@ def normal_gain(results: Results) -> Found:
   if not gains:
     return None
   holds = any(stats.verdict(gain) == 'gain' for gain in gains.values())
-  return holds, comparisons.listed('Against training alone:', gains)
+  return holds, _listed('Against training alone:', gains)
 
 
 @_claim(
@@ -152,7 +156,7 @@ def normal_gain(results: Results) -> Found:
 )
 def nasty_loss(results: Results) -> Found:
   """Every student of a nasty teacher loses."""
-  return comparisons.all_lose(_differences(results, 'protected'))
+  return _all_lose(_differences(results, 'protected'))
 
 
 @_claim(4, 'main_table', 'Weaker students lose far more than stronger ones.')
@@ -171,13 +175,13 @@ def weaker_lose_more(results: Results) -> Found:
     return None
   thefts.sort(key=lambda row: alone[row['name']]['mean'])
   weak, strong = thefts[0], thefts[-1]
-  level = comparisons.paired(alone[strong['name']], alone[weak['name']])
+  level = _paired(alone[strong['name']], alone[weak['name']])
   if stats.verdict(level) != 'gain':
     thefts.sort(key=lambda row: sizes.size(row['model']).parameters)
     weak, strong = thefts[0], thefts[-1]
-  more = comparisons.paired(weak['difference'], strong['difference'])
+  more = _paired(weak['difference'], strong['difference'])
   ends = {row['model']: row['difference'] for row in (weak, strong)}
-  text = comparisons.listed('Against training alone:', ends)
+  text = _listed('Against training alone:', ends)
   return stats.verdict(more) == 'loss', text
 
 
@@ -194,7 +198,7 @@ def self_loss(results: Results) -> Found:
     for row in _thefts(results)
     if models[row['teacher']] == row['model']
   }
-  return comparisons.all_lose(found)
+  return _all_lose(found)
 
 
 @_claim(
@@ -203,13 +207,11 @@ def self_loss(results: Results) -> Found:
   'Logits of a normal teacher have one peak, those of a nasty one several.',
 )
 def peaks(results: Results) -> Found:
-  normal, nasty = (
-    comparisons.measured(results, name, 'mean_peaks')
-    for name in ('normal', 'nasty')
-  )
-  if normal is None or nasty is None:
+  pair = _measured(results, 'mean_peaks')
+  if pair is None:
     return None
-  rises = stats.verdict(comparisons.paired(nasty, normal)) == 'gain'
+  normal, nasty = pair
+  rises = stats.verdict(_paired(nasty, normal)) == 'gain'
   holds = normal['mean'] < _MIN_PEAKS <= nasty['mean'] and rises
   return holds, (
     f'Peaks an image: normal {plus_minus(normal)}, nasty {plus_minus(nasty)}.'
@@ -226,21 +228,18 @@ def separation(results: Results) -> Found:
   found: dict[tuple[str, str], tuple[stats.Stat, stats.Stat]] = {}
   for kind in ('features', 'logits'):
     for key in ('neighbor_accuracy', 'silhouette'):
-      normal = comparisons.measured(results, f'normal_{kind}', key)
-      nasty = comparisons.measured(results, f'nasty_{kind}', key)
-      if normal is None or nasty is None:
+      pair = _measured(results, key, f'_{kind}')
+      if pair is None:
         return None
-      found[kind, key] = nasty, normal
-  change = {
-    what: abs(comparisons.paired(*pair)['mean']) for what, pair in found.items()
-  }
+      found[kind, key] = pair
+  change = {what: abs(_paired(*pair)['mean']) for what, pair in found.items()}
   alike = change['features', 'neighbor_accuracy'] <= _ALIKE
   strongly = change['logits', 'silhouette'] >= max(
     _STRONGLY, change['features', 'silhouette']
   )
 
   def told(kind: str, key: str, spec: str) -> str:
-    nasty, normal = found[kind, key]
+    normal, nasty = found[kind, key]
     return f'{kind} {normal["mean"]:{spec}} to {nasty["mean"]:{spec}}'
 
   return alike and strongly, (
@@ -271,11 +270,11 @@ def adversaries(results: Results) -> Found:
     for cell in others
     if cell['role'] == 'teacher' and cell['difference']
   }
-  judged = comparisons.all_lose(found)
+  judged = _all_lose(found)
   if judged is None or not costs:
     return judged
   holds, text = judged
-  return holds, f'{text} {comparisons.listed("Teacher", costs)}'
+  return holds, f'{text} {_listed("Teacher", costs)}'
 
 
 @_claim(
@@ -293,7 +292,7 @@ def omega(results: Results) -> Found:
     return None
   last = teachers[-1]
   students = [c for c in protected if c['role'] == 'student']
-  found = comparisons.falls(students, 'omega')
+  found = _falls(students, 'omega')
   if found is None:
     return None
   falls, told = found
@@ -310,8 +309,8 @@ def omega(results: Results) -> Found:
 )
 def temperature(results: Results) -> Found:
   """The difference falls as tau_S rises."""
-  cells = comparisons.attacked(results, varied.setting('temperature'))
-  return comparisons.falls(cells, 'temperature')
+  cells = _attacked(results, varied.setting('temperature'))
+  return _falls(cells, 'temperature')
 
 
 @_claim(
@@ -319,8 +318,8 @@ def temperature(results: Results) -> Found:
 )
 def alpha(results: Results) -> Found:
   """The difference falls as alpha rises, and is a loss everywhere."""
-  cells = comparisons.attacked(results, varied.setting('alpha'))
-  found = comparisons.falls(cells, 'alpha')
+  cells = _attacked(results, varied.setting('alpha'))
+  found = _falls(cells, 'alpha')
   if found is None:
     return None
   falls, told = found
@@ -335,13 +334,11 @@ def alpha(results: Results) -> Found:
   'one.',
 )
 def fraction(results: Results) -> Found:
-  cells = [
-    c for c in comparisons.attacked(results, varied.share) if c['effect']
-  ]
+  cells = [c for c in _attacked(results, varied.share) if c['effect']]
   if len({cell['x'] for cell in cells}) < 2:
     return None
   holds = all(stats.verdict(cell['effect']) == 'loss' for cell in cells)
-  return holds, comparisons.listed(
+  return holds, _listed(
     'Nasty against normal:',
     {f'{c["model"]} at {100 * c["x"]:g} %': c['effect'] for c in cells},
   )
@@ -371,10 +368,8 @@ def data_free(results: Results) -> Found:
           f'{row["model"]} has {here:.1f} % from the normal teacher and '
           f'{alone:.1f} % alone: too little was stolen.'
         )
-  holds = all(
-    comparisons.at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values()
-  )
-  return holds, comparisons.listed('Nasty against normal:', effects)
+  holds = all(_at_most(effect, -_DATA_FREE_LOSS) for effect in effects.values())
+  return holds, _listed('Nasty against normal:', effects)
 
 
 @_claim(
@@ -385,13 +380,11 @@ def data_free(results: Results) -> Found:
 )
 def inversion(results: Results) -> Found:
   """An independent classifier knows fewer of the nasty images."""
-  normal, nasty = (
-    comparisons.measured(results, name, 'judge_accuracy', 'num_images')
-    for name in ('normal', 'nasty')
-  )
-  if normal is None or nasty is None:
+  pair = _measured(results, 'judge_accuracy', number_key='num_images')
+  if pair is None:
     return None
-  holds = stats.verdict(comparisons.paired(nasty, normal)) == 'loss'
+  normal, nasty = pair
+  holds = stats.verdict(_paired(nasty, normal)) == 'loss'
   return holds, (
     'An independent classifier agrees with the labels of '
     f'{plus_minus(normal)} % of the images of the normal teacher, and of '
@@ -418,3 +411,103 @@ def _differences(results: Results, kind: str) -> dict[str, stats.Stat]:
     ]
     for row in _thefts(results, kind)
   }
+
+
+def _attacked(results: Results, value_fn: sweeps.ValueFn) -> list[sweeps.Cell]:
+  """The students of the protected teacher, value by value."""
+  return [
+    cell
+    for cell in sweeps.collect(results['runs'], value_fn)
+    if cell['role'] == 'student'
+    and cell['kind'] == 'protected'
+    and cell['difference']
+  ]
+
+
+def _falls(cells: Iterable[sweeps.Cell], name: str) -> tuple[bool, str] | None:
+  """Whether the difference of every student falls as x rises, and the numbers.
+
+  As 'Students against training alone, at temperature 1, 4: cnn8 -1.0, -5.0.'
+  """
+  ordered = sorted(
+    (cell for cell in cells if cell['difference']),
+    key=lambda c: (entries.natural(c['model']), c['x']),
+  )
+  lines = entries.grouped(ordered, lambda c: c['model'])
+  lines = {model: line for model, line in lines.items() if len(line) > 1}
+  if not lines:
+    return None
+  parts = []
+  for model, line in lines.items():
+    values = ', '.join(f'{c["difference"]["mean"]:+.1f}' for c in line)
+    parts.append(f'{model} {values}')
+  xs = ', '.join(f'{c["x"]:g}' for c in next(iter(lines.values())))
+  return all(map(_ends_lower, lines.values())), (
+    f'Students against training alone, at {name} {xs}: {"; ".join(parts)}.'
+  )
+
+
+def _ends_lower(line: Sequence[Mapping[str, Any]]) -> bool:
+  """From the first to the last, and by and large in between."""
+  ends = _paired(line[-1]['difference'], line[0]['difference'])
+  if stats.verdict(ends) != 'loss':
+    return False
+  means = [cell['difference']['mean'] for cell in line]
+  rank = scipy.stats.spearmanr([cell['x'] for cell in line], means).statistic
+  return rank <= -_MIN_RANK_CORRELATION
+
+
+def _all_lose(found: Mapping[str, stats.Stat]) -> Found:
+  if not found:
+    return None
+  holds = all(stats.verdict(one) == 'loss' for one in found.values())
+  return holds, _listed('Against training alone:', found)
+
+
+def _listed(verb: str, found: Mapping[str, stats.Stat]) -> str:
+  told = [f'{name} {plus_minus(one, "+")}' for name, one in found.items()]
+  text = f'{verb} {"; ".join(told)}.'
+  return text[0].upper() + text[1:]
+
+
+def _at_most(found: stats.Stat, limit: float) -> bool:
+  """Whether a mean is below a limit by more than its standard error."""
+  return found['mean'] + stats.standard_error(found) <= limit
+
+
+def _measured(
+  results: Results, key: str, kind: str = '', number_key: str = ''
+) -> tuple[stats.Stat, stats.Stat] | None:
+  """A number measured of the normal and of the nasty teacher, over seeds.
+
+  Args:
+    results: of an experiment.
+    key: of the number.
+    kind: behind their names.
+    number_key: of how many examples it is a percentage, where it is one.
+  """
+  pair = []
+  for name in ('normal', 'nasty'):
+    by_seed = results.get('measurements', {}).get(f'{name}{kind}', {})
+    errors = [
+      stats.proportion_error(found[key], found.get(number_key))
+      for found in by_seed.values()
+    ]
+    values = {seed: found[key] for seed, found in by_seed.items()}
+    found = stats.stat(values, stats.mean_error(errors))
+    if found is None:
+      return None
+    pair.append(found)
+  normal, nasty = pair
+  return normal, nasty
+
+
+def _paired(one: stats.Stat, other: stats.Stat) -> stats.Stat:
+  """one - other, over the seeds that both have."""
+  a, b = one['by_seed'], other['by_seed']
+  found = stats.stat(
+    {seed: a[seed] - b[seed] for seed in a if seed in b},
+    stats.add_errors(one.get('sampling_error'), other.get('sampling_error')),
+  )
+  assert found, 'the runs of one study have their seeds in common'
+  return found
