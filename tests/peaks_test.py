@@ -78,21 +78,6 @@ def test_float32_extremes_stay_finite_and_plain_json():
   assert stats['mean_rank'] == 2.0
 
 
-@pytest.mark.parametrize(
-  ('logits', 'labels', 'temperature', 'message'),
-  [
-    ([1.0, 2.0], [0], 1.0, r'needs logits \[N, K\]'),
-    ([[1.0, 2.0]], [0, 1], 1.0, r'got \(1, 2\) and \(2,\)'),
-    ([[1.0, np.nan]], [0], 1.0, '1 of 1 images have logits not finite'),
-    ([[1.0, 2.0]], [2], 1.0, 'labels must be 0 to 1; got 2 to 2'),
-    ([[1.0, 2.0]], [0], 0.0, 'temperature must be above 0'),
-  ],
-)
-def test_mistakes_are_named(logits, labels, temperature, message):
-  with pytest.raises(ValueError, match=message):
-    peaks.statistics(logits, labels, temperature)
-
-
 def _by_name():
   """Two seeds of 10 images: the shares are multiples of 10%."""
   normal = [
