@@ -123,23 +123,16 @@ def test_separation_does_not_depend_on_the_names_of_classes():
 @pytest.mark.parametrize(
   ('vectors', 'labels', 'message'),
   [
-    (np.eye(4), [1, 1, 1, 1], 'two or more classes .* got 1 in 4 vectors'),
-    (np.eye(4), [0, 1, 2, 3], 'fewer classes than vectors; got 4 in 4'),
-    (np.eye(4), [0, 1], r'4 vectors, labels \(2,\)'),
+    (np.eye(4), [1, 1, 1, 1], 'Number of labels is 1'),
+    (np.eye(4), [0, 1, 2, 3], 'Number of labels is 4'),
+    (np.eye(4), [0, 1], r'inconsistent numbers of samples: \[4, 2\]'),
     (np.ones((4, 3)), [0, 0, 1, 1], 'all 4 vectors are equal'),
-    (np.full((4, 3), np.inf), [0, 0, 1, 1], '4 of 4 vectors are not finite'),
-    (np.ones(4), [0, 0, 1, 1], r'needs vectors \[N, F\]; got \(4,\)'),
+    (np.diag([1.0, np.nan, 1.0, 1.0]), [0, 0, 1, 1], 'contains NaN'),
   ],
 )
 def test_mistakes_in_separation_are_named(vectors, labels, message):
   with pytest.raises(ValueError, match=message):
     embeddings.separation(vectors, labels)
-
-
-def test_mistakes_in_projection_are_named():
-  for vectors in (np.eye(4), np.arange(9.0)[:, None]):
-    with pytest.raises(ValueError, match='5 or more vectors of 2 or more'):
-      embeddings.project(vectors)
 
 
 def _arrays(num_classes=10, each=20):

@@ -67,22 +67,18 @@ def project(vectors: npt.ArrayLike) -> np.ndarray:
   points are the same again; 2,000 vectors take about 20 seconds.
 
   Args:
-    vectors: float[N, F] of 5 or more examples.
+    vectors: float[N, F].
 
   Returns:
     float32[N, 2].
 
   Raises:
-    ValueError: for vectors that are too few, too short, not finite or equal.
+    ValueError: for vectors that are all equal, or that t-SNE refuses.
 
   Reference: van der Maaten and Hinton (2008), Visualizing Data using t-SNE;
     initialised by PCA as Kobak and Berens (2019), 10.1038/s41467-019-13056-x.
   """
   x = _scaled(vectors)
-  if len(x) < 5 or x.shape[1] < 2:
-    raise ValueError(
-      f't-SNE needs 5 or more vectors of 2 or more numbers; got {x.shape}'
-    )
   tsne = manifold.TSNE(
     init='pca',
     perplexity=min(_MAX_PERPLEXITY, (len(x) - 1) / 3),
@@ -114,20 +110,12 @@ def separation(
     of the own class, in percent (on a tie the nearer ones decide).
 
   Raises:
-    ValueError: for fewer than two classes, a class for each vector, or
-      vectors that are not finite or all equal.
+    ValueError: for vectors that are all equal; of scikit-learn, for fewer
+      than two classes, a class for each vector, or what is not finite.
 
   Reference: Rousseeuw (1987), Silhouettes, 10.1016/0377-0427(87)90125-7.
   """
   x, y = _scaled(vectors), np.asarray(labels)
-  if y.shape != (len(x),):
-    raise ValueError(f'separation: {len(x)} vectors, labels {y.shape}')
-  num_classes = len(np.unique(y))
-  if not 2 <= num_classes < len(x):
-    raise ValueError(
-      'separation: needs two or more classes and fewer classes than vectors; '
-      f'got {num_classes} in {len(x)} vectors'
-    )
   with threadpoolctl.threadpool_limits(1):
     silhouette = metrics.silhouette_score(x, y)
     predicted = _vote(x, y)
@@ -153,11 +141,6 @@ def _vote(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _scaled(vectors: npt.ArrayLike) -> np.ndarray:
   """float64[N, F] about 0, of which the largest is 1 or -1, or an error."""
   x = np.asarray(vectors, np.float64)
-  if x.ndim != 2 or not x.size:
-    raise ValueError(f'needs vectors [N, F]; got {x.shape}')
-  if not np.isfinite(x).all():
-    bad = int(np.sum(~np.isfinite(x).all(axis=1)))
-    raise ValueError(f'{bad} of {len(x)} vectors are not finite')
   if (x == x[0]).all():
     raise ValueError(f'all {len(x)} vectors are equal: nothing to tell apart')
   x = x - x.mean(axis=0)
