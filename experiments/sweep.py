@@ -7,7 +7,7 @@ import ml_collections
 
 from experiments import experiment
 from undistillable.graph import plan, runs as runs_lib
-from undistillable.report import draw, sweep, sweeps
+from undistillable.report import draw, sweeps
 
 
 def runs_fn(
@@ -54,6 +54,6 @@ def figure(
     cells = collect_fn(results['runs'], value_fn)
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
-    return [sweep.figure(cells, heading, x_label, log_x=log_x)]
+    return [sweeps.figure(cells, heading, x_label, log_x=log_x)]
 
   return figures

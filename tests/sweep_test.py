@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from undistillable.report import draw, stats, sweep
+from undistillable.report import draw, stats, sweeps
 
 OMEGAS = (0, 0.001, 0.004, 0.01, 0.04, 0.1)
 
@@ -39,7 +39,7 @@ def _study(students=('cnn8', 'resnetc18')):
 
 def _axes(cells, **kwargs):
   """Of each panel but the legend."""
-  shown = sweep.figure(cells, 'Sweep', 'omega', **kwargs)
+  shown = sweeps.figure(cells, 'Sweep', 'omega', **kwargs)
   *panels, _ = shown.draw()
   return [panel.axes[0] for panel in panels]
 
@@ -168,7 +168,7 @@ def test_words_are_marks_without_lines():
 )
 def test_labels_do_not_overlap_or_leave_their_panel(xs):
   cells = _cells('protected', [(80.0,)] * 6, xs, model='a long name ' * 2)
-  panel, legend = sweep.figure(cells, 'Sweep', 'omega').draw()
+  panel, legend = sweeps.figure(cells, 'Sweep', 'omega').draw()
   draw._pixels(panel)  # Lays it out.
   ticks = panel.axes[0].get_xticklabels()
   boxes = [tick.get_window_extent() for tick in ticks]
@@ -185,7 +185,7 @@ def test_labels_do_not_overlap_or_leave_their_panel(xs):
 def test_alternative_text_has_the_numbers():
   cells = _cells('control', [(80.0,)], (None,))
   cells += _cells('protected', [(70.0, 72.0), (50.0,), (60.0,)], (4, 2, 1))
-  assert sweep.figure(cells, 'Sweep', 'omega').alt == (
+  assert sweeps.figure(cells, 'Sweep', 'omega').alt == (
     'Line charts of test accuracy by omega. Student cnn8: student alone 80.0%; '
     'nasty teacher, and its students 60.0% at 1, 50.0% at 2, 71.0% at 4.'
   )
@@ -193,17 +193,17 @@ def test_alternative_text_has_the_numbers():
 
 def test_caption_tells_one_seed_from_several():
   one = _cells('protected', [(70.0,)], (1,))
-  caption = sweep.figure(one, 'Sweep', 'omega').caption
+  caption = sweeps.figure(one, 'Sweep', 'omega').caption
   assert caption.endswith('Every point is one seed.')
   one[0]['accuracy']['sampling_error'] = 1.0
-  caption = sweep.figure(one, 'Sweep', 'omega').caption
+  caption = sweeps.figure(one, 'Sweep', 'omega').caption
   assert 'bands one standard error' in caption
-  caption = sweep.figure(_study(), 'Sweep', 'omega').caption
+  caption = sweeps.figure(_study(), 'Sweep', 'omega').caption
   assert 'one standard deviation' in caption
 
 
 def test_nothing_to_show_is_no_figure():
-  assert sweep.figure([], 'Sweep', 'omega').draw is None
+  assert sweeps.figure([], 'Sweep', 'omega').draw is None
 
 
 def test_every_attack_has_a_panel_of_its_own():

@@ -3,7 +3,7 @@
 import fabricated
 import pytest
 
-from undistillable.report import sweep, sweeps
+from undistillable.report import sweeps
 
 
 def _omega(entry, by_id):
@@ -94,7 +94,7 @@ def test_a_setting_of_the_attack_does_not_move_the_control():
 def test_an_adversary_that_nobody_learns_from_has_no_line():
   runs = _study(omegas=(0.1,), seeds=(0,))
   runs.append(fabricated.make_entry('teacher', 'other', 'none', 0, 50.0))
-  lines = sweep.lines_of(sweeps.collect(runs, _omega))
+  lines = sweeps.lines_of(sweeps.collect(runs, _omega))
   points = [found for line in lines for found in line['points'].values()]
   assert all(found['mean'] > 60 for found in points)
   assert [line['panel'] for line in lines] == [
