@@ -130,7 +130,8 @@ def test_curves_keep_seeds_apart_and_survive_gaps():
       [{'epoch': 1, 'train_loss': 4.0}, {'epoch': 3, 'train_loss': math.nan}],
     ]
   )
-  assert (curve['panel'], curve['color']) == ('Student cnn', 'control')
+  assert list(draw.by_panel([curve])) == ['Student cnn']
+  assert curve['color'] == 'control'
   found = curve['series']['train_loss']
   assert {
     epoch: list(one['by_seed'].values()) for epoch, one in found.items()
@@ -157,11 +158,13 @@ def test_a_student_alone_stands_beside_every_attack():
   line = [{'epoch': 1, 'train_loss': 1.0, 'train_accuracy': 50.0}]
   metrics = {entry['id']: line for entry in entries}
   found = curves.collect(summary_lib.summarize(entries), metrics)
-  panels = {curve['panel'] for curve in found}
-  assert panels == {'Teachers', 'Student cnn by dafl', 'Student cnn by kd'}
-  for panel in panels - {'Teachers'}:
-    chosen = [c['color'] for c in found if c['panel'] == panel]
-    assert sorted(chosen) == ['control', 'defense-0', 'normal']
+  teachers, *students = draw.by_panel(found).items()
+  assert teachers[0] == 'Teachers'
+  names = [name for name, _ in students]
+  assert sorted(names) == ['Student cnn by dafl', 'Student cnn by kd']
+  for _, chosen in students:
+    found_colors = sorted(curve['color'] for curve in chosen)
+    assert found_colors == ['control', 'defense-0', 'normal']
 
 
 @pytest.mark.parametrize('lowest', [0.02, -3.0])

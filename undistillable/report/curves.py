@@ -73,25 +73,26 @@ def collect(summary: Summary, metrics: Metrics) -> list[Curve]:
   """Metrics by epoch -> curves, one for each row that has them.
 
   Returns:
-    List of {panel, name, color, dashed, series}: `panel` is 'Teachers', or a
-    student and, where there are several, the attack: 'Student cnn8 by kd'. A
-    student alone is in all panels of its network. `series` maps a metric to
-    {epoch: `stats.stat` over the seeds that have it}.
+    List of {student, attack, name, color, dashed, series}: the first two as
+    `draw.by_panel` reads them; `series` maps a metric to {epoch: `stats.stat`
+    over the seeds that have it}.
   """
   curves = []
   for row in summary['rows']:
     found = [metrics[name] for name in row['ids'] if metrics.get(name)]
     if not found:
       continue
-    curve = {
-      'name': _name(row),
-      'color': row['color'],
-      'dashed': row['kind'] == 'control'
-      and row['method'] != entries_lib.CONTROL,
-      'series': {key: _series(found, key) for key in _KEYS},
-    }
-    panels = _panels_of(row, summary['rows'])
-    curves += [{'panel': panel, **curve} for panel in panels]
+    curves.append(
+      {
+        'student': row['name'] if row['role'] == 'student' else None,
+        'attack': row['method'] if row['teacher'] else None,
+        'name': _name(row),
+        'color': row['color'],
+        'dashed': row['kind'] == 'control'
+        and row['method'] != entries_lib.CONTROL,
+        'series': {key: _series(found, key) for key in _KEYS},
+      }
+    )
   return curves
 
 
@@ -120,21 +121,7 @@ def _accuracy_key(curves: Sequence[Curve]) -> str:
 def _name(row: Row) -> str:
   """Of a line in the legend."""
   name = row['name'] if row['role'] == 'teacher' else row['teacher']
-  if name:
-    return f'{name}, or distilled from it'
-  alone = row['method'] == entries_lib.CONTROL
-  return 'student alone' if alone else f'student by {row["method"]} alone'
-
-
-def _panels_of(row: Row, rows: Sequence[Row]) -> list[str]:
-  """Where a row is shown; who learned from no teacher is in several panels."""
-  if row['role'] == 'teacher':
-    return ['Teachers']
-  robbers = [other for other in rows if other['teacher']]
-  many = len({other['method'] for other in robbers}) > 1
-  mine = [row] if row['teacher'] else robbers
-  attacks = [one['method'] for one in mine if one['name'] == row['name']]
-  return draw.by_attack(row['name'], attacks, many)
+  return f'{name}, or distilled from it' if name else draw.alone(row['method'])
 
 
 def _series(

@@ -143,17 +143,30 @@ def clipped(name: str) -> str:
   return name if len(name) <= 12 else f'{name[:11]}…'
 
 
-def by_panel(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
-  """{name of a panel: the lines in it}."""
-  return entries.grouped(lines, lambda line: line['panel'])
+def by_panel(lines: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+  """{name of a panel: the lines in it}, by their `student` and `attack`.
+
+  Lines without a student are of teachers. Students have a panel for each
+  attack, if there are many; who learned from no teacher has no attack, and is
+  in all panels of its network.
+  """
+  many = len({line['attack'] for line in lines} - {None}) > 1
+  panels: dict[str, list[Any]] = {}
+  for line in lines:
+    student, attack = line['student'], line['attack']
+    names = [f'Student {student}' if student else 'Teachers']
+    if student and many:
+      beside = [one['attack'] for one in lines if one['student'] == student]
+      attacks = [attack] if attack else filter(None, dict.fromkeys(beside))
+      names = [f'{names[0]} by {one}' for one in attacks] or names
+    for name in names:
+      panels.setdefault(name, []).append(line)
+  return panels
 
 
-def by_attack(student: str, attacks: Iterable[str], many: bool) -> list[str]:
-  """The panels in which a student stands: one an attack, if there are many."""
-  panel = f'Student {student}'
-  if not many:
-    return [panel]
-  return [f'{panel} by {name}' for name in dict.fromkeys(attacks)] or [panel]
+def alone(method: str) -> str:
+  """The name of a line of students who learned from no teacher."""
+  return f'student{"" if method == entries.CONTROL else f" by {method}"} alone'
 
 
 def seeds(axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float]) -> None:

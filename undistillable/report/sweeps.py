@@ -21,8 +21,8 @@ ValueFn = Callable[[Entry, Mapping[str, Entry]], Any]
 Cell = dict[str, Any]
 
 _KINDS = ('control', 'normal', 'protected')
-# {'panel', 'name', 'color', 'points': {x: Stat}}; a line that does not depend
-# on what is swept has one point, at None.
+# {'student', 'attack', 'name', 'color', 'points': {x: Stat}}; a line that does
+# not depend on what is swept has one point, at None.
 Line = dict[str, Any]
 
 # Steps more uneven than this are drawn evenly: 1, 2, 4, ..., 20 on a linear
@@ -154,37 +154,27 @@ def lines_of(cells: Sequence[Cell]) -> list[Line]:
   defenses = list(
     dict.fromkeys(c['defense'] for c in cells if c['kind'] == 'protected')
   )
-  lines: dict[tuple[str, str], Line] = {}
+  lines: dict[tuple[str | None, str | None, str], Line] = {}
   for cell in cells:
-    student, color = cell['role'] == 'student', cell['kind']
-    if not student and cell['model'] not in protected:
+    student = cell['model'] if cell['role'] == 'student' else None
+    if student is None and cell['model'] not in protected:
       continue  # An adversary of another kind, which nobody learns from.
+    color = cell['kind']
     if color == 'protected':
       color = f'defense-{defenses.index(cell["defense"]) % NUM_COLORS}'
-    name = _name(cell)
-    for panel in _panels_of(cell, cells) if student else ['Teachers']:
-      line = {'panel': panel, 'name': name, 'color': color, 'points': {}}
-      points = lines.setdefault((panel, name), line)['points']
-      points[cell['x']] = cell['accuracy']
+    key = student, cell['attack'] if cell['defense'] else None, _name(cell)
+    line = dict(zip(('student', 'attack', 'name'), key, strict=True))
+    line |= {'color': color, 'points': {}}
+    lines.setdefault(key, line)['points'][cell['x']] = cell['accuracy']
   return list(lines.values())
 
 
 def _name(cell: Cell) -> str:
   """Of a line in the legend."""
   if cell['kind'] == 'control':
-    alone = cell['attack'] == entries_lib.CONTROL
-    return 'student alone' if alone else f'student by {cell["attack"]} alone'
+    return draw.alone(cell['attack'])
   name = 'normal' if cell['kind'] == 'normal' else cell['defense']
   return f'{name} teacher, and its students'
-
-
-def _panels_of(cell: Cell, cells: Sequence[Cell]) -> list[str]:
-  """Of a student: one for each attack, where there are several."""
-  robbers = [c for c in cells if c['role'] == 'student' and c['defense']]
-  many = len({c['attack'] for c in robbers}) > 1
-  mine = [cell] if cell['defense'] else robbers
-  attacks = [c['attack'] for c in mine if c['model'] == cell['model']]
-  return draw.by_attack(cell['model'], attacks, many)
 
 
 def panels(
