@@ -193,7 +193,9 @@ def render(shown: Figure, folder: pathlib.Path) -> list[document.Block]:
       matplotlib.rcdefaults()  # Not what a user has set for his own figures.
       matplotlib.rcParams.update(STYLE)
       panels = shown.draw()
-      replace(folder / path, png(shown.title, panels))
+      picture = png(shown.title, panels)
+      (folder / 'figures').mkdir(parents=True, exist_ok=True)
+      disk.replace(folder / path, picture)
       for panel in filter(None, panels):
         panel.set_layout_engine('none')  # It stays as it is laid out.
       texts = [
@@ -259,12 +261,6 @@ def png(title: str, panels: Panels) -> bytes:
   buffer = io.BytesIO()
   page.save(buffer, 'png', optimize=True)
   return buffer.getvalue()
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file, and its folder: never a half-written one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  disk.replace(path, data)
 
 
 def _title(text: str, width: float) -> mpl_figure.Figure:

@@ -21,7 +21,7 @@ from undistillable.report import (
   summary as summary_lib,
   table,
 )
-from undistillable.storage import paths
+from undistillable.storage import disk, paths
 
 
 def write(
@@ -46,7 +46,8 @@ def write(
       default: the workdir.
     command: what was typed to run the study; shown in the report.
     conclusion: what it says first; default: how undistillable the teachers are.
-    figures: default: those of the main job.
+    figures: default: those of the main job: accuracy, what a thief sees, how
+      the networks learned.
 
   Example:
     results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
@@ -56,7 +57,11 @@ def write(
   folder = workdir if folder is None else paths.local(folder, 'folder')
   summary = summary_lib.summarize(results['runs'])
   if figures is None:
-    figures = main_figures(summary, results['runs'], workdir, folder)
+    figures = [
+      accuracy.figure(summary),
+      logits.figure(summary, responses.read(folder)),
+      curves.figure(summary, curves.read(workdir, results['runs'])),
+    ]
   if conclusion is None:
     conclusion = document.Conclusion(
       conclusion_lib.title(summary['rows']),
@@ -96,20 +101,7 @@ def pages(
     'report.md': document.markdown(conclusion, parts),
     'report.html': document.page(conclusion, parts, line),
   }
+  folder.mkdir(parents=True, exist_ok=True)
   for name, text in texts.items():
     # A command may hold what its terminal's encoding could not say.
-    draw.replace(folder / name, text.encode('utf-8', 'replace'))
-
-
-def main_figures(
-  summary: summary_lib.Summary,
-  entries: Sequence[Mapping[str, Any]],
-  workdir: pathlib.Path,
-  folder: pathlib.Path,
-) -> list[draw.Figure]:
-  """Accuracy, what a thief sees, learning curves; see `write`."""
-  return [
-    accuracy.figure(summary),
-    logits.figure(summary, responses.read(folder)),
-    curves.figure(summary, curves.read(workdir, entries)),
-  ]
+    disk.replace(folder / name, text.encode('utf-8', 'replace'))
