@@ -20,7 +20,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -69,34 +69,30 @@ def of_images(quick: bool = False) -> Rows:
 
 def of_classes(quick: bool = False) -> Rows:
   """Seconds of a step of `cnn` by classes, alone and with recorded answers."""
-  chosen = [
-    (number, kind)
+  return _timed(
+    ({'classes': number, 'kind': kind}, _turn(kind, number, _BATCH, quick))
     for number in ((10, 20) if quick else (10, 100, 200, 1000))
     for kind in ('teacher', 'kd')
-  ]
-  return _timed(
-    [{'classes': number, 'kind': kind} for number, kind in chosen],
-    [_turn(kind, number, _BATCH, quick) for number, kind in chosen],
   )
 
 
 def of_batches(quick: bool = False) -> Rows:
   """Seconds of a step of `cnn` by images in a batch."""
-  numbers = (32, 64) if quick else (32, 64, 128, 256, 512, 1024)
-  chosen = [{'batch': number} for number in numbers]
   return _timed(
-    chosen, [_turn('teacher', 10, number, quick) for number in numbers]
+    ({'batch': number}, _turn('teacher', 10, number, quick))
+    for number in ((32, 64) if quick else (32, 64, 128, 256, 512, 1024))
   )
 
 
 def of_devices(quick: bool = False) -> Rows:
   """Seconds of a step of `cnn`, of one batch that devices share."""
-  numbers = [n for n in (1, 2, 4, 8) if n <= len(jax.devices())]
   turns = []
-  for number in numbers:
-    parallel.use(number)
-    turns.append(_turn('teacher', 10, _BATCH, quick))
-  return _timed([{'devices': number} for number in numbers], turns)
+  for number in (1, 2, 4, 8):
+    if number <= len(jax.devices()):
+      parallel.use(number)
+      turn = _turn('teacher', 10, _BATCH, quick)
+      turns.append(({'devices': number}, turn))
+  return _timed(turns)
 
 
 def of_runs(quick: bool = False) -> Rows:
@@ -192,44 +188,40 @@ def of_memory(quick: bool = False) -> Rows:
   images and gradients included; `layers` what its layers put out, which is what
   the backward pass reads.
   """
-  rows = []
-  for network, batch in (
-    [('cnn8', 8)] if quick else [('resnet18', 128), ('resnet50', 128)]
-  ):
-    pixels, classes = 64, 200
-    method = _method('teacher', network, classes)
-    arrays = _arrays(batch, classes, pixels)
-    key = jax.random.key(0)
+  networks = ('cnn8',) if quick else ('resnet18', 'resnet50')
+  return [_memory(network, 8 if quick else _BATCH) for network in networks]
 
-    def step(
-      state: Any, arrays: Any, key: jax.Array, method: Any = method
-    ) -> Any:
-      everything = np.arange(len(arrays['label']))
-      batch = {**_PREPARE(arrays, everything, key), 'answers': {}}
-      return method.step(state, {}, batch, key)
 
-    images = jax.eval_shape(_PREPARE, arrays, np.arange(batch), key)
-    state = jax.eval_shape(method.init, key, images, {})
-    lowered = jax.jit(step, donate_argnums=0).lower(state, arrays, key)
-    found: Any = lowered.compile().memory_analysis()
-    outputs = sizes.size(network, classes, pixels).outputs
-    rows.append(
-      {
-        'network': network,
-        'pixels': pixels,
-        'classes': classes,
-        'batch': batch,
-        'state_mb': sum(
-          x.size * x.dtype.itemsize
-          for x in jax.tree.leaves(state)
-          if np.issubdtype(x.dtype, np.number)
-        )
-        // 10**6,
-        'step_mb': found.temp_size_in_bytes // 10**6,
-        'layers_mb': 4 * batch * outputs // 10**6,
-      }
-    )
-  return rows
+def _memory(network: str, batch: int) -> dict[str, Any]:
+  """Of one network."""
+  pixels, classes = 64, 200
+  method = _method('teacher', network, classes)
+  arrays, everything = _arrays(batch, classes, pixels), np.arange(batch)
+  key = jax.random.key(0)
+
+  def step(state: Any, arrays: Any, key: jax.Array) -> Any:
+    images = {**_PREPARE(arrays, everything, key), 'answers': {}}
+    return method.step(state, {}, images, key)
+
+  images = jax.eval_shape(_PREPARE, arrays, everything, key)
+  state = jax.eval_shape(method.init, key, images, {})
+  lowered = jax.jit(step, donate_argnums=0).lower(state, arrays, key)
+  found: Any = lowered.compile().memory_analysis()
+  state_bytes = sum(
+    x.size * x.dtype.itemsize
+    for x in jax.tree.leaves(state)
+    if np.issubdtype(x.dtype, np.number)
+  )
+  outputs = sizes.size(network, classes, pixels).outputs
+  return {
+    'network': network,
+    'pixels': pixels,
+    'classes': classes,
+    'batch': batch,
+    'state_mb': state_bytes // 10**6,
+    'step_mb': found.temp_size_in_bytes // 10**6,
+    'layers_mb': 4 * batch * outputs // 10**6,
+  }
 
 
 PARTS: dict[str, Callable[[bool], Rows]] = {
@@ -499,19 +491,17 @@ def _turn(
   return turn
 
 
-def _timed(
-  chosen: Sequence[Mapping[str, Any]], turns: Sequence[Callable[[], int]]
-) -> Rows:
+def _timed(turns: Iterable[tuple[dict[str, Any], Callable[[], int]]]) -> Rows:
   """Each of the settings with the median time of its steps."""
-  secs: list[list[float]] = [[] for _ in turns]
+  timed = [(*one, list[float]()) for one in turns]
   for _ in range(_ROUNDS):
-    for turn, found in zip(turns, secs, strict=True):
+    for _, turn, secs in timed:
       start = time.perf_counter()
       num_steps = turn()
-      found.append((time.perf_counter() - start) / num_steps)
+      secs.append((time.perf_counter() - start) / num_steps)
   return [
-    {**one, 'step_s': statistics.median(found)}
-    for one, found in zip(chosen, secs, strict=True)
+    {**settings, 'step_s': statistics.median(secs)}
+    for settings, _, secs in timed
   ]
 
 
