@@ -58,17 +58,14 @@ def seconds(runs: Iterable[runs_lib.Run], speed: Speed, together: int) -> float:
 
 def num_steps(run: runs_lib.Run) -> int:
   """Steps of a training, found without loading its data."""
-  return run.recipe['epochs'] * (_num_examples(run) // run.recipe['batch_size'])
-
-
-def _num_examples(run: runs_lib.Run) -> int:
-  """How many a run sees in an epoch."""
-  if run.num_made is not None:
-    return run.num_made
-  settings = run.learns_from
-  examples = data.get_source(settings['name']).num_examples['train']
-  examples = min(examples, settings['limit'] or examples)
-  return int(examples * (1 - settings['val_fraction']) * settings['fraction'])
+  number, settings = run.num_made, run.learns_from
+  if number is None:
+    examples = data.get_source(settings['name']).num_examples['train']
+    examples = min(examples, settings['limit'] or examples)
+    number = int(
+      examples * (1 - settings['val_fraction']) * settings['fraction']
+    )
+  return run.recipe['epochs'] * (number // run.recipe['batch_size'])
 
 
 def measured_speed() -> Speed:
