@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     seen |= dict.fromkeys(new)
     time = conduct.duration(estimate.seconds(new, speed, together))
     counts = str(len(planned)), str(len(new))
-    rows.append((name, *counts, time, experiment.title))
+    rows.append((name, *counts, time, experiment.question))
   print('\n'.join(document.aligned(rows, numeric=(1, 2, 3))))
   total = conduct.duration(estimate.seconds(seen, speed, together))
   print(f'\nAll: {len(seen)} networks, about {total} on this machine.')

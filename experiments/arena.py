@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments import experiment, predictions
-from undistillable import arena
+from undistillable import arena, study
 from undistillable.report import arena as report, board as board_lib
 
 
@@ -22,7 +22,7 @@ def _write(
   report.write(results, workdir, more=more, **where)
 
 
-EXPERIMENT = experiment.Experiment(
+EXPERIMENT = study.Study(
   'arena',
   arena.plan_fn,
   arena.measure_fn,
@@ -30,7 +30,7 @@ EXPERIMENT = experiment.Experiment(
   go_on=True,
   fixed_fields=('arena',),
   text_fn=report.text,
-  title='Which defense holds against which attack, and at what price?',
+  question='Which defense holds against which attack, and at what price?',
 )
 
 if __name__ == '__main__':

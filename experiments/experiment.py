@@ -1,6 +1,5 @@
 """What an experiment is: runs, numbers, figures, and claims that they test."""
 
-import dataclasses
 import importlib
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -19,18 +18,7 @@ FiguresFn = Callable[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment(study.Study):
-  """One table or figure: a study, which has the name of its module.
-
-  Attributes:
-    title: the question that it answers.
-  """
-
-  title: str = ''
-
-
-def load(name: str) -> Experiment:
+def load(name: str) -> study.Study:
   """The experiment of a module."""
   return importlib.import_module(f'experiments.{name}').EXPERIMENT
 
@@ -44,16 +32,16 @@ def plan_all(
 
 def make(
   name: str,
-  title: str,
+  question: str,
   plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]],
   figures_fn: FiguresFn | None = None,
   measure_fn: Callable[..., Mapping[str, Any]] = lambda *_: {},
-) -> Experiment:
+) -> study.Study:
   """An experiment whose report has these figures, and what became of claims.
 
   Args:
     name: of its module, and of its folder in a workdir.
-    title: the question that it answers.
+    question: see `study.Study`.
     plan_fn: `config -> runs`.
     figures_fn: default: those of the main job.
     measure_fn: see `study.Study`.
@@ -67,14 +55,16 @@ def make(
       workdir,
       folder=folder,
       command=command,
-      conclusion=_conclusion(name, title, results),
+      conclusion=_conclusion(name, question, results),
       figures=figures_fn and figures_fn(results, workdir, folder),
     )
 
-  return Experiment(name, plan_fn, measure_fn, write, go_on=True, title=title)
+  return study.Study(
+    name, plan_fn, measure_fn, write, go_on=True, question=question
+  )
 
 
-def main(experiment: Experiment) -> None:
+def main(experiment: study.Study) -> None:
   """`python -m experiments.<name> --config=... --workdir=...`."""
   from undistillable import main  # It defines flags: for a command line alone.
 
@@ -82,11 +72,11 @@ def main(experiment: Experiment) -> None:
 
 
 def _conclusion(
-  name: str, title: str, results: Mapping[str, Any]
+  name: str, question: str, results: Mapping[str, Any]
 ) -> document.Conclusion:
   """What became of the claims that the experiment tests."""
   verdicts = claims.judge({name: results}, name)
-  title = f'{title} ({results["runs"][0]["dataset"]})'
+  title = f'{question} ({results["runs"][0]["dataset"]})'
   summary = results['summary']
   if not verdicts:
     return document.Conclusion(

@@ -66,6 +66,7 @@ class Study:
     fixed_fields: of the config, which other studies do not depend on, and this
       one does.
     text_fn: `results -> str`, what a terminal shows at the end.
+    question: that it answers, where `python -m experiments` lists it.
   """
 
   name: str
@@ -75,6 +76,7 @@ class Study:
   go_on: bool
   fixed_fields: tuple[str, ...] = ()
   text_fn: Callable[[Results], str] = _table_of
+  question: str = ''
 
 
 def _measure_main(
