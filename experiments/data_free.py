@@ -1,36 +1,28 @@
 """Theft without data: what DAFL and DeepInversion take from either teacher."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from experiments import experiment
-from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import accuracy, curves
 
 
-def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-  """Both teachers of every seed, robbed with data and without."""
-  attacks = ('kd', *config.grid.data_free_attacks)
-  return experiment.plan_all([robbed(config, attacks)])
-
-
-def robbed(
-  config: ml_collections.ConfigDict, attacks: Sequence[str]
-) -> ml_collections.ConfigDict:
-  """The main job of the teacher and student that are robbed without data."""
-  changes = {
+def robbed(config: ml_collections.ConfigDict, *attacks: str) -> dict[str, Any]:
+  """The changes for the teacher and student that are robbed without data."""
+  return {
     'teacher.model': config.grid.data_free_teacher,
     'students': (config.grid.data_free_student,),
-    'attacks': tuple(attacks),
+    'attacks': attacks,
   }
-  return plan.vary(config, changes)
 
 
 EXPERIMENT = experiment.make(
   'data_free',
   'What can be stolen without any data?',
-  _plan,
+  experiment.jobs(
+    lambda config: [robbed(config, 'kd', *config.grid.data_free_attacks)]
+  ),
   lambda results, workdir, _: [
     accuracy.figure(results['summary']),
     curves.figure(results['summary'], curves.read(workdir, results['runs'])),

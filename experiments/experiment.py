@@ -12,6 +12,7 @@ from undistillable import study
 from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import document, draw, write as write_lib
 
+PlanFn = Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]
 # (the content of results.json, the workdir, the folder of the experiment).
 FiguresFn = Callable[
   [Mapping[str, Any], pathlib.Path, pathlib.Path], list[draw.Figure]
@@ -23,17 +24,27 @@ def load(name: str) -> study.Study:
   return importlib.import_module(f'experiments.{name}').EXPERIMENT
 
 
-def plan_all(
-  configs: Iterable[ml_collections.ConfigDict],
-) -> list[runs_lib.Run]:
-  """The runs of several configs of the main job, each once."""
-  return plan.in_order(run for config in configs for run in plan.make(config))
+def jobs(
+  changes_fn: Callable[
+    [ml_collections.ConfigDict], Iterable[Mapping[str, Any]]
+  ],
+) -> PlanFn:
+  """`plan_fn` of an experiment: the main job with each of these changes.
+
+  Args:
+    changes_fn: `config -> changes`, each as `plan.vary` takes them.
+  """
+  return lambda config: plan.in_order(
+    run
+    for changes in changes_fn(config)
+    for run in plan.make(plan.vary(config, changes))
+  )
 
 
 def make(
   name: str,
   question: str,
-  plan_fn: Callable[[ml_collections.ConfigDict], list[runs_lib.Run]],
+  plan_fn: PlanFn,
   figures_fn: FiguresFn | None = None,
   measure_fn: Callable[..., Mapping[str, Any]] = lambda *_: {},
 ) -> study.Study:

@@ -19,8 +19,9 @@ _IMAGES_PER_CLASS = 5
 
 def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """Both teachers of every seed, their images, and a student alone to judge."""
-  config = data_free.robbed(config, ('deep_inversion',))
-  planned = experiment.plan_all([config])
+  planned = plan.make(
+    plan.vary(config, data_free.robbed(config, 'deep_inversion'))
+  )
   return plan.in_order(run for run in planned if 'images' not in run.parents)
 
 

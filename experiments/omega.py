@@ -2,18 +2,8 @@
 
 from collections.abc import Sequence
 
-import ml_collections
-
 from experiments import experiment, sweep, varied
-from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import stats, sweeps
-
-
-def _plan(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-  """One protected teacher for each omega; at 0 it is the normal one."""
-  omegas = tuple(omega for omega in config.grid.omegas if omega > 0)
-  config = plan.vary(config, {'grid.omegas': omegas})
-  return sweep.runs_fn('nasty.omega', 'omegas')(config)
 
 
 def _collect(
@@ -30,7 +20,13 @@ def _collect(
 EXPERIMENT = experiment.make(
   'omega',
   'How large must omega be, and what does it cost?',
-  _plan,
+  experiment.jobs(
+    lambda config: [
+      {'students': config.grid.students, 'nasty.omega': omega}
+      for omega in config.grid.omegas
+      if omega > 0  # At 0 it is the normal one.
+    ]
+  ),
   sweep.figure(
     varied.of_owner('omega'),
     'omega',

@@ -3,31 +3,23 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_collections
-
 from experiments import experiment
-from undistillable.graph import plan, runs as runs_lib
 from undistillable.report import draw, sweeps
 
 
-def runs_fn(
-  field: str, grid: str
-) -> Callable[[ml_collections.ConfigDict], list[runs_lib.Run]]:
+def runs_fn(field: str, grid: str) -> experiment.PlanFn:
   """`plan_fn` of an experiment: the main job of every value, by grid.students.
 
   Args:
     field: a dotted name, which is varied.
     grid: of the values, in config.grid.
   """
-
-  def planned(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
-    students = config.grid.students
-    return experiment.plan_all(
-      plan.vary(config, {'students': students, field: value})
+  return experiment.jobs(
+    lambda config: [
+      {'students': config.grid.students, field: value}
       for value in config.grid[grid]
-    )
-
-  return planned
+    ]
+  )
 
 
 def figure(

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from experiments import experiment
 from undistillable import method
 from undistillable.graph import plan, runs as runs_lib, store as store_lib
 from undistillable.training import evaluate
@@ -15,7 +14,7 @@ NAMES = ('normal', 'nasty')
 
 def plan_teachers(config: ml_collections.ConfigDict) -> list[runs_lib.Run]:
   """The normal and the protected teacher of every seed."""
-  planned = experiment.plan_all([config])
+  planned = plan.make(config)
   return plan.in_order(run for run in planned if run.role == 'teacher')
 
 
