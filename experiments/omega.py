@@ -1,20 +1,20 @@
 """Omega: what the weight of the divergence costs the owner and the thief."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from experiments import experiment, sweep, varied
-from undistillable.report import stats, sweeps
+from experiments import experiment, varied
+from undistillable.report import draw, sweeps
 
 
-def _collect(
-  entries: Sequence[stats.Entry], value_fn: sweeps.ValueFn
-) -> list[sweeps.Cell]:
-  """The cells by omega; at 0 stand the normal teacher and its students."""
-  cells = sweeps.collect(entries, value_fn)
+def _figures(results: Mapping[str, Any], *_: Any) -> list[draw.Figure]:
+  """By omega; at 0 stand the normal teacher and its students."""
+  cells = sweeps.collect(results['runs'], varied.of_owner('omega'))
   at_zero = {'kind': 'protected', 'defense': 'nasty', 'x': 0.0}
   zero = [cell | at_zero for cell in cells if cell['kind'] == 'normal']
   protected = {c['model'] for c in cells if c['kind'] == 'protected'}
-  return cells + [cell for cell in zero if cell['model'] in protected]
+  cells += [cell for cell in zero if cell['model'] in protected]
+  return [sweeps.figure(cells, 'Accuracy against omega', 'omega', log_x=True)]
 
 
 EXPERIMENT = experiment.make(
@@ -27,14 +27,7 @@ EXPERIMENT = experiment.make(
       if omega > 0  # At 0 it is the normal one.
     ]
   ),
-  sweep.figure(
-    varied.of_owner('omega'),
-    'omega',
-    'Accuracy against omega',
-    teachers=True,
-    log_x=True,
-    collect_fn=_collect,
-  ),
+  _figures,
 )
 
 if __name__ == '__main__':

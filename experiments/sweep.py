@@ -1,6 +1,6 @@
 """What the experiments share that vary one setting."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from experiments import experiment
@@ -29,7 +29,6 @@ def figure(
   *,
   teachers: bool = False,
   log_x: bool = False,
-  collect_fn: Callable[..., list[sweeps.Cell]] = sweeps.collect,
 ) -> experiment.FiguresFn:
   """`figures_fn` of an experiment: accuracy against a value, as lines.
 
@@ -39,11 +38,10 @@ def figure(
     heading: of the figure.
     teachers: whether they have a panel too.
     log_x: whether the value grows by factors.
-    collect_fn: `entries, value_fn -> cells`.
   """
 
   def figures(results: Mapping[str, Any], *_: Any) -> list[draw.Figure]:
-    cells = collect_fn(results['runs'], value_fn)
+    cells = sweeps.collect(results['runs'], value_fn)
     if not teachers:
       cells = [cell for cell in cells if cell['role'] == 'student']
     return [sweeps.figure(cells, heading, x_label, log_x=log_x)]
