@@ -12,6 +12,7 @@ study that nobody disturbed; then another one is begun. Prints, and writes to
 import argparse
 import collections
 import dataclasses
+import functools
 import glob
 import json
 import multiprocessing
@@ -22,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -63,17 +64,10 @@ _SECS_BETWEEN_LOOKS = 0.001
 _MAX_SECS = 600.0  # Of one process.
 
 
-def _report(
-  results: Mapping[str, Any],
-  workdir: pathlib.Path,
-  folder: pathlib.Path,
-  command: str,
-) -> None:
-  """A report without its figures, which take longer than these trainings."""
-  write.write(results, workdir, folder=folder, command=command, figures=())
-
-
-PLAIN = dataclasses.replace(study.MAIN, report_fn=_report)
+# Without the figures of its report, which take longer than these trainings.
+PLAIN = dataclasses.replace(
+  study.MAIN, report_fn=functools.partial(write.write, figures=())
+)
 
 
 def config(data_dir: str, defense: str) -> ml_collections.ConfigDict:
