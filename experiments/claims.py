@@ -1,9 +1,7 @@
 """The claims of the article, judged by what has been measured here.
 
-Ma et al. (2021), arXiv:2105.07381. A claim holds if it is true by more than
-one standard error of the mean over seeds; with one seed, which the evidence
-mentions, by more than that of the number of test images. So are to lose, gain,
-rise and fall meant.
+Ma et al. (2021), arXiv:2105.07381. When a claim holds, is said in `READING`; so
+are to lose, gain, rise and fall meant.
 """
 
 import typing
