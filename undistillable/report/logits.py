@@ -25,19 +25,19 @@ def figure(
   summary: Summary, responses: Mapping[str, np.ndarray] | None
 ) -> draw.Figure:
   """A few images, and the logits and probabilities of each teacher."""
-  kept: dict[str, np.ndarray] = {}
-  if responses is not None:
-    kept = dict(zip(responses['ids'], responses['logits'], strict=True))
+  missing = draw.Figure(
+    'What a thief sees', 'logits', None, '', '', draw.NO_LOGITS
+  )
+  if responses is None:
+    return missing
   answers = [
     (row, logits)
     for row in summary_lib.teachers(summary)
-    for name, logits in kept.items()
+    for name, logits in zip(responses['ids'], responses['logits'], strict=True)
     if name in row['ids']
   ]
-  if not answers or responses is None:
-    return draw.Figure(
-      'What a thief sees', 'logits', None, '', '', draw.NO_LOGITS
-    )
+  if not answers:
+    return missing
   picked = _pick(responses['label'])
   counts = {
     row['label']: float(np.mean(peaks.count(logits[picked])))
@@ -46,9 +46,7 @@ def figure(
   told = [f'the {name} teacher {count:.1f}' for name, count in counts.items()]
   title = f'Peaks in the answers to {len(picked)} test images: '
   title += ', '.join(told)
-  return draw.Figure(
-    heading='What a thief sees',
-    name='logits',
+  return missing._replace(
     draw=lambda: [_panel(responses, picked, *answer) for answer in answers],
     title=title,
     alt=f'{title}. Bars of the logits and probabilities of each teacher over '
