@@ -28,23 +28,19 @@ _MAX_VALUES = 4
 def blocks(results: Mapping[str, Any], command: str) -> list[document.Block]:
   """How it was done, and what it does not show; the command may be ''."""
   entries = results.get('runs', [])
-  found = results.get('environment') or {}
   parts = [document.Heading('How it was done'), *shared(command, entries)]
   head, rows = differing(entries)
   if rows:
     caption = 'What differs between the kinds of network.'
     parts.append(document.Table(head, rows, caption))
-  if found:
-    parts += environment(found, 'Versions and hardware.')
-  if entries:
-    parts += [document.Heading('Runs', 3), _table(entries)]
+  parts += environment(results.get('environment'), 'Versions and hardware.')
+  parts += _part('Runs', _table(entries))
   head, rows = measured(entries)
-  if rows:
-    aligned = tuple(range(1, len(head)))
-    parts += [
-      document.Heading('Protected teachers in training', 3),
-      document.Table(head, rows, _MEASURED, aligned, kind='entries'),
-    ]
+  aligned = tuple(range(1, len(head)))
+  parts += _part(
+    'Protected teachers in training',
+    document.Table(head, rows, _MEASURED, aligned, kind='entries'),
+  )
   return [*parts, document.Heading('Limits'), document.Text(LIMITS), _SOURCE]
 
 
@@ -53,21 +49,23 @@ def shared(command: str, entries: Sequence[Entry]) -> list[document.Block]:
   parts: list[document.Block] = []
   if command:
     parts += [document.Heading('Command', 3), document.Code(command)]
-  alike = common(entries)
-  if alike:
-    head, caption = ('Setting', 'Value'), 'The same in every run.'
-    parts.append(document.Heading('Settings', 3))
-    parts.append(document.Table(head, alike, caption))
-  return parts
+  head, caption = ('Setting', 'Value'), 'The same in every run.'
+  table = document.Table(head, common(entries), caption)
+  return [*parts, *_part('Settings', table)]
 
 
-def environment(found: Mapping[str, Any], caption: str) -> list[document.Block]:
-  """Where it ran."""
-  rows = [(str(key), str(value)) for key, value in found.items()]
-  return [
-    document.Heading('Environment', 3),
-    document.Table(('Item', 'Value'), rows, caption),
-  ]
+def environment(
+  found: Mapping[str, Any] | None, caption: str
+) -> list[document.Block]:
+  """Where it ran, if that is known."""
+  rows = [(str(key), str(value)) for key, value in (found or {}).items()]
+  table = document.Table(('Item', 'Value'), rows, caption)
+  return _part('Environment', table)
+
+
+def _part(title: str, table: document.Table) -> list[document.Block]:
+  """A table below its heading; nothing where it is empty."""
+  return [document.Heading(title, 3), table] if table.rows else []
 
 
 def common(entries: Sequence[Entry]) -> list[tuple[str, str]]:
