@@ -182,7 +182,7 @@ def of_streams(quick: bool = False) -> Rows:
 
 
 def of_memory(quick: bool = False) -> Rows:
-  """Bytes of a step of ResNet-50 on Tiny-ImageNet, as compiled for this device.
+  """Bytes of a step of two ResNets on Tiny-ImageNet, compiled for this device.
 
   `state` is parameters, momentum and statistics; `step` what it works with,
   images and gradients included; `layers` what its layers put out, which is what
