@@ -1,7 +1,6 @@
 """Knowledge distillation with data: the student copies the teacher."""
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -44,31 +43,10 @@ def make(
   arXiv:2105.07381, eq. 1.
   """
 
-  def heard(seen: method.Forward) -> jax.Array:
-    return seen.answers['teacher']
-
-  return distil(model, optimizer, settings, parents, heard)
-
-
-def distil(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  settings: Settings,
-  parents: oracle.Parents,
-  heard_fn: Callable[[method.Forward], jax.Array],
-) -> method.Method:
-  """`make`, of what else is heard of the answers of all parents.
-
-  heard_fn: `Forward -> float[B, K]`, logits or log-scores.
-  """
-
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
-    return loss(seen, heard_fn(seen), settings)
+    return loss(seen, seen.answers['teacher'], settings)
 
-  answer_fns = {
-    role: oracle.as_oracle(parent).scores for role, parent in parents.items()
-  }
-  return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)
+  return oracle.student(model, optimizer, loss_fn, parents)
 
 
 def loss(

@@ -74,10 +74,15 @@ def make(
   """
   tau = settings.temperature
 
-  def heard(seen: method.Forward) -> jax.Array:
-    return tau * mean_scores(list(seen.answers.values()), temperature=tau)
+  def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
+    answers = list(seen.answers.values())
+    heard = tau * mean_scores(answers, temperature=tau)
+    return kd.loss(seen, heard, settings)
 
-  return kd.distil(model, optimizer, settings, parents, heard)
+  answer_fns = {
+    role: oracle.as_oracle(parent).scores for role, parent in parents.items()
+  }
+  return method.supervised(model, optimizer, loss_fn, answer_fns=answer_fns)
 
 
 def mean_scores(
