@@ -3,19 +3,24 @@
 An owner who serves several, each trained and protected from a seed of its own,
 says of the same image as many things. False peaks that differ from network to
 network are then averaged out; what a defense does to all answers alike is not.
+
+Equation: that of `scm.make`, with `m = mean_j softmax(log q_j / tau)`: a mean
+of scores and not of their logarithms, in which a class that one network
+withholds would be withheld by all. The teacher's partners are its links.
+
+Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
+arXiv:2210.11728.
 """
 
 import dataclasses
 import zlib
 from typing import Any
 
-import flax.linen as nn
-import optax
-
-from undistillable import losses, method, oracle
+from undistillable import losses
 from undistillable.attacks import kd, scm
 
 PARENTS = ('teacher',)
+make = scm.make
 _MAX_NETWORKS = 20  # All of them are trained, and then asked.
 
 
@@ -77,22 +82,3 @@ def partner(run: Any, number: int) -> Any:
   return dataclasses.replace(
     run, role=role, seed=seed, parents=parents, compared_with={}
   )
-
-
-def make(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  settings: Settings,
-  parents: oracle.Parents,
-) -> method.Method:
-  """Distils several protected networks of one owner into a student.
-
-  Equation: that of `scm`, with `m = mean_j softmax(log q_j / tau)`: a mean of
-  scores and not of their logarithms, in which a class that one network
-  withholds would be withheld by all. The teacher's partners are further parents
-  like it, by any role; how many, `plan` alone reads.
-
-  Source: none known, but for the ensemble inside of SCM: Jandial et al. (2022),
-  arXiv:2210.11728.
-  """
-  return scm.make(model, optimizer, settings, parents)
