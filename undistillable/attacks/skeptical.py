@@ -10,13 +10,14 @@ Teachers in Knowledge Distillation", NeurIPS.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from undistillable import data, errors, losses, method, models, oracle
 from undistillable.models import layers
@@ -199,31 +200,16 @@ def feature_maps(intermediates: Mapping[str, Any]) -> list[jax.Array]:
   sum this is the branch before it, and where a stage begins with a module of
   stride 1 that module passes for the end of the stage before.
   """
-  if sown := list(_sown_stages(intermediates)):
-    return sown
-  found: dict[tuple[int, ...], jax.Array] = {}
-  for output in _outputs(intermediates):
-    if output.ndim == 4 and output.shape[1:3] != (1, 1):
-      found[output.shape[1:3]] = output
-  return list(found.values())
-
-
-def _sown_stages(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:
-  """Of a network, or of one inside of another."""
-  for name, value in intermediates.items():
-    if isinstance(value, Mapping):
-      yield from _sown_stages(value)
-    elif name == 'stages':
-      yield from value
-
-
-def _outputs(intermediates: Mapping[str, Any]) -> Iterator[jax.Array]:
-  """Of every module in the order of their calls, which flax keeps."""
-  for name, value in intermediates.items():
-    if isinstance(value, Mapping):
-      yield from _outputs(value)
-    elif name == '__call__':
-      yield from (x for x in value if isinstance(x, jax.Array))
+  sown, found = [], {}
+  # In the order of the calls, which flax keeps.
+  for path, values in traverse_util.flatten_dict(intermediates).items():
+    if path[-1] == 'stages':
+      sown += values
+    for value in values if path[-1] == '__call__' else ():
+      is_map = isinstance(value, jax.Array) and value.ndim == 4
+      if is_map and value.shape[1:3] != (1, 1):
+        found[value.shape[1:3]] = value
+  return sown or list(found.values())
 
 
 class Head(nn.Module):
