@@ -135,7 +135,7 @@ def last_layer(
   Raises:
     ValueError: there is no such module.
   """
-  params, found = variables['params'], []
+  found: list[tuple[str, ...]] = []
 
   def note(
     next_fn: Callable[..., Any],
@@ -143,9 +143,12 @@ def last_layer(
     kwargs: Any,
     context: nn.module.InterceptorContext,
   ) -> Any:
-    path = context.module.path
-    if context.method_name != 'setup' and path and _has_own(params, path):
-      found.append(path)
+    module = context.module
+    if context.method_name != 'setup' and module.path:
+      inside = module.variables.get('params', {}).values()
+      # What is no dict is its own, and not that of a module inside of it.
+      if not all(isinstance(child, Mapping) for child in inside):
+        found.append(module.path)
     return next_fn(*args, **kwargs)
 
   with nn.intercept_methods(note):
@@ -158,17 +161,11 @@ def last_layer(
     )
   head = found[-1]
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: tuple(key.key for key in path[: len(head)]) == head, params
+    lambda path, _: tuple(key.key for key in path[: len(head)]) == head,
+    variables['params'],
   )
 
 
 def remedy(settings: Settings) -> str:
   """What to change where the teacher collapses or diverges."""
   return nasty.remedy(settings, 'nasty_head')
-
-
-def _has_own(params: Mapping[str, Any], path: tuple[str, ...]) -> bool:
-  """Whether the module at a path has parameters that no inner one has."""
-  for name in path:
-    params = params.get(name, {})
-  return any(not isinstance(child, Mapping) for child in params.values())
