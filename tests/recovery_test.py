@@ -48,7 +48,7 @@ def _softmax(z):
 
 
 def _restore(variables, q):
-  return _softmax(jax.jit(d_dae.restorer(4).apply)(variables, q))
+  return _softmax(jax.jit(d_dae.Restorer().apply)(variables, q))
 
 
 def _pairs(images, network=None, **settings):
@@ -216,8 +216,13 @@ def test_a_network_learns_the_way_back(defense, settings):
 
 
 def test_a_restorer_is_as_wide_as_its_classes_need():
-  widths = [d_dae.restorer(k).widths for k in (10, 100, 200)]
-  assert widths == [(128, 64), (1024, 512), (2048, 1024)]
+  def widths(num_classes):
+    init = functools.partial(d_dae.Restorer().init, KEY)
+    params = jax.eval_shape(init, jnp.zeros((1, num_classes)))['params']
+    return params['fc0']['kernel'].shape[1], params['fc1']['kernel'].shape[1]
+
+  found = [widths(k) for k in (10, 11, 100, 101, 200)]
+  assert found == [(128, 64), *2 * [(1024, 512)], *2 * [(2048, 1024)]]
 
 
 # The attack.

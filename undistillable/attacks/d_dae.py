@@ -46,28 +46,23 @@ class Settings(recovery.Settings):
 
 
 class Restorer(nn.Module):
-  """Hidden layers of these widths, with BatchNorm."""
-
-  widths: tuple[int, ...]
+  """Two hidden layers with BatchNorm, as wide as in ModelGuard's code."""
 
   @nn.compact
   def __call__(self, q: jax.Array, train: bool = False) -> jax.Array:
     """q: float[B, K], scores as served -> logits: float32[B, K]."""
-    x = q
-    for i, width in enumerate(self.widths):
+    x, num_classes = q, q.shape[-1]
+    if num_classes <= 10:
+      widths = 128, 64
+    elif num_classes <= 100:
+      widths = 1024, 512
+    else:
+      widths = 2048, 1024
+    for i, width in enumerate(widths):
       x = layers.Dense(width, name=f'fc{i}')(x)
       x = layers.BatchNorm(train, name=f'bn{i}')(x)
       x = nn.leaky_relu(x, 0.2)
-    return layers.Dense(q.shape[-1], name='out')(x)
-
-
-def restorer(num_classes: int) -> Restorer:
-  """Of the widths of ModelGuard's code: for 10, 100 and 200 or more classes."""
-  if num_classes <= 10:
-    return Restorer((128, 64))
-  if num_classes <= 100:
-    return Restorer((1024, 512))
-  return Restorer((2048, 1024))
+    return layers.Dense(num_classes, name='out')(x)
 
 
 def make(
@@ -90,7 +85,7 @@ def make(
   """
 
   def restore(variables: state_lib.PyTree, q: jax.Array) -> jax.Array:
-    logits: Any = restorer(q.shape[-1]).apply(variables, q)
+    logits: Any = Restorer().apply(variables, q)
     return losses.log_scores(logits)
 
   learn = functools.partial(train_restorer, settings)
@@ -100,7 +95,7 @@ def make(
 def train_restorer(
   settings: Settings, rng: jax.Array, y: jax.Array, q: jax.Array
 ) -> dict[str, state_lib.PyTree]:
-  """The variables of `restorer(K)`, of scores y and answers q float32[N, K]."""
+  """The variables of `Restorer`, of scores y and answers q float32[N, K]."""
 
   def loss_fn(seen: method.Forward) -> tuple[jax.Array, method.Metrics]:
     error = jnp.abs(jax.nn.softmax(seen.logits) - seen.batch['y'])
@@ -114,7 +109,7 @@ def train_restorer(
   optimizer = optax.chain(
     optax.add_decayed_weights(1e-4), optax.sgd(rate, momentum=0.9)
   )
-  learner = method.supervised(restorer(y.shape[-1]), optimizer, loss_fn)
+  learner = method.supervised(Restorer(), optimizer, loss_fn)
   init_rng, order_rng = jax.random.split(rng)
 
   def body(i: jax.Array, state: state_lib.TrainState) -> state_lib.TrainState:
