@@ -19,13 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from undistillable import (
-  errors,
-  losses,
-  method,
-  oracle,
-  state as state_lib,
-)
+from undistillable import errors, losses, method, oracle, state as state_lib
 from undistillable.attacks import batch_norm, generators, synthesis
 from undistillable.data import augment
 
@@ -212,16 +206,6 @@ def make(
   return method.Method(init, step)
 
 
-class _Goal(NamedTuple):
-  """What stays the same while a batch is made."""
-
-  student: state_lib.PyTree  # Its variables.
-  before: batch_norm.Moments  # Of earlier batches.
-  weight: jax.Array  # Of this one against them.
-  adversarial: jax.Array  # Weight of that term.
-  classes: jax.Array  # What each image shall show, int32[B].
-
-
 class _Batch(NamedTuple):
   """A batch in the making."""
 
@@ -271,103 +255,95 @@ class _Maker:
     """A further batch in the pool, and what is learned by making it."""
     settings, like = self.settings, self.like
     latent_rng, class_rng, reset_rng, look_rng = jax.random.split(rng, 4)
-    meta = self.trainer(settings.generator_steps)
+    meta, own = self.trainer(settings.generator_steps), self.trainer()
+    latent_optimizer = optax.adam(settings.latent_learning_rate, _BETA_1)
     generator = _reset(state.generator, reset_rng, state.made, settings)
     answers, _ = jax.eval_shape(self.read, like['image'])
-    goal = _Goal(
-      student=state.student.variables,
-      before=state.moments,
-      weight=jnp.where(state.made > 0, 1.0 - settings.momentum, 1.0),
-      adversarial=jnp.where(
-        state.made < settings.warmup, 0.0, settings.adversarial
-      ),
-      classes=generators.draw(
-        lambda key: jax.random.randint(key, (), 0, answers.shape[-1]),
-        class_rng,
-        like['index'],
-      ),
+    # Of this batch's statistics against those of earlier ones.
+    weight = jnp.where(state.made > 0, 1.0 - settings.momentum, 1.0)
+    adversarial = jnp.where(
+      state.made < settings.warmup, 0.0, settings.adversarial
     )
+    classes = generators.draw(
+      lambda key: jax.random.randint(key, (), 0, answers.shape[-1]),
+      class_rng,
+      like['index'],
+    )
+
+    def loss_fn(
+      params: state_lib.PyTree,
+      latent: jax.Array,
+      making: _Batch,
+      rng: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+      """What a batch minimises; its images in 0..1, and how they are judged."""
+      painter = dataclasses.replace(making.generator, params=params)
+      inputs, _ = own.paint(painter, latent)
+      share = 0.5 + 0.5 * jnp.tanh(inputs)
+      seen = self.look(share, rng)
+      logits, moments = self.read(seen)
+      student_logits: Any = self.model.apply(
+        jax.lax.stop_gradient(state.student.variables), seen, train=False
+      )
+      terms = {
+        'batch_norm': statistics_distance(moments, state.moments, weight),
+        'cross_entropy': losses.cross_entropy(logits, classes).mean(),
+        'adversarial': agreement_gap(logits, student_logits).mean(),
+      }
+      loss = (
+        settings.batch_norm * terms['batch_norm']
+        + settings.cross_entropy * terms['cross_entropy']
+        + adversarial * terms['adversarial']
+      )
+      return loss, (share, moments, terms)
+
+    def update(
+      making: _Batch, rng: jax.Array
+    ) -> tuple[_Batch, tuple[batch_norm.Moments, method.Metrics]]:
+      """One of the k updates; also how its images were judged."""
+      generator, latent = making.generator, making.latent
+      grad_fn = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)
+      (loss, (share, moments, terms)), (grads, latent_grads) = grad_fn(
+        generator.params, latent, making, rng
+      )
+      loss, terms, grads = method.average((loss, terms, grads), self.axis_name)
+      # A device takes the mean over its own images; this one is over all.
+      latent_grads /= generators.num_devices(self.axis_name)
+      updates, latent_state = latent_optimizer.update(
+        latent_grads, making.latent_state, latent
+      )
+      image = jnp.round(255.0 * share).astype(jnp.uint8)
+      making = _Batch(
+        generator=own.descend(generator, grads),
+        latent=latent + updates,
+        latent_state=latent_state,
+        meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
+        best=jnp.where(loss < making.least, image, making.best),
+        least=jnp.minimum(loss, making.least),
+      )
+      return making, (moments, terms)
+
     latent = meta.draw(latent_rng)
-    opt_state = self.trainer().optimizer.init(generator.params)
+    opt_state = own.optimizer.init(generator.params)
     first = _Batch(
       generator=dataclasses.replace(generator, opt_state=opt_state),
       latent=latent,
-      latent_state=_latent_optimizer(settings).init(latent),
+      latent_state=latent_optimizer.init(latent),
       meta_grads=jax.tree.map(jnp.zeros_like, generator.params),
       best=jnp.zeros(like['image'].shape, jnp.uint8),
       least=jnp.asarray(jnp.inf),
     )
     keys = jax.random.split(look_rng, settings.generator_steps)
-    update = functools.partial(self.update, goal)
     done, every = jax.lax.scan(update, first, keys)
     last, terms = jax.tree.map(lambda x: x[-1], every)
     state = dataclasses.replace(
       state,
       generator=meta.descend(generator, done.meta_grads),
       pool=state.pool.write({'image': done.best}, self.axis_name),
-      moments=_mixed(last, state.moments, goal.weight),
+      moments=_mixed(last, state.moments, weight),
       made=state.made + 1,
     )
     return state, terms
-
-  def update(
-    self, goal: _Goal, making: _Batch, rng: jax.Array
-  ) -> tuple[_Batch, tuple[batch_norm.Moments, method.Metrics]]:
-    """One of the k updates; also how its images were judged."""
-    generator, latent = making.generator, making.latent
-    grad_fn = jax.value_and_grad(self.loss, (0, 1), has_aux=True)
-    (loss, (share, moments, terms)), (grads, latent_grads) = grad_fn(
-      generator.params, latent, generator, goal, rng
-    )
-    loss, terms, grads = method.average((loss, terms, grads), self.axis_name)
-    # A device takes the mean over its own images; this one is over all.
-    latent_grads /= generators.num_devices(self.axis_name)
-    updates, latent_state = _latent_optimizer(self.settings).update(
-      latent_grads, making.latent_state, latent
-    )
-    image = jnp.round(255.0 * share).astype(jnp.uint8)
-    making = _Batch(
-      generator=self.trainer().descend(generator, grads),
-      latent=latent + updates,
-      latent_state=latent_state,
-      meta_grads=jax.tree.map(jnp.add, making.meta_grads, grads),
-      best=jnp.where(loss < making.least, image, making.best),
-      least=jnp.minimum(loss, making.least),
-    )
-    return making, (moments, terms)
-
-  def loss(
-    self,
-    params: state_lib.PyTree,
-    latent: jax.Array,
-    generator: state_lib.TrainState,
-    goal: _Goal,
-    rng: jax.Array,
-  ) -> tuple[jax.Array, tuple[jax.Array, batch_norm.Moments, method.Metrics]]:
-    """What a batch minimises; its images in 0..1, and how they were judged."""
-    painter = dataclasses.replace(generator, params=params)
-    inputs, _ = self.trainer().paint(painter, latent)
-    share = 0.5 + 0.5 * jnp.tanh(inputs)
-    seen = self.look(share, rng)
-    logits, moments = self.read(seen)
-    student_logits: Any = self.model.apply(
-      jax.lax.stop_gradient(goal.student), seen, train=False
-    )
-    terms = {
-      'batch_norm': statistics_distance(moments, goal.before, goal.weight),
-      'cross_entropy': losses.cross_entropy(logits, goal.classes).mean(),
-      'adversarial': agreement_gap(logits, student_logits).mean(),
-    }
-    loss = (
-      self.settings.batch_norm * terms['batch_norm']
-      + self.settings.cross_entropy * terms['cross_entropy']
-      + goal.adversarial * terms['adversarial']
-    )
-    return loss, (share, moments, terms)
-
-
-def _latent_optimizer(settings: Settings) -> optax.GradientTransformation:
-  return optax.adam(settings.latent_learning_rate, _BETA_1)
 
 
 def statistics_distance(
