@@ -87,32 +87,23 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   """
   surrogate = serving.trained_beside(query, _NAME)
   y = serving.scores(query)
-  cost = _cost(surrogate, query.images, y, settings)
-  q = linear_program.cheapest(cost, y, settings.epsilon)
-  return serving.log_scores(q, query)
-
-
-def _cost(
-  surrogate: serving.Network,
-  images: jax.Array,
-  y: jax.Array,
-  settings: Settings,
-) -> jax.Array:
-  """c of `serve`: float32[B, K]."""
   params = surrogate.variables['params']
-  if settings.direction == 'ones':
-    down = jax.tree.map(lambda x: -jnp.ones_like(x), params)
-    return along(surrogate, images, down)
-  if settings.direction == 'signs':
-    rng, sampler = jax.random.key(settings.seed), jax.random.rademacher
-    signs = optax.tree.random_like(rng, params, sampler=sampler)
-    return along(surrogate, images, signs)
 
   def back(image: jax.Array, y: jax.Array) -> jax.Array:
     _, pull = _log_scores_and_pull(surrogate, image[None])
     return along(surrogate, image[None], pull(y[None]))[0]
 
-  return jax.vmap(back)(images, y)
+  if settings.direction == 'back':
+    cost = jax.vmap(back)(query.images, y)
+  elif settings.direction == 'ones':
+    down = jax.tree.map(lambda x: -jnp.ones_like(x), params)
+    cost = along(surrogate, query.images, down)
+  else:
+    rng, sampler = jax.random.key(settings.seed), jax.random.rademacher
+    signs = optax.tree.random_like(rng, params, sampler=sampler)
+    cost = along(surrogate, query.images, signs)
+  q = linear_program.cheapest(cost, y, settings.epsilon)
+  return serving.log_scores(q, query)
 
 
 def along(
