@@ -5,6 +5,7 @@ at others, and a thief who holds out a part of his images finds out which.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,16 +54,12 @@ def plan(job: Any, teacher: Any, student: str) -> list[Any]:
   best = job.student('kd_tuned', student, parents)
   settings = best.method_settings
   # As those of a config: 1 and 1.0 are one setting, and one network.
-  pairs = [
-    (float(temperature), float(alpha))
-    for temperature in settings.temperatures
-    for alpha in settings.alphas
-  ]
+  grid = map(float, settings.temperatures), map(float, settings.alphas)
   candidates = {
     f'kd(temperature={temperature:g}, alpha={alpha:g})': job.helper(
       'kd', student, parents, {'temperature': temperature, 'alpha': alpha}
     )
-    for temperature, alpha in pairs
+    for temperature, alpha in itertools.product(*grid)
   }
   best = dataclasses.replace(best, parents={**best.parents, **candidates})
   return [*candidates.values(), best]
