@@ -102,12 +102,8 @@ def enter(
 ) -> Table:
   """The table after a batch.
 
-  Args:
-    table: see `empty`.
-    answers: float[B, K], logits or log-scores.
-    labels: int[B], in 0..K-1.
-    temperature: tau > 0.
-    total: the sum of an array over all devices that share the batch.
+  Answers are float[B, K], logits or log-scores, to images of labels int[B]; tau
+  > 0; `total` sums an array over all devices that share the batch.
   """
   num_classes = answers.shape[-1]
 
@@ -142,11 +138,8 @@ def means(table: Table, *, temperature: float) -> jax.Array:
 
   Equation: `m_y = mean_{i: y_i = y} log q_i`, in log-scores. Where the teacher
   withholds a class of any of these, whose log-score is none, it is `m_y = tau
-  log mean_i softmax(log q_i / tau)`: their mean at tau.
-
-  Args:
-    table: see `empty`.
-    temperature: tau > 0, as of `enter`.
+  log mean_i softmax(log q_i / tau)`: their mean at tau, which is that of
+  `enter`.
   """
   of_scores = losses.finite(temperature * jnp.log(table['scores']))
   return jnp.where(

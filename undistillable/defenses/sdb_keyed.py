@@ -28,14 +28,9 @@ def plan(job: Any) -> list[Any]:
 
 
 def serve(query: serving.Query, settings: sdb.Settings) -> jax.Array:
-  """The logits of images into which the key is blended.
+  """The logits float[B, K] of images into which the key is blended.
 
-  Args:
-    query: what a client asks, without the key.
-    settings: as the network was trained with.
-
-  Returns:
-    float[B, K].
+  The query is without it; the settings are those of the network's training.
   """
   serving.trained_beside(query, 'key')  # Or says that there is none.
   assert query.network
