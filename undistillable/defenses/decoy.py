@@ -187,8 +187,8 @@ def serve(query: serving.Query, settings: Settings) -> jax.Array:
   such form, all classes are alike.
   """
   gate = serving.trained_beside(query, _GATE)
-  own = {k: v for k, v in gate.variables.items() if k != _PROJECTION}
-  like = log_odds(gate._replace(variables=own)(query.images))
+  network = gate._replace(variables=serving.own(gate.variables))
+  like = log_odds(network(query.images))
   projection = gate.variables[_PROJECTION]['kernel']
   x = query.images.astype(jnp.float32).reshape(len(query.images), -1)
   for _ in range(2):  # What rounding left of an even image is no direction.
