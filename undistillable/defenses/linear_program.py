@@ -82,11 +82,7 @@ def cheapest_with_top(
   bisection. (A slope is a sum of costs. To compare the values themselves would
   need more digits than float32 has.)
 
-  Args:
-    cost: float32[B, K], c.
-    scores: float32[B, K], y: >= 0, of sum 1.
-    epsilon: >= 0; from 2 on it allows everything.
-    margin: m >= 0.
+  Arguments are those of `cheapest`, and the margin m >= 0.
 
   Returns:
     q, float32[B, K]: y itself where no other scores satisfy all of this. Its

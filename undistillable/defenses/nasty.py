@@ -43,15 +43,8 @@ def make(
 ) -> method.Method:
   """Trains a nasty teacher against a frozen, normally trained adversary.
 
-  Args:
-    model: the teacher to train.
-    optimizer: an optax transformation.
-    settings: see there.
-    parents: 'adversary', its module, or `(variables, images) -> logits`; its
-      variables are frozen['adversary'].
-
-  Returns:
-    The method; its metrics are in `conditions`.
+  The parent 'adversary' is a module, or `(variables, images) -> logits`; its
+  variables are frozen['adversary']. Metrics: see `conditions`.
 
   Source: Ma et al. (2021), arXiv:2105.07381, eq. 2.
   """
