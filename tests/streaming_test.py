@@ -205,8 +205,8 @@ def test_an_answer_of_any_shape_lies_where_its_example_does(taken):
   scales = {'teacher': np.float32(2.0)}
   lesson = parallel.Lesson(scales, arrays, order, jax.random.key(1), 7)
   expected, found = (
-    where.answers({'teacher': answer}, SHIFTED, lesson)['teacher']
-    for where in (parallel, streaming)
+    parallel.answers({'teacher': answer}, SHIFTED, lesson, parts)['teacher']
+    for parts in (None, streaming.parts(lesson))
   )
   np.testing.assert_array_equal(found, expected)
   assert found.shape == (43, 4, 16)

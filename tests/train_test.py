@@ -259,13 +259,14 @@ def test_a_looped_epoch_equals_single_steps(wanted, taken):
   """So many as are wanted, or as there are."""
   arrays = _arrays()
   order = parallel.epoch_order(jax.random.key(0), 40, 8)
-  lesson = parallel.Lesson({}, arrays, order, jax.random.key(2))
+  key = jax.random.key(2)
+  lesson = parallel.Lesson({}, arrays, order, key, num_steps=wanted)
   ends, losses = [], []
   for make in (parallel.steps_fn, parallel.loops_fn):
     state = train.initial_state(METHOD, arrays, PLAIN, jax.random.key(1))
     loss = []
     epoch = make(METHOD, SHIFTED)
-    for new, metrics in epoch(state, lesson, wanted):
+    for new, metrics in epoch(state, lesson):
       state = new
       loss.extend(metrics['loss'])
     ends.append(state)
@@ -347,9 +348,9 @@ def asked(monkeypatch):
   """How many images each call of `parallel.answers` asks about."""
   counts, answers = [], parallel.answers
 
-  def spy(answer_fns, prepare, lesson):
+  def spy(answer_fns, prepare, lesson, parts):
     counts.extend(lesson.order.size for _ in answer_fns)
-    return answers(answer_fns, prepare, lesson)
+    return answers(answer_fns, prepare, lesson, parts)
 
   monkeypatch.setattr(parallel, 'answers', spy)
   return counts

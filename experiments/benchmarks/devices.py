@@ -131,10 +131,9 @@ def _trained(
   lesson = parallel.Lesson(frozen, data, order, key)
   answers = parallel.answers(method.answer_fns, prepare, lesson)
   known = {**data, 'answers': parallel.replicate(answers)}
-  lesson = lesson._replace(arrays=known)
+  lesson = lesson._replace(arrays=known, num_steps=_STEPS)
   losses = []
-  steps = parallel.epoch_fn(method, prepare)(state, lesson, _STEPS)
-  for new, metrics in steps:
+  for new, metrics in parallel.epoch_fn(method, prepare)(state, lesson):
     last = new
     losses.append(metrics['loss'])
   return start, (jax.device_get(last.variables), np.concatenate(losses))

@@ -2,7 +2,7 @@
 
 State, frozen networks and data are replicated; batches are split. Data may be
 parts of a set that stays on the host, too, of which each device has its share:
-see `streaming`, which is where `split_axis` is 0 instead of None. With
+see `streaming.parts`, for which `split_axis` is 0 instead of None. With
 `in_axes=None` and `out_axes=None` the state has no device axis, so nothing is
 ever replicated, unreplicated or indexed by hand. `out_axes=None` is not
 checked: a step must average whatever it returns over `AXIS`.
@@ -14,7 +14,7 @@ share of every batch, and is given the answers of all: no array spans hosts.
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -57,6 +57,7 @@ class Lesson(NamedTuple):
     order: int32[steps, D, b], the examples of each step and device.
     key: of the random numbers of all steps.
     first_step: the number of the first step.
+    num_steps: that are to be taken; None takes all of the order.
   """
 
   frozen: method_lib.Frozen
@@ -64,11 +65,11 @@ class Lesson(NamedTuple):
   order: np.ndarray
   key: jax.Array
   first_step: int = 0
+  num_steps: int | None = None
 
 
-# (state, lesson) -> states and the metrics of the steps taken since the last
-# one; with a third argument, of so many steps.
-EpochFn = Callable[..., Iterator[tuple[Any, HostMetrics]]]
+# (state, lesson) -> states and the metrics of the steps since the last one.
+EpochFn = Callable[[Any, Lesson], Iterator[tuple[Any, HostMetrics]]]
 
 _chosen: list[jax.Device] = []  # Empty: all there are.
 
@@ -196,17 +197,15 @@ def epoch_fn(
     return loops
   chosen: list[EpochFn] = []  # One, from the first epoch on.
 
-  def epoch(
-    state: Any, lesson: Lesson, num_steps: int | None = None
-  ) -> Iterator[tuple[Any, HostMetrics]]:
+  def epoch(state: Any, lesson: Lesson) -> Iterator[tuple[Any, HostMetrics]]:
     if not chosen:
-      frozen, arrays, order, key, _ = lesson
+      frozen, arrays, order, key, *_ = lesson
       first = share(order, 1)[:_STEPS_ON_CPU]
       program = _loop_fn(method, prepare, split_axis)
       # Not compiled for this alone: the first loop is lowered with the same.
       lowered = program.lower(state, frozen, arrays, first, 1, key)
       chosen.append(loops if _fits_a_loop(lowered.as_text()) else single_steps)
-    return chosen[0](state, lesson, num_steps)
+    return chosen[0](state, lesson)
 
   return epoch
 
@@ -225,10 +224,8 @@ def steps_fn(
     donate_argnums=0,
   )
 
-  def epoch(
-    state: Any, lesson: Lesson, num_steps: int | None = None
-  ) -> Iterator[tuple[Any, HostMetrics]]:
-    frozen, arrays, order, key, _ = lesson
+  def epoch(state: Any, lesson: Lesson) -> Iterator[tuple[Any, HostMetrics]]:
+    frozen, arrays, order, key, _, num_steps = lesson
     late: Any = None  # The metrics of the step before.
     for indices in share(order, 1)[:num_steps]:
       state, metrics = step(state, frozen, arrays, indices, key)
@@ -252,10 +249,8 @@ def loops_fn(
   """
   compiled = _loop_fn(method, prepare, split_axis)
 
-  def epoch(
-    state: Any, lesson: Lesson, num_steps: int | None = None
-  ) -> Iterator[tuple[Any, HostMetrics]]:
-    frozen, arrays, order, key, _ = lesson
+  def epoch(state: Any, lesson: Lesson) -> Iterator[tuple[Any, HostMetrics]]:
+    frozen, arrays, order, key, _, num_steps = lesson
     on_cpu = jax.default_backend() == 'cpu'
     most = min(len(order), _STEPS_ON_CPU) if on_cpu else len(order)
     count, done = 1 if on_cpu else most, 0
@@ -395,6 +390,7 @@ def answers(
   answer_fns: Mapping[str, method_lib.ApplyFn],
   prepare: PrepareFn,
   lesson: Lesson,
+  parts: Iterable[Lesson] | None = None,
 ) -> dict[str, np.ndarray]:
   """What frozen networks say of an epoch's images, as a step prepares them.
 
@@ -402,42 +398,35 @@ def answers(
     answer_fns: {role: `(variables, images) -> [B, ...]`}.
     prepare: images, drawn as the steps of the epoch draw them.
     lesson: the epoch.
+    parts: of the lesson, as `streaming.parts` splits it; None for arrays that
+      are on every device.
 
   Returns:
     {role: [N, ...]}, by example; zeros for those that are not in the order.
   """
-  number = len(lesson.arrays['label'])
-  return {
-    role: by_example(
-      number, lesson.order, answers_in_order(ask, prepare, role, lesson)
-    )
-    for role, ask in answer_fns.items()
-  }
+  if not answer_fns:
+    return {}
+  split_axis = None if parts is None else 0
+  said: dict[str, list[np.ndarray]] = {role: [] for role in answer_fns}
+  for part in [lesson] if parts is None else parts:
+    frozen, arrays, order, key, first_step, num_steps = part
+    for role, answer_fn in answer_fns.items():
+      answer = _answer_fn(answer_fn, prepare, split_axis)
+      of_part = [
+        answer(frozen[role], arrays, indices, first_step + i, key)
+        for i, indices in enumerate(share(order, 1)[:num_steps])
+      ]
+      said[role] += jax.device_get(of_part)
 
+  def by_example(answers: list[np.ndarray]) -> np.ndarray:
+    rows = np.concatenate(answers)  # [steps * D, b, ...]
+    rows = rows.reshape(-1, *rows.shape[2:])
+    number = len(lesson.arrays['label'])
+    table = np.zeros((number, *rows.shape[1:]), rows.dtype)
+    table[lesson.order.ravel()] = rows
+    return table
 
-def by_example(number: int, order: np.ndarray, found: np.ndarray) -> np.ndarray:
-  """[N, ...] of [steps, D, b, ...]; zeros for who is not in the order."""
-  rows = found.reshape(-1, *found.shape[3:])
-  table = np.zeros((number, *rows.shape[1:]), rows.dtype)
-  table[order.ravel()] = rows
-  return table
-
-
-def answers_in_order(
-  answer_fn: method_lib.ApplyFn,
-  prepare: PrepareFn,
-  role: str,
-  lesson: Lesson,
-  split_axis: int | None = None,
-) -> np.ndarray:
-  """The same of one network by step, [steps, D, b, ...]; see `answers`."""
-  answer = _answer_fn(answer_fn, prepare, split_axis)
-  frozen, arrays, order, key, first_step = lesson
-  parts = [
-    answer(frozen[role], arrays, indices, first_step + i, key)
-    for i, indices in enumerate(share(order, 1))
-  ]
-  return np.stack(jax.device_get(parts))
+  return {role: by_example(answers) for role, answers in said.items()}
 
 
 def order_of_all(num_examples: int, batch_size: int) -> np.ndarray:
@@ -452,9 +441,7 @@ def order_of_all(num_examples: int, batch_size: int) -> np.ndarray:
 
 @_for_devices
 def _answer_fn(
-  answer_fn: method_lib.ApplyFn,
-  prepare: PrepareFn,
-  split_axis: int | None = None,
+  answer_fn: method_lib.ApplyFn, prepare: PrepareFn, split_axis: int | None
 ) -> Callable[..., jax.Array]:
   """The answers to one batch, `[D, b, ...]`."""
 
@@ -462,8 +449,7 @@ def _answer_fn(
     variables: Any, arrays: Any, indices: jax.Array, step: int, key: jax.Array
   ) -> jax.Array:
     prepare_rng, _ = _keys(key, jnp.asarray(step))
-    with augment.spread(AXIS):
-      batch = prepare(arrays, indices, prepare_rng)
+    batch = _batch(prepare, arrays, indices, prepare_rng)
     return answer_fn(variables, batch['image'])
 
   return _asked(answer, (None, split_axis, 0, None, None))

@@ -9,12 +9,11 @@ is, bit for bit, every number.
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from undistillable import method as method_lib
 from undistillable.training import parallel
 
 # Of a part, over all devices; three of them are there at most.
@@ -22,6 +21,8 @@ _PART_BYTES = 2**26
 # Of a device's free memory, what a data set may take; the rest is for the
 # networks, and for what a step works with.
 _SHARE = 0.5
+
+T = TypeVar('T')
 
 
 def is_needed(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -54,99 +55,47 @@ def _is_mapped(array: Any) -> bool:
   return array is not None
 
 
-def epoch_fn(
-  method: method_lib.Method, prepare: parallel.PrepareFn
-) -> parallel.EpochFn:
-  """`parallel.epoch_fn` for arrays on the host.
-
-  What prepares a batch is given parts of the arrays, and places in them.
-  """
-  run = parallel.epoch_fn(method, prepare, 0)
-
-  def epoch(
-    state: Any, lesson: parallel.Lesson
-  ) -> Iterator[tuple[Any, parallel.HostMetrics]]:
-    for part in parts(lesson.arrays, lesson.order):
-      now = lesson._replace(arrays=part.arrays, order=part.places)
-      for new, metrics in run(state, now, part.num_steps):
-        state = new
-        yield new, metrics
-
-  return epoch
-
-
-def answers(
-  answer_fns: Mapping[str, method_lib.ApplyFn],
-  prepare: parallel.PrepareFn,
-  lesson: parallel.Lesson,
-) -> dict[str, np.ndarray]:
-  """`parallel.answers` for arrays on the host."""
-  found: dict[str, list[np.ndarray]] = {role: [] for role in answer_fns}
-  for part in parts(lesson.arrays, lesson.order) if answer_fns else ():
-    now = lesson._replace(
-      arrays=part.arrays,
-      order=part.places[: part.num_steps],
-      first_step=lesson.first_step + part.first,
-    )
-    for role, ask in answer_fns.items():
-      said = parallel.answers_in_order(ask, prepare, role, now, split_axis=0)
-      found[role].append(said)
-  number = len(lesson.arrays['label'])
-  return {
-    role: parallel.by_example(number, lesson.order, np.concatenate(said))
-    for role, said in found.items()
-  }
-
-
-class Part(NamedTuple):
-  """What some steps of an epoch read.
-
-  Attributes:
-    first: the number of its first step, in this epoch.
-    num_steps: that are to be taken; there are arrays and places for as many as
-      other parts have.
-    arrays: [D, steps * b, ...], each device's share on that device.
-    places: int32[steps, D, b], of examples in their device's share.
-  """
-
-  first: int
-  num_steps: int
-  arrays: Any
-  places: np.ndarray
-
-
-def parts(arrays: Any, order: np.ndarray) -> Iterator[Part]:
+def parts(lesson: parallel.Lesson) -> Iterator[parallel.Lesson]:
   """The parts of an epoch, of equal shapes, so that one program does for all.
 
   Args:
-    arrays: [N, ...], on the host.
-    order: int32[steps, D, b], of the devices of all hosts; those of this one
-      get theirs.
+    lesson: arrays [N, ...] on the host, and the order of the devices of all
+      hosts; those of this one get theirs.
+
+  Returns:
+    Lessons of arrays [D, steps * b, ...], each device's share on that device,
+    and of places in it. Of these the last one takes only its first steps.
   """
-  num_steps, num_devices, share = order.shape
-  own = parallel.share(order, 1)  # Here: a thread may not know who takes part.
-  nbytes = sum(x.nbytes // len(x) for x in jax.tree.leaves(arrays))
+  num_steps, num_devices, share = lesson.order.shape
+  # Here: a thread may not know who takes part.
+  own = parallel.share(lesson.order, 1)
+  nbytes = sum(x.nbytes // len(x) for x in jax.tree.leaves(lesson.arrays))
   most = max(1, _PART_BYTES // (nbytes * num_devices * share))
   # As equal as can be: what the last one lacks is sent for nothing.
   steps = -(-num_steps // -(-num_steps // most))
   places = np.arange(steps * share, dtype=np.int32).reshape(steps, 1, share)
   places = np.broadcast_to(places, (steps, num_devices, share))
 
-  def send(first: int) -> Part:
+  def send(first: int) -> parallel.Lesson:
     these = own[first : first + steps]
     padding = steps - len(these)
     rows = np.pad(these, ((0, padding), (0, 0), (0, 0)), mode='edge')
     rows = rows.swapaxes(0, 1).reshape(own.shape[1], -1)
-    found = jax.tree.map(lambda x: np.take(x, rows, axis=0), arrays)
-    return Part(first, len(these), parallel.split(found), places)
+    found = jax.tree.map(lambda x: np.take(x, rows, axis=0), lesson.arrays)
+    return lesson._replace(
+      arrays=parallel.split(found),
+      order=places,
+      first_step=lesson.first_step + first,
+      num_steps=len(these),
+    )
 
   return _ahead(send, range(0, num_steps, steps))
 
 
-def _ahead(make: Callable[[int], Part], items: Iterable[int]) -> Iterator[Part]:
+def _ahead(make: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
   """What is made of each item, the next one while the last one is in use."""
   with futures.ThreadPoolExecutor(1) as pool:
-    coming: futures.Future[Part] | None = None
+    coming: futures.Future[T] | None = None
     for item in items:
       later = pool.submit(make, item)
       if coming is not None:

@@ -172,12 +172,17 @@ def fit_together(
   # Each host has a memory of its own; numbers alone are wanted as they are.
   if resident is None or 'image' not in arrays:
     resident = hosts.of_main(not streaming.is_needed(arrays))
-  if not resident:
-    data, place = arrays, lambda tree: tree
-    epoch_fn, ask_fn = streaming.epoch_fn, streaming.answers
-  else:
-    data, place = parallel.replicate(arrays), parallel.replicate
-    epoch_fn, ask_fn = parallel.epoch_fn, parallel.answers
+  split_axis = None if resident else 0
+  place = parallel.replicate if resident else lambda tree: tree
+  data = place(arrays)
+
+  def ask(
+    answer_fns: Mapping[str, method_lib.ApplyFn],
+    prepare: parallel.PrepareFn,
+    lesson: parallel.Lesson,
+  ) -> Any:
+    parts = None if resident else streaming.parts(lesson)
+    return place(parallel.answers(answer_fns, prepare, lesson, parts))
 
   members: list[_Member] = []
   # Those that have got equally far, and ask the same.
@@ -202,7 +207,7 @@ def fit_together(
         order = parallel.order_of_all(num_examples, batch_size)
         # Nothing is drawn.
         lesson = parallel.Lesson(frozen, data, order, jax.random.key(0))
-        answers = place(ask_fn(answer_fns, ask_with, lesson))
+        answers = ask(answer_fns, ask_with, lesson)
       saver = _Saver()
       for epoch in range(epochs_done + 1, epochs + 1):
         learning = [member for member in together if not member.failed]
@@ -213,14 +218,14 @@ def fit_together(
         first_step = (epoch - 1) * len(order)
         lesson = parallel.Lesson(frozen, data, order, step_key, first_step)
         if not ask_with:
-          answers = place(ask_fn(answer_fns, prepare, lesson))
+          answers = ask(answer_fns, prepare, lesson)
         known = {**data, 'answers': answers}
         lesson = lesson._replace(frozen=read, arrays=known)
         last = epoch == epochs
         for member in learning:
-          run_epoch = epoch_fn(member.trainee.method, prepare)
           member.go_through(
-            run_epoch(member.outcome, lesson),
+            parallel.epoch_fn(member.trainee.method, prepare, split_axis),
+            [lesson] if resident else streaming.parts(lesson),
             epoch,
             on_step,
             evaluate=last or epoch % evaluate_every_epochs == 0,
@@ -316,22 +321,24 @@ class _Member:
 
   def go_through(
     self,
-    steps: Iterable[tuple[Any, parallel.HostMetrics]],
+    run_epoch: parallel.EpochFn,
+    lessons: Iterable[parallel.Lesson],
     epoch: int,
     on_step: OnStepFn | None,
     *,
     evaluate: bool,
   ) -> None:
     """Takes the steps of an epoch, and writes what there is to say of it."""
-    start = time.monotonic()
-    for new, metrics in steps:
-      state = new
-      self._note(metrics)
-      if on_step:
-        loss, accuracy = metrics['loss'], metrics['accuracy']
-        on_step(len(loss), float(loss[-1]), float(accuracy[-1]))
-      if self.failed:
-        return
+    start, state = time.monotonic(), self.outcome
+    for lesson in lessons:
+      for new, metrics in run_epoch(state, lesson):
+        state = new
+        self._note(metrics)
+        if on_step:
+          loss, accuracy = metrics['loss'], metrics['accuracy']
+          on_step(len(loss), float(loss[-1]), float(accuracy[-1]))
+        if self.failed:
+          return
     scalars = {'epoch': epoch, 'step': self._step, **self._means()}
     if evaluate and self.trainee.evaluate_fn:
       values = self.trainee.evaluate_fn(state.variables)
