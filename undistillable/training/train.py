@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import pathlib
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -190,11 +191,10 @@ def fit_together(
   with contextlib.ExitStack() as stack:
     for trainee in trainees:
       method = trainee.method
-      record = stack.enter_context(_Record(trainee.folder))
       member = _Member(
         trainee,
-        record,
         initial_state(method, arrays, prepare, init_key, frozen),
+        stack,
       )
       members.append(member)
       key = member.epochs_done, frozenset(method.answer_fns.items())
@@ -208,7 +208,7 @@ def fit_together(
         # Nothing is drawn.
         lesson = parallel.Lesson(frozen, data, order, jax.random.key(0))
         answers = ask(answer_fns, ask_with, lesson)
-      saver = _Saver()
+      save_after = 0.0
       for epoch in range(epochs_done + 1, epochs + 1):
         learning = [member for member in together if not member.failed]
         if not learning:
@@ -231,7 +231,7 @@ def fit_together(
             evaluate=last or epoch % evaluate_every_epochs == 0,
           )
         if last or epoch % checkpoint_every_epochs == 0:
-          saver.save(epoch, learning, must=last)
+          save_after = _save(learning, epoch, 0.0 if last else save_after)
   return [member.outcome for member in members]
 
 
@@ -304,13 +304,26 @@ def _init_fn(
 
 
 class _Member:
-  """A network in training, and what has become of it."""
+  """A network in training, what has become of it, and what its folder holds."""
 
-  def __init__(self, trainee: Trainee, record: '_Record', state: Any):
+  def __init__(self, trainee: Trainee, state: Any, stack: contextlib.ExitStack):
     self.trainee = trainee
-    self.epochs_done, last = record.resume(state)
-    self.outcome: Any = last  # Or the error that ended it.
-    self.record = record
+    self.epochs_done = 0
+    self.outcome: Any = state  # Or the error that ended it.
+    self._folder: pathlib.Path | None = None
+    if trainee.folder is not None:
+      self._folder = paths.local(trainee.folder, 'folder')
+      self._checkpoints = stack.enter_context(
+        checkpoints.Checkpoints(self._folder / 'checkpoints')
+      )
+      # The main host alone writes them.
+      self._metrics = writers.Metrics(self._folder)
+      stack.callback(self._metrics.close)
+      self.epochs_done, last = self._checkpoints.restore(state)
+      self.outcome = state if last is None else last
+      hosts.by_main(self._metrics.resume)(
+        self.epochs_done, self._checkpoints.metrics()
+      )
     self._step = int(self.outcome.step)
     self._chunks: list[parallel.HostMetrics] = []  # Of this epoch.
 
@@ -349,7 +362,7 @@ class _Member:
         return
       scalars |= values
     self.outcome = state
-    self.record.write(scalars | {'secs': time.monotonic() - start})
+    self._write(scalars | {'secs': time.monotonic() - start})
 
   def _note(self, metrics: parallel.HostMetrics) -> None:
     """Takes note of the next steps; the first non-finite loss is the end."""
@@ -371,74 +384,34 @@ class _Member:
       for key in chunks[0]
     }
 
-
-class _Saver:
-  """Saves networks that are trained side by side, all of them or none.
-
-  A small network has an epoch in less time than a checkpoint takes.
-  """
-
-  def __init__(self) -> None:
-    self._not_before = 0.0
-
   @hosts.by_main
-  def save(self, epoch: int, members: Sequence[_Member], *, must: bool) -> None:
-    """Unless too little time went by, and it need not be."""
-    start = time.monotonic()
-    if start < self._not_before and not must:
-      return
-    for member in members:
-      if not member.failed:
-        member.record.save(epoch, member.outcome)
-    now = time.monotonic()
-    self._not_before = now + _PAUSE * (now - start)
-
-
-class _Record:
-  """What a training leaves in its folder; nothing without one."""
-
-  def __init__(self, folder: str | os.PathLike[str] | None):
-    self._folder = None if folder is None else paths.local(folder, 'folder')
-    self._metrics: writers.Metrics | None = None  # On the main host.
-    self._checkpoints: checkpoints.Checkpoints | None = None
+  def _write(self, scalars: Mapping[str, float]) -> None:
+    """Writes the metrics of an epoch."""
     if self._folder:
-      self._checkpoints = checkpoints.Checkpoints(self._folder / 'checkpoints')
-      if hosts.is_main():
-        self._metrics = writers.Metrics(self._folder)
-
-  def __enter__(self) -> '_Record':
-    return self
-
-  def __exit__(self, *exc_info: object) -> None:
-    if self._metrics:
-      self._metrics.close()
-    if self._checkpoints:
-      self._checkpoints.close()
-
-  def resume(self, state: Any) -> tuple[int, Any]:
-    """Epochs done, and the state to go on from."""
-    if not self._checkpoints:
-      return 0, state
-    epoch, restored = self._checkpoints.restore(state)
-    self._keep(epoch)
-    return epoch, state if restored is None else restored
-
-  @hosts.by_main
-  def _keep(self, epoch: int) -> None:
-    """The metrics up to an epoch."""
-    if self._metrics and self._checkpoints:
-      self._metrics.resume(epoch, self._checkpoints.metrics())
-
-  @hosts.by_main
-  def write(self, scalars: dict[str, float]) -> None:
-    if self._metrics and self._folder:
       lease.check(self._folder)
       self._metrics.write(scalars)
 
-  def save(self, epoch: int, state: Any) -> None:
-    if self._metrics and self._checkpoints and self._folder:
+  def save(self, epoch: int) -> None:
+    """Writes a checkpoint, of what has not diverged."""
+    if self._folder and not self.failed:
       lease.check(self._folder)
-      self._checkpoints.save(epoch, state, self._metrics.lines)
+      self._checkpoints.save(epoch, self.outcome, self._metrics.lines)
+
+
+@hosts.by_main
+def _save(members: Iterable[_Member], epoch: int, after: float) -> float:
+  """Saves networks that are trained side by side, all of them or none.
+
+  A small network has an epoch in less time than a checkpoint takes: what comes
+  before a time is not saved. Returns that of the next.
+  """
+  start = time.monotonic()
+  if start < after:
+    return after
+  for member in members:
+    member.save(epoch)
+  now = time.monotonic()
+  return now + _PAUSE * (now - start)
 
 
 def check_finite(values: Mapping[str, float], label: str, remedy: str) -> None:
