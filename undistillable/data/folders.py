@@ -52,11 +52,9 @@ def find(source: dataset.Source, data_dir: pathlib.Path) -> pathlib.Path | None:
   if not root.is_dir():
     return None
   versions = [path for path in root.iterdir() if _VERSION.fullmatch(path.name)]
-
-  def number(path: pathlib.Path) -> list[int]:
-    return [int(part) for part in path.name.split('.')]
-
-  return max(versions, key=number, default=None)
+  return max(
+    versions, key=lambda path: [*map(int, path.name.split('.'))], default=None
+  )
 
 
 def leftovers(
@@ -343,32 +341,25 @@ def alone(data_dir: pathlib.Path) -> Iterator[None]:
   """
   missing = [p for p in (data_dir, *data_dir.parents) if not p.exists()]
   data_dir.mkdir(parents=True, exist_ok=True)
-  try:
-    with _locked(data_dir):
-      yield
-  finally:
-    with contextlib.suppress(OSError):  # That one is not empty.
-      for path in missing:
-        path.rmdir()
+  with contextlib.ExitStack() as stack:
 
+    @stack.callback
+    def remove_what_is_empty() -> None:
+      with contextlib.suppress(OSError):  # That one is not.
+        for path in missing:
+          path.rmdir()
 
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  number = None
-  try:
     with contextlib.suppress(ImportError, OSError):
       import fcntl
 
-      number = os.open(folder, os.O_RDONLY)
+      number = os.open(data_dir, os.O_RDONLY)
+      stack.callback(os.close, number)  # And lets the next one in.
       try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        logging.warning('waits for whoever prepares data in %s', folder)
+        logging.warning('waits for whoever prepares data in %s', data_dir)
         fcntl.flock(number, fcntl.LOCK_EX)
     yield
-  finally:
-    if number is not None:
-      os.close(number)  # And lets the next one in.
 
 
 def write(
