@@ -72,6 +72,7 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.4',
     'pillow',
+    'psutil',
     'safetensors',
     'scikit-learn>=1.4.2',  # The first that is built for NumPy 2.
     'tensorboardX>=2.6.2.2',  # The first that has no upper bound for protobuf.

@@ -9,12 +9,13 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 
 import numpy as np
+import psutil
 import pytest
 
 from undistillable import data
-from undistillable.data import folders
 
 
 @pytest.fixture(scope='session')
@@ -311,10 +312,11 @@ def test_tfrecord_files_are_read_without_tensorflow(older, copied_dir, digits):
 
 
 def test_a_data_set_larger_than_the_memory_is_refused(digits_dir, monkeypatch):
-  monkeypatch.setattr(folders, 'available_bytes', lambda: 115_007)
+  memory = types.SimpleNamespace(available=115_007)
+  monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory)
   with pytest.raises(data.DataError, match='GiB of memory.*read as a whole'):
     data.load('digits', data_dir=digits_dir)
-  monkeypatch.setattr(folders, 'available_bytes', lambda: 115_008)
+  memory.available += 1
   data.load('digits', data_dir=digits_dir)
 
 

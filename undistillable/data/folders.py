@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import psutil
 import tqdm
 from absl import logging
 
@@ -269,25 +270,13 @@ def _check_memory(source: dataset.Source, folder: Folder) -> None:
   """Stops before allocating what the machine does not have."""
   number = sum(map(folder.num_examples, folder.shards))
   needed = number * math.prod(source.image_shape)
-  available = available_bytes()
-  if available is not None and needed > available:
+  available = psutil.virtual_memory().available
+  if needed > available:
     raise dataset.DataError(
       f'{source.name} needs {needed / 2**30:.1f} GiB of memory as arrays, and '
       f'{available / 2**30:.1f} GiB are free; a data set is read as a whole: '
       'use a machine with more memory, or a smaller data set'
     )
-
-
-def available_bytes() -> int | None:
-  """Memory that can still be had, or None where the system does not say."""
-  try:
-    lines = pathlib.Path('/proc/meminfo').read_text(encoding='ascii')
-  except OSError:
-    return None
-  for line in lines.splitlines():
-    if line.startswith('MemAvailable:'):
-      return int(line.split()[1]) * 1024
-  return None
 
 
 def _read_split(
