@@ -209,7 +209,7 @@ class _Attack:
     (lambda f: _drop('.bin', f), "holds no 'data_batch_1'"),
     (
       lambda f: _replace('data_batch_2.bin', bytes([10]) + bytes(3072), f),
-      'train labels from 0 to 10, expected 0 to 9',
+      'train labels are from 0 to 10; expected 0 to 9',
     ),
     (
       lambda f: _replace('test_batch.bin', bytes(3073 + 3072), f),
@@ -237,7 +237,7 @@ def test_other_cifar_archives_are_refused(change_fn, message, tmp_path):
 @pytest.mark.parametrize(
   ('batch', 'message'),
   [
-    ({'labels': [0] * (_NUM - 1)}, r'20 train images and labels of .*\(19,\)'),
+    ({'labels': [0] * (_NUM - 1)}, r'train labels are .*\[19\]; .* int\[20\]'),
     ({'labels': [[0]] * _NUM}, 'dimension'),
     ({'labels': ['cat'] * _NUM}, 'cannot be read'),
     ({'data': np.zeros((_NUM, 3072))}, 'train images are float64'),

@@ -100,7 +100,7 @@ def from_arrays(
     id_format: as '{split}_{index:05d}'.
 
   Raises:
-    DataError: the arrays are none of that.
+    ValueError: the arrays are none of that; `data.prepare` says of which set.
   """
   splits = {
     split: _checked(split, arrays, class_names)
@@ -135,19 +135,19 @@ def _checked(
   if image.dtype != np.uint8 or not (
     image.ndim == 3 or (image.ndim == 4 and image.shape[-1] == 3)
   ):
-    raise DataError(
+    raise ValueError(
       f'{split} images are {image.dtype}{list(image.shape)}; expected '
       'uint8[N, H, W, C], grey (C = 1) or RGB (C = 3)'
     )
   for key, names in class_names.items():
     label = arrays[key]
     if label.shape != image.shape[:1] or label.dtype.kind not in 'iu':
-      raise DataError(
+      raise ValueError(
         f'{split} {key}s are {label.dtype}{list(label.shape)}; expected '
         f'int[{len(image)}], one an image'
       )
     if label.min(initial=0) < 0 or label.max(initial=0) >= len(names):
-      raise DataError(
+      raise ValueError(
         f'{split} {key}s are from {label.min()} to {label.max()}; expected 0 '
         f'to {len(names) - 1}'
       )
