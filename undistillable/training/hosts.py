@@ -92,22 +92,19 @@ def by_main(function: Callable[P, T]) -> Callable[P, T]:
     if count() == 1:
       return function(*args, **kwargs)
     if not is_main():
-      found, error = pickle.loads(_received())
-      if error is not None:
-        raise error
-      return found
-    before = _alone.set(True)
-    error = found = None
-    try:
-      found = function(*args, **kwargs)
-    except Exception as raised:
-      error = raised
-    finally:
-      _alone.reset(before)
+      found, error = pickle.loads(_broadcast(b''))
+    else:
+      found = error = None
+      before = _alone.set(True)
+      try:
+        found = function(*args, **kwargs)
+      except Exception as raised:
+        error = raised
+      finally:
+        _alone.reset(before)
+      _broadcast(pickle.dumps((found, error and _plain(error))))
     if error is not None:
-      _send(pickle.dumps((None, _plain(error))))
       raise error
-    _send(pickle.dumps((found, None)))
     return found
 
   return call
@@ -169,21 +166,10 @@ def _plain(error: Exception) -> Exception:
   return RuntimeError(f'on the main host: {type(error).__name__}: {error}')
 
 
-def _send(data: bytes) -> None:
-  """Sends bytes to all others: how many, and then these."""
-  multihost_utils.broadcast_one_to_all(np.uint32(len(data)))
-  multihost_utils.broadcast_one_to_all(
-    np.frombuffer(data.ljust(_room(len(data)), b'\0'), np.uint8)
-  )
-
-
-def _received() -> bytes:
-  """What the main host sends."""
-  number = int(multihost_utils.broadcast_one_to_all(np.uint32(0)))
-  room = np.zeros(_room(number), np.uint8)
-  return multihost_utils.broadcast_one_to_all(room).tobytes()[:number]
-
-
-def _room(number: int) -> int:
-  """A power of two: whatever has another size is compiled anew."""
-  return max(_SMALLEST, 1 << (number - 1).bit_length())
+def _broadcast(data: bytes) -> bytes:
+  """What the main host gives, on every host: how many bytes, and then these."""
+  number = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
+  # A power of two: whatever has another size is compiled anew.
+  room = max(_SMALLEST, 1 << (number - 1).bit_length())
+  line = np.frombuffer(data.ljust(room, b'\0'), np.uint8)
+  return multihost_utils.broadcast_one_to_all(line).tobytes()[:number]
