@@ -44,21 +44,21 @@ def predict(
   """
   arrays = checks.examples(arrays)
   batch_size = checks.whole('batch_size', batch_size, 1)
+  key = jax.random.key(0)  # Nothing is drawn.
   # What does not fit is told of all that was given, and not of a batch.
-  one = np.zeros(1, np.int32)
-  jax.eval_shape(prepare, arrays, one, jax.random.key(0))
+  jax.eval_shape(prepare, arrays, np.zeros(1, np.int32), key)
   num_examples = len(arrays['label'])
   devices = parallel.num_devices()
-  share = -(-batch_size // devices)
-  predict_fn = parallel.predict_fn(apply_fn, prepare)
+  batch_size = -(-batch_size // devices) * devices
+  answer = parallel.answer_fn(apply_fn, prepare, 0)
+  # Every batch has the same shape, or each would be compiled: the padding of
+  # the last one is cut off. A device is sent what it reads, all of it.
+  order = parallel.share(parallel.order_of_all(num_examples, batch_size), 1)
+  places = np.zeros_like(order[0]) + np.arange(order.shape[2], dtype=np.int32)
   parts = []
-  for start in range(0, num_examples, share * devices):
-    # Every batch has the same shape, or each would be compiled: the last one
-    # is padded with its last example, and the padding cut off.
-    index = np.arange(start, start + share * devices)
-    rows = np.minimum(index, num_examples - 1).reshape(devices, share)
+  for rows in order:
     batch = {name: array[rows] for name, array in arrays.items()}
-    parts.append(predict_fn(variables, batch))
+    parts.append(answer(variables, batch, places, 0, key))
   logits = [np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in parts]
   return np.concatenate(logits)[:num_examples]
 

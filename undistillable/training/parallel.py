@@ -410,8 +410,8 @@ def answers(
   said: dict[str, list[np.ndarray]] = {role: [] for role in answer_fns}
   for part in [lesson] if parts is None else parts:
     frozen, arrays, order, key, first_step, num_steps = part
-    for role, answer_fn in answer_fns.items():
-      answer = _answer_fn(answer_fn, prepare, split_axis)
+    for role, ask in answer_fns.items():
+      answer = answer_fn(ask, prepare, split_axis)
       of_part = [
         answer(frozen[role], arrays, indices, first_step + i, key)
         for i, indices in enumerate(share(order, 1)[:num_steps])
@@ -440,27 +440,23 @@ def order_of_all(num_examples: int, batch_size: int) -> np.ndarray:
 
 
 @_for_devices
-def _answer_fn(
-  answer_fn: method_lib.ApplyFn, prepare: PrepareFn, split_axis: int | None
+def answer_fn(
+  ask: method_lib.ApplyFn, prepare: PrepareFn, split_axis: int | None
 ) -> Callable[..., jax.Array]:
-  """The answers to one batch, `[D, b, ...]`."""
+  """What a network says of one batch, `[D, b, ...]` of all hosts, on each."""
 
   def answer(
     variables: Any, arrays: Any, indices: jax.Array, step: int, key: jax.Array
   ) -> jax.Array:
     prepare_rng, _ = _keys(key, jnp.asarray(step))
     batch = _batch(prepare, arrays, indices, prepare_rng)
-    return answer_fn(variables, batch['image'])
+    return ask(variables, batch['image'])
 
-  return _asked(answer, (None, split_axis, 0, None, None))
-
-
-def _asked(
-  answer: Callable[..., jax.Array], in_axes: tuple[int | None, ...]
-) -> Callable[..., jax.Array]:
-  """What all devices answer, `[D, b, ...]` of all hosts, on each of them."""
   mapped = functools.partial(
-    jax.pmap, axis_name=AXIS, devices=devices(), in_axes=in_axes
+    jax.pmap,
+    axis_name=AXIS,
+    devices=devices(),
+    in_axes=(None, split_axis, 0, None, None),
   )
   if hosts.count() == 1:
     return mapped(answer)
@@ -487,21 +483,3 @@ def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:
 def _one(metrics: method_lib.Metrics) -> HostMetrics:
   """The metrics of a single step, with the leading axis of one of many."""
   return jax.tree.map(lambda x: np.asarray(x)[None], jax.device_get(metrics))
-
-
-@_for_devices
-def predict_fn(
-  apply_fn: method_lib.ApplyFn, prepare: PrepareFn
-) -> Callable[..., jax.Array]:
-  """Logits of a batch, whose arrays are split: `[D, b, ...] -> [D, b, K]`."""
-
-  def predict(variables: Any, arrays: Any) -> jax.Array:
-    everything = np.arange(len(arrays['label']))
-    # An evaluation draws nothing; the key is there for prepare's signature.
-    batch = prepare(arrays, everything, jax.random.key(0))
-    return apply_fn(variables, batch['image'])
-
-  asked = _asked(predict, (None, 0))
-  return lambda variables, arrays: asked(
-    variables, {name: share(x, 0) for name, x in arrays.items()}
-  )
