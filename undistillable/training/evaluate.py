@@ -124,12 +124,7 @@ def price(
   (temperature); Geifman et al. (2019), arXiv:1805.08206 (aurc).
   """
   logits, labels = _checked(logits, labels)
-  log_q, log_p = _log_scores(logits), _log_scores(normal_logits)
-  if log_q.shape != log_p.shape:
-    raise errors.InputError(
-      f'answers of shapes {log_q.shape} and {log_p.shape}; expected the same '
-      '[N, K] of both'
-    )
+  log_q, log_p = _pair(logits, normal_logits)
   q, truth = np.exp(log_q), np.eye(log_q.shape[-1])[labels]
   right = log_q.argmax(-1) == labels
   found = {
@@ -188,14 +183,8 @@ def fidelity(
 
   Source: Stanton et al. (2021), arXiv:2106.05945, section 3.
   """
-  logits, teacher_logits = np.asarray(logits), np.asarray(teacher_logits)
-  if logits.shape != teacher_logits.shape or logits.ndim != 2:
-    raise errors.InputError(
-      f'logits of shapes {logits.shape} and {teacher_logits.shape}; expected '
-      'the same [N, K] of both networks'
-    )
-  log_p, log_q = _log_scores(teacher_logits), _log_scores(logits)
-  same = logits.argmax(-1) == teacher_logits.argmax(-1)
+  log_q, log_p = _pair(logits, teacher_logits)
+  same = np.argmax(logits, -1) == np.argmax(teacher_logits, -1)
   return {
     'agreement': 100.0 * float(np.mean(same)),
     'kl': float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))),
@@ -219,12 +208,8 @@ def largest_change(logits: np.ndarray, other_logits: np.ndarray) -> float:
     >>> largest_change(np.zeros((1, 2)), np.log([[0.8, 0.2]])).__round__(6)
     0.3
   """
-  q, p = (np.exp(_log_scores(np.asarray(x))) for x in (logits, other_logits))
-  if q.shape != p.shape:
-    raise errors.InputError(
-      f'answers of shapes {q.shape} and {p.shape}; expected the same [N, K]'
-    )
-  return float(np.abs(q - p).max())
+  log_q, log_p = _pair(logits, other_logits)
+  return float(np.abs(np.exp(log_q) - np.exp(log_p)).max())
 
 
 def _checked(
@@ -241,6 +226,19 @@ def _checked(
   if labels.min() < 0:
     raise errors.InputError('the images have no labels; expected 0 to K - 1')
   return logits, labels
+
+
+def _pair(
+  logits: np.ndarray, other_logits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The log-scores of two sets of answers, [N, K] each."""
+  log_q, log_p = _log_scores(logits), _log_scores(other_logits)
+  if log_q.shape != log_p.shape or log_q.ndim != 2:
+    raise errors.InputError(
+      f'answers of shapes {log_q.shape} and {log_p.shape}; expected the same '
+      '[N, K] of both'
+    )
+  return log_q, log_p
 
 
 def _log_scores(logits: np.ndarray) -> np.ndarray:
