@@ -500,14 +500,13 @@ def weights_of_file(
       return _asked(program.network, run, store)
     except errors.InputError as error:
       raise errors.InputError(f'{path}: {error}') from error
-  state = train.initial_shapes(program.method, task.train, program.prepare_test)
   try:
     found = interop.from_torch(run.model, interop.load(path))
   except (ImportError, ValueError) as error:
     raise errors.InputError(f'init_from={path}: {error}') from error
   wanted = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-    {k: v for k, v in state.variables.items() if v},
+    {k: v for k, v in programs.initial_shapes(run).variables.items() if v},
   )
   expected, given = (
     interop.to_torch(run.model, variables) for variables in (wanted, found)

@@ -120,12 +120,12 @@ def bare(run: runs.Run) -> runs.Run:
   """
   if run.only_serves:
     return run.parents['normal']
-  beside = isinstance(_shapes(run), state_lib.BesideState)
+  beside = isinstance(initial_shapes(run), state_lib.BesideState)
   return run.parents['normal'] if beside else run
 
 
 @functools.lru_cache(maxsize=64)
-def _shapes(run: runs.Run) -> Any:
+def initial_shapes(run: runs.Run) -> Any:
   """The initial state of a network of the owner, in shapes and types."""
   size = run.recipe['batch_size']
   image_shape = data.get_source(run.judged_on['name']).image_shape
@@ -134,7 +134,8 @@ def _shapes(run: runs.Run) -> Any:
   if 'outliers' in run.learns_from:
     batch['outlier'] = images
   frozen = {
-    role: _shapes(parent).variables for role, parent in run.parents.items()
+    role: initial_shapes(parent).variables
+    for role, parent in run.parents.items()
   }
   method = build(run, size).method
   return jax.eval_shape(method.init, jax.random.key(0), batch, frozen)

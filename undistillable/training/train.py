@@ -273,16 +273,6 @@ def initial_state(
   return parallel.replicate(init(key, few, dict(frozen or {})))
 
 
-def initial_shapes(
-  method: method_lib.Method,
-  arrays: Mapping[str, np.ndarray],
-  prepare: parallel.PrepareFn,
-) -> Any:
-  """The shapes and types of `initial_state`; nothing is compiled."""
-  few = {k: v[:_FIRST_IMAGES] for k, v in arrays.items()}
-  return jax.eval_shape(_init_fn(method, prepare), jax.random.key(0), few, {})
-
-
 @functools.lru_cache(maxsize=16)
 def _init_fn(
   method: method_lib.Method, prepare: parallel.PrepareFn
