@@ -22,7 +22,6 @@ import secrets
 import socket
 import threading
 import time
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +43,7 @@ class LostError(errors.InputError):
   """Another process has the lease now: this one was not heard of for long."""
 
 
-class Lease:
+class Lease(contextlib.AbstractContextManager):
   """The right to write to a folder, while the process lives; see `take`."""
 
   def __init__(self, path: pathlib.Path, token: str):
@@ -55,15 +54,7 @@ class Lease:
     self._thread.start()
     _held[path.parent.absolute()] = self
 
-  def __enter__(self) -> 'Lease':
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: types.TracebackType | None,
-  ) -> None:
+  def __exit__(self, *exc_info: object) -> None:
     self.release()
 
   def release(self) -> None:

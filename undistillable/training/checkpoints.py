@@ -27,7 +27,7 @@ _SPARE_BYTES = 2**20
 _MAIN_ALONE = ocp.options.MultiprocessingOptions(active_processes={0})
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """The latest states of one run; close it, or use it as a context manager.
 
   A process that is killed while it saves leaves the state before to be found.
@@ -57,9 +57,6 @@ class Checkpoints:
         create=False,
       ),
     )
-
-  def __enter__(self) -> 'Checkpoints':
-    return self
 
   def __exit__(self, *exc_info: object) -> None:
     self.close()

@@ -262,7 +262,8 @@ def loops_fn(
       these = order[done : done + count]
       padded = np.pad(these, ((0, most - count), (0, 0), (0, 0)))
       state, metrics = compiled(state, frozen, arrays, padded, count, key)
-      fetched = _first(count, metrics)
+      metrics = jax.device_get(metrics)
+      fetched = {name: x[:count] for name, x in metrics.items()}
       secs = max(1e-6, time.monotonic() - start) / count
       done += count
       count = max(1, min(most, int(_SECS_ON_CPU / secs)))
@@ -473,11 +474,6 @@ def share(array: np.ndarray, axis: int) -> np.ndarray:
     return array
   own = set(local_devices())
   return array.take([i for i, d in enumerate(devices()) if d in own], axis)
-
-
-def _first(count: int, metrics: method_lib.Metrics) -> HostMetrics:
-  """The metrics of the steps that were taken."""
-  return jax.tree.map(lambda x: x[:count], jax.device_get(metrics))
 
 
 def _one(metrics: method_lib.Metrics) -> HostMetrics:

@@ -109,7 +109,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict]:
   return records
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
   """One bar over all runs: which run, loss, accuracy, time left."""
 
   def __init__(self, total_steps: int, num_runs: int, *, show: bool = True):
@@ -149,9 +149,6 @@ class Progress:
         f'loss {loss:.3f}, acc {accuracy:.1f} %', refresh=False
       )
       self._bar.update(steps)
-
-  def __enter__(self) -> 'Progress':
-    return self
 
   def __exit__(self, *exc_info: object) -> None:
     with _UNSEEN:
