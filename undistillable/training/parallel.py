@@ -14,7 +14,7 @@ share of every batch, and is given the answers of all: no array spans hosts.
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -71,6 +71,8 @@ class Lesson(NamedTuple):
 # (state, lesson) -> states and the metrics of the steps since the last one.
 EpochFn = Callable[[Any, Lesson], Iterator[tuple[Any, HostMetrics]]]
 
+_permutation = jax.jit(jax.random.permutation, static_argnums=1)
+
 _chosen: list[jax.Device] = []  # Empty: all there are.
 
 
@@ -96,17 +98,15 @@ def use(num_devices: int | None) -> None:
 
 def devices() -> list[jax.Device]:
   """Those that share a batch."""
-  found = list(_chosen) or jax.devices()
-  return found if hosts.count() > 1 else _local(found)
+  if hosts.count() == 1:
+    return local_devices()
+  return list(_chosen) or jax.devices()
 
 
 def local_devices() -> list[jax.Device]:
   """Those of this host that share a batch."""
-  return _local(devices())
-
-
-def _local(found: Sequence[jax.Device]) -> list[jax.Device]:
-  return [one for one in found if one.process_index == jax.process_index()]
+  here = jax.process_index()
+  return [x for x in _chosen or jax.devices() if x.process_index == here]
 
 
 def num_devices() -> int:
@@ -174,11 +174,6 @@ def epoch_order(
   order = np.asarray(_permutation(key, num_examples))
   steps = num_examples // batch_size
   return order[: steps * batch_size].reshape(steps, num_devices(), -1)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _permutation(key: jax.Array, num_examples: int) -> jax.Array:
-  return jax.random.permutation(key, num_examples)
 
 
 @_for_devices
