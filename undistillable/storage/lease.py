@@ -25,6 +25,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from undistillable import errors
 
 _NAME = re.compile(r'owner\.(\d+)')
@@ -198,7 +200,7 @@ def _is_held(path: pathlib.Path) -> bool:
   here = all(owner.get(key) == value for key, value in _here().items())
   if here and owner.get('started'):
     return _lives(owner)
-  if here and owner and not _exists(owner['pid']):
+  if here and owner and not psutil.pid_exists(owner['pid']):
     return False
   # Of a process elsewhere, or of a system that does not say when it began,
   # nothing else is known. A time that has yet to come is that of a copy.
@@ -215,16 +217,6 @@ def _lives(owner: Mapping[str, Any]) -> bool:
   state, started = _state(owner['pid'])
   # Of state Z it is dead, and nobody has asked how.
   return state != 'Z' and started == owner['started']
-
-
-def _exists(pid: int) -> bool:
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:  # It lives, and is another user's.
-    pass
-  return True
 
 
 def _state(pid: int) -> tuple[str | None, str | None]:
