@@ -99,41 +99,34 @@ def take(folder: pathlib.Path) -> Lease | None:
   Raises:
     OSError: the disk is full, or cannot be written.
   """
-  token = secrets.token_hex(8)
-  _tokens.add(token)  # Before others of this process can see it.
-  taken = None
-  try:
-    taken = _take(folder, token)
-  finally:
-    if taken is None:
-      _tokens.discard(token)
-  return taken
-
-
-def _take(folder: pathlib.Path, token: str) -> Lease | None:
-  """See `take`."""
   path = _latest(folder)
   if path and _is_held(path):
     return None
   mine = folder / f'owner.{_number(path) + 1 if path else 1}'
   since = time.strftime('%Y-%m-%d %H:%M:%S%z')
   about = _here() | {'pid': os.getpid(), 'started': _state(os.getpid())[1]}
-  try:
-    with mine.open('x', encoding='utf-8') as file:
-      json.dump(about | {'since': since, 'token': token}, file)
-  except FileExistsError:  # Another one was faster.
-    return None
-  except OSError as error:
-    mine.unlink(missing_ok=True)
-    # A disk that is full does not say which.
-    raise OSError(error.errno, error.strerror, str(mine)) from error
-  if _latest(folder) != mine:  # Others took it, and more, in the meantime.
-    mine.unlink(missing_ok=True)
-    return None
-  for old in _all(folder):
-    if old != mine:
-      old.unlink(missing_ok=True)
-  return Lease(mine, token)
+  with contextlib.ExitStack() as unless_taken:
+    token = secrets.token_hex(8)
+    _tokens.add(token)  # Before others of this process can see it.
+    unless_taken.callback(_tokens.discard, token)
+    try:
+      with mine.open('x', encoding='utf-8') as file:
+        json.dump(about | {'since': since, 'token': token}, file)
+    except FileExistsError:  # Another one was faster.
+      return None
+    except OSError as error:
+      mine.unlink(missing_ok=True)
+      # A disk that is full does not say which.
+      raise OSError(error.errno, error.strerror, str(mine)) from error
+    if _latest(folder) != mine:  # Others took it, and more, in the meantime.
+      mine.unlink(missing_ok=True)
+      return None
+    for old in _all(folder):
+      if old != mine:
+        old.unlink(missing_ok=True)
+    taken = Lease(mine, token)
+    unless_taken.pop_all()
+    return taken
 
 
 def wait(folder: pathlib.Path) -> Lease:
