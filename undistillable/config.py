@@ -107,19 +107,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   if old:
     raise errors.InputError(f'config: {old}')
   wanted = _base_to_read()
-  recipe = wanted.recipe
-  for name in wanted:
-    if name not in config:
-      raise errors.InputError(
-        f'config: there is no field {name!r}; start from '
-        'undistillable.config.base() and change what differs'
-      )
-    if name != 'recipes':
-      _check_field(name, config, wanted)
-  for name in config:
-    # The settings of a method of one's own are its own affair.
-    if name not in wanted and not _fields(config[name]):
-      raise errors.InputError(_unknown(name, wanted))
+  # The settings of a method of one's own are its own affair.
+  _check_fields(
+    {k: v for k, v in config.items() if k in wanted or not _fields(v)}, wanted
+  )
   if not isinstance(config.recipes, ml_collections.ConfigDict):
     raise errors.InputError(
       f'config: recipes={config.recipes!r}; expected recipes by name'
@@ -129,7 +120,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise errors.InputError(
         f'config: recipes.{name}={changes!r}; expected fields of recipe'
       )
-    _check_fields(f'recipes.{name}.', changes, recipe)
+    _check_fields(changes, wanted.recipe, f'recipes.{name}.', some=True)
   given = {
     'data_dir': config.data_dir,
     'teacher.init_from': config.teacher.init_from,
@@ -141,42 +132,40 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_fields(
-  prefix: str,
-  given: ml_collections.ConfigDict,
-  wanted: ml_collections.ConfigDict,
-) -> None:
-  """Checks those fields that there are."""
-  for name in given:
-    if name not in wanted:
-      raise errors.InputError(_unknown(f'{prefix}{name}', wanted))
-    _check_field(name, given, wanted, prefix)
-
-
-def _check_field(
-  name: str,
-  given: ml_collections.ConfigDict,
+  given: Mapping[str, Any],
   wanted: ml_collections.ConfigDict,
   prefix: str = '',
+  *,
+  some: bool = False,
 ) -> None:
-  """Checks a field, and those below it."""
-  value, example, full = given[name], wanted[name], f'{prefix}{name}'
-  if isinstance(example, ml_collections.ConfigDict):
-    if not isinstance(value, ml_collections.ConfigDict):
+  """Checks all fields of a part, or some, and what is below them."""
+  for name in wanted:
+    if name not in given and not some:
+      raise errors.InputError(
+        f"config: there is no field '{prefix}{name}'; start from "
+        'undistillable.config.base() and change what differs'
+      )
+  for name, value in given.items():
+    full = f'{prefix}{name}'
+    if name not in wanted:
+      raise errors.InputError(_unknown(full, wanted))
+    if full == 'recipes':
+      continue  # Of which `check` knows more.
+    if not isinstance(wanted[name], ml_collections.ConfigDict):
+      _check_value(full, value, wanted[name], wanted.get_type(name))
+    elif isinstance(value, ml_collections.ConfigDict):
+      _check_fields(value, wanted[name], f'{full}.')
+    else:
       raise errors.InputError(
         f'config: {full}={_shown(value)}; expected the fields '
-        f'{", ".join(example)}'
+        f'{", ".join(wanted[name])}'
       )
-    _check_fields(f'{full}.', value, example)
-    for key in example:
-      if key not in value:
-        raise errors.InputError(
-          f"config: there is no field '{full}.{key}'; start from "
-          'undistillable.config.base() and change what differs'
-        )
-    return
+
+
+def _check_value(name: str, value: Any, example: Any, kind: type) -> None:
+  """Checks that a value is of the type of a field."""
   if value is None and example is None:
     return
-  kind = wanted.get_type(name)
   if kind in (list, tuple):
     fits = isinstance(value, list | tuple)
     kinds = {type(one) for one in example}
@@ -189,7 +178,7 @@ def _check_field(
   else:
     fits, told = _is(value, kind), _TOLD.get(kind, kind.__name__)
   if not fits:
-    raise errors.InputError(f'config: {full}={_shown(value)}; expected {told}')
+    raise errors.InputError(f'config: {name}={_shown(value)}; expected {told}')
 
 
 def _is(value: Any, kind: type) -> bool:
