@@ -420,13 +420,7 @@ def _add_settings(
 def change_recipe(
   config: ml_collections.ConfigDict, name: str, **changes: Any
 ) -> None:
-  """Changes the recipe of one model or method.
-
-  Args:
-    config: the config.
-    name: of a model or method, or 'made_up'.
-    **changes: fields of `config.recipe`.
-  """
+  """Changes fields of the recipe of one model or method, or of 'made_up'."""
   if name not in config.recipes:
     config.recipes[name] = ml_collections.ConfigDict()
   config.recipes[name].update(changes)
@@ -437,12 +431,7 @@ def preset(
   name: str,
   known: Mapping[str, Any],
 ) -> ml_collections.ConfigDict:
-  """The config with the changes of a preset.
-
-  Args:
-    config: changed in place.
-    name: of the preset.
-    known: {name: `config -> None`}.
+  """The config with the changes of a preset, of {name: `config -> None`}.
 
   Raises:
     errors.InputError: there is none of this name.
@@ -450,6 +439,9 @@ def preset(
   errors.check_known('preset', name, known)
   known[name](config)
   return config
+
+
+# What presets have in common; each function changes a config in place.
 
 
 def article(config: ml_collections.ConfigDict) -> None:
@@ -470,12 +462,7 @@ def released(config: ml_collections.ConfigDict) -> None:
 
 
 def many_classes(config: ml_collections.ConfigDict, omega: float) -> None:
-  """Sets what CIFAR-100 and Tiny-ImageNet have in common.
-
-  Args:
-    config: changed in place.
-    omega: of nasty, and of what learns by its loss.
-  """
+  """What CIFAR-100 and Tiny-ImageNet share; omega is that of all like nasty."""
   config.students = ('mobilenetv2', 'shufflenetv2', 'resnet18')
   config.nasty.omega = config.nasty_head.omega = omega
   config.contrastive.omega = omega
@@ -500,12 +487,7 @@ def many_classes(config: ml_collections.ConfigDict, omega: float) -> None:
 def set_temperature(
   config: ml_collections.ConfigDict, temperature: float
 ) -> None:
-  """Sets one temperature of nasty, of kd and of the methods like them.
-
-  Args:
-    config: changed in place.
-    temperature: tau; `dist`, `dkd`, `htc` and `sdb` have their own.
-  """
+  """Sets tau of nasty, of kd and of all but dist, dkd, htc and sdb."""
   for name in ('nasty', 'nasty_head', 'contrastive'):
     config[name].temperature = temperature
   for name in ('kd', 'averager', 'ensemble', 'mkd', 'scm', 'skeptical'):
@@ -535,9 +517,7 @@ def on_two_cores(
 ) -> None:
   """Shortens all of CIFAR-10 or CIFAR-100 to what two cores can do.
 
-  Args:
-    config: changed in place.
-    students: names of models; the first is that of the grid.
+  The first of the students is that of the grid.
   """
   config.students = students
   config.seeds = (0,)
@@ -559,12 +539,7 @@ def on_two_cores(
 def learn_fast(
   config: ml_collections.ConfigDict, name: str, epochs: int
 ) -> None:
-  """Trains a network of the family `airbench` in its own way.
-
-  Args:
-    config: changed in place.
-    name: of the network.
-    epochs: at least 5.
+  """Trains a network of the family `airbench` in its own way, 5 epochs or more.
 
   Source: Jordan (2024), arXiv:2404.00498, where it is done for 10 epochs.
   """
@@ -588,10 +563,6 @@ def learn_as_model(config: ml_collections.ConfigDict, method: str) -> None:
   """Leaves it to the recipe of his model how the student of a method learns.
 
   All but how long that is, and that the rate falls to 0 as a cosine.
-
-  Args:
-    config: changed in place.
-    method: with a recipe of its own, which says otherwise.
   """
   recipe = config.recipes[method]
   for field in (
