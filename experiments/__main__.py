@@ -15,9 +15,8 @@ from undistillable.report import conduct, document
 _COLUMNS = ('experiment', 'networks', 'new', 'time', 'question')
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Prints the list."""
-  del argv
   logging.set_verbosity(logging.WARNING)  # JAX tells which devices it lacks.
   config = command.config()
   speed, together = estimate.measured_speed(), config.together

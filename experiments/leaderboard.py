@@ -261,9 +261,8 @@ def _null(
   return None
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Adds a record where one is named, and writes the page."""
-  del argv
   source, name = _ADD.value, _NAME.value
   if source is not None and name is not None:
     if not re.fullmatch(r'\w[\w-]*', name):

@@ -77,9 +77,8 @@ def _card(results: Mapping[str, Mapping[str, Any]]) -> str:
   return f'{head}\n\n{table}'
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Prints the scorecards."""
-  del argv
   workdirs = [paths.local(one, 'workdir') for one in _WORKDIRS.value or ()]
   if not workdirs:
     raise errors.InputError('there is no --workdir; name that of experiments')

@@ -296,7 +296,7 @@ def test_the_command_lists_them(monkeypatch, capsys):
   monkeypatch.setattr(command, 'config', lambda: _small('nowhere'))
   # Other tests of this process look at logs.
   monkeypatch.setattr(listing.logging, 'set_verbosity', lambda level: None)
-  listing.main([])
+  listing.main()
   said = capsys.readouterr().out
   for name in experiments.NAMES:
     assert f'\n{name} ' in said

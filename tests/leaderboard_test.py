@@ -433,4 +433,4 @@ def test_a_record_is_named_by_a_word(name, monkeypatch):
   for flag, value in (('_ADD', '/nowhere'), ('_NAME', name)):
     monkeypatch.setattr(leaderboard, flag, types.SimpleNamespace(value=value))
   with pytest.raises(errors.InputError, match='expected a word'):
-    leaderboard.main([])
+    leaderboard.main()

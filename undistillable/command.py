@@ -37,12 +37,12 @@ CONFIG = config_flags.DEFINE_config_file(
 flags.FLAGS['config'].parser = _Parser()
 
 
-def run(main: Callable[[list[str]], None], default: str | None = None) -> None:
-  """Calls `main` with what is left of the command line.
+def run(main: Callable[[], None], default: str | None = None) -> None:
+  """Calls `main` when the flags are read.
 
   Args:
-    main: what absl calls; what it raises of `errors.InputError` and `OSError`
-      ends the process with one sentence.
+    main: what it raises of `errors.InputError` and `OSError` ends the process
+      with one sentence.
     default: the config file where none is named.
   """
   terminal.be_printable()
@@ -51,7 +51,7 @@ def run(main: Callable[[list[str]], None], default: str | None = None) -> None:
     if len(argv) > 1:
       sys.exit(f'error: unexpected arguments {argv[1:]}; flags start with --')
     try:
-      main(argv)
+      main()
     except (errors.InputError, OSError) as error:
       sys.exit(f'error: {_sentence(error)}')
 

@@ -5,7 +5,6 @@
 Every field of the config can be overridden, as in --config.nasty.omega=0.1.
 """
 
-import functools
 import os
 import shlex
 import signal
@@ -62,17 +61,13 @@ def run(
     module: what was run with `python -m`, for the report.
     change_fn: makes of the config what is run.
   """
-  command.run(functools.partial(_main, chosen, module, change_fn))
+  command.run(lambda: _main(chosen, module, change_fn))
 
 
 def _main(
-  chosen: study.Study,
-  module: str,
-  change_fn: Callable[[Any], Any],
-  argv: list[str],
+  chosen: study.Study, module: str, change_fn: Callable[[Any], Any]
 ) -> None:
-  """What absl calls."""
-  del argv
+  """See `run`."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells all that it does.
   by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

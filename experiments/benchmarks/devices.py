@@ -38,9 +38,8 @@ _BATCH, _STEPS = 32, 4
 _NUDGE = 2**-23  # The distance of two float32 near 1.
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Compares one method after another."""
-  del argv
   logging.set_verbosity(logging.WARNING)
   numbers = [int(number) for number in _DEVICES.value]
   with tempfile.TemporaryDirectory() as folder:

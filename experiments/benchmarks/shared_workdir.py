@@ -41,9 +41,8 @@ _EXPERIMENTS = flags.DEFINE_list(
 _SECS_BETWEEN_LOOKS = 0.2
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Times one process, then several."""
-  del argv
   with tempfile.TemporaryDirectory() as folder:
     one = pathlib.Path(folder, 'one')
     several = pathlib.Path(folder, 'several')

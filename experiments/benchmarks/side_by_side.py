@@ -33,9 +33,8 @@ _STEPS = flags.DEFINE_integer('steps', 10, 'Of a loop.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Of both ways.')
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Times both ways, and prints what was found."""
-  del argv
   steps, number = _STEPS.value, _NUMBER.value
   rng = np.random.default_rng(0)
   shape = (_BATCH.value, _PIXELS.value, _PIXELS.value, 3)

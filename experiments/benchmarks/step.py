@@ -67,9 +67,8 @@ _PEAK_TFLOPS = {
 }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Times one network, and prints what was found."""
-  del argv
   logging.set_verbosity(logging.WARNING)  # JAX looks for all backends.
   batch, dtype = _BATCH.value, jnp.dtype(_DTYPE.value)
   parallel.check_batch_size(batch, _BATCHES * batch)
