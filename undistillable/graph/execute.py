@@ -103,7 +103,10 @@ def _train_some(
     failed = _failed(group[0], results)
     if failed:
       reason = f'its parent {failed} did not finish'
-      return {run.id: skipped(run, reason) for run in group}
+      # It was not tried; nothing is written.
+      return {
+        run.id: _describe(run, 'skipped') | {'reason': reason} for run in group
+      }
     with contextlib.ExitStack() as stack:
       mine = [run for run in group if store.take(run, stack)]
       # Another process may have finished one a moment ago.
@@ -219,31 +222,32 @@ def run_group(
   # The others were trained, and have no result: they were killed before they
   # had one, or it is damaged.
   missing = [one for one in materials if not store.is_trained(one.run)]
-  outcomes = dict(
-    zip(
-      [one.run.id for one in missing],
-      _train(missing, store, on_step),
-      strict=True,
-    )
-  )
-  return [_conclude(one, store, outcomes.get(one.run.id)) for one in materials]
+  outcomes = _train(missing, store, on_step) if missing else {}
+  return [_conclude(one, store, outcomes.get(one.run)) for one in materials]
 
 
 def _train(
   materials: Sequence[store_lib.Material],
   store: store_lib.Store,
   on_step: train.OnStepFn | None,
-) -> list[Any]:
+) -> dict[Run, Any]:
   """The variables of each network, or the DivergedError that stopped it."""
-  if not materials:
-    return []
   first, run = materials[0], materials[0].run
   if run.init_from:
-    return [parallel.replicate(weights_of_file(run, store))]
+    return {run: parallel.replicate(weights_of_file(run, store))}
   if run.only_serves:
-    return [store.variables(store.source(run))]
+    return {run: store.variables(store.source(run))}
   states = train.fit_together(
-    [_trainee(material) for material in materials],
+    [
+      train.Trainee(
+        one.program.method,
+        _watch(one),
+        one.folder,
+        f'{one.run.label} ({one.run.id})',
+        remedy(one.run),
+      )
+      for one in materials
+    ],
     first.examples,
     first.program.prepare,
     epochs=run.recipe['epochs'],
@@ -257,10 +261,10 @@ def _train(
     resident=store.resident,
     on_step=on_step,
   )
-  return [
-    state if isinstance(state, Exception) else state.variables
-    for state in states
-  ]
+  return {
+    one.run: state if isinstance(state, Exception) else state.variables
+    for one, state in zip(materials, states, strict=True)
+  }
 
 
 def make_room() -> None:
@@ -289,23 +293,6 @@ def remedy(run: Run) -> str:
   if hasattr(run.module, 'serve'):
     return f'change the settings of {run.shown_method}'
   return f'lower {rate}'
-
-
-def skipped(run: Run, reason: str) -> dict[str, Any]:
-  """Stands for the result of a run that was not tried; nothing is written."""
-  return _describe(run, 'skipped') | {'reason': reason}
-
-
-def _trainee(material: store_lib.Material) -> train.Trainee:
-  """A run as the training loop takes it."""
-  run = material.run
-  return train.Trainee(
-    material.program.method,
-    _watch(material),
-    material.folder,
-    f'{run.label} ({run.id})',
-    remedy(run),
-  )
 
 
 def _watch(material: store_lib.Material) -> train.EvaluateFn | None:

@@ -510,13 +510,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
 def _check_black_box(run: Run) -> None:
   """Raises ValueError for what only the weights of a network allow."""
   trains = run.module.make and run.module is not defenses.none
-  if run.is_owners and trains and _is_black_box(run):
+  if run.is_owners and trains and run.model in black_box.KNOWN:
     raise ValueError(
       f'defense {run.method!r} trains, and of {run.model} only the answers are '
       'known'
     )
-  for one in filter(_is_black_box, run.parents.values()):
-    if run.access == 'weights':
+  for one in run.parents.values():
+    if run.access == 'weights' and one.model in black_box.KNOWN:
       raise ValueError(
         f'it reads the weights, and of {one.model} only the answers are known'
       )
@@ -525,10 +525,6 @@ def _check_black_box(run: Run) -> None:
         f'it makes up its images, and the answers of {one.model} are recorded '
         'for those of data sets'
       )
-
-
-def _is_black_box(run: Run) -> bool:
-  return run.model in black_box.KNOWN
 
 
 def _check_recipe(recipe: Mapping[str, Any]) -> None:

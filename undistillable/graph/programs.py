@@ -144,8 +144,11 @@ def initial_shapes(run: runs.Run) -> Any:
 @functools.lru_cache(maxsize=16)
 def _build(run: runs.Run, num_examples: int) -> Program:
   """See `build`."""
-  parents = {
-    role: _given(run, role, parent)
+  parents: dict[str, Any] = {
+    # An oracle of whom it robs, all of any other.
+    role: _oracle(parent.as_asked, run.access)
+    if run.robs(role)
+    else _network(parent)
     for role, parent in run.parents.items()
     if role != 'images'
   }
@@ -187,13 +190,6 @@ def _network(run: runs.Run) -> nn.Module:
   """The untrained module."""
   num_classes = data.get_source(run.judged_on['name']).num_classes
   return models.get_model(run.model, num_classes, dtype=jnp.dtype(run.dtype))
-
-
-def _given(run: runs.Run, role: str, parent: runs.Run) -> Any:
-  """What a method gets of a parent: an oracle of whom it robs, else all."""
-  if run.robs(role):
-    return _oracle(parent.as_asked, run.access)
-  return _network(parent)
 
 
 @functools.lru_cache(maxsize=64)

@@ -96,8 +96,9 @@ class Run:
     content['parents'] = {k: run.id for k, run in self.parents.items()}
     if self.init_from is not None:
       content['init_from'] = _hash_of('init_from', self.init_from)
+    files = getattr(self.module, 'FILES', ())  # Settings that are paths.
     content['settings'] = {
-      name: _hash_of(name, value) if value and name in self._files else value
+      name: _hash_of(name, value) if value and name in files else value
       for name, value in self.settings.items()
     }
     if '.' in self.method:  # One's own, of which VERSION says nothing.
@@ -181,11 +182,6 @@ class Run:
     if self.is_owners or not self.only_serves:
       return {}
     return {k: run for k, run in self.parents.items() if k != 'teacher'}
-
-  @property
-  def _files(self) -> Sequence[str]:
-    """Settings of its method that are paths of files."""
-    return getattr(self.module, 'FILES', ())
 
   @property
   def robs_nobody(self) -> bool:
