@@ -44,16 +44,13 @@ def train_all(
   Args:
     planned: each run after those that it depends on.
     store: of their workdir.
-    together: see `groups`.
-    max_accuracy_drop: of a protected teacher, in points; more stops everything,
-      as a run does that diverges. None goes on without what did.
+    together: the most runs of a group, see `groups`.
+    max_accuracy_drop: of a protected teacher, in points; more stops everything
+      with a DivergedError, as a run does that diverges. None goes on without.
     show_progress: whether there is a bar.
 
   Returns:
     {run id: result} of all runs.
-
-  Raises:
-    errors.DivergedError: see max_accuracy_drop.
   """
   results = store.results(planned)
 
@@ -182,13 +179,9 @@ def _stop_if_failed(
 def groups(runs: Iterable[Run], most: int) -> list[list[Run]]:
   """Which runs are trained side by side: those that hear the same answers.
 
-  Args:
-    runs: in an order in which they can be trained one by one.
-    most: runs of a group; all of them are in the device's memory at once.
-
-  Returns:
-    Each run in one group, with whatever it depends on in an earlier one; in
-    the order of the first of each.
+  All of a group, at most so many, are in the device's memory at once. The runs
+  are in an order in which they can be trained one by one, and so are the
+  groups, which have the order of the first of each.
   """
   found: list[list[Run]] = []
   open_groups: dict[Hashable, list[Run]] = {}
@@ -207,12 +200,7 @@ def run_group(
   store: store_lib.Store,
   on_step: train.OnStepFn | None = None,
 ) -> list[dict[str, Any]]:
-  """Trains runs, or goes on where they stopped, and evaluates them.
-
-  Args:
-    group: of `groups`; their parents are finished.
-    store: of their workdir.
-    on_step: see `train.fit_together`.
+  """Trains a group of `groups`, or goes on where it stopped, and judges it.
 
   Returns:
     What is written to each result.json; of a run whose loss or whose answers
@@ -338,11 +326,8 @@ def _conclude(
 ) -> dict[str, Any]:
   """Judges what a training came to, and writes it.
 
-  Args:
-    material: of the run.
-    store: of its workdir.
-    outcome: variables; or the error that ended the training; or None, for the
-      variables that are in the folder.
+  The outcome is variables, or the error that ended the training; or None, for
+  the variables that are in the folder.
   """
   run, folder = material.run, material.folder
   try:
@@ -470,10 +455,7 @@ def weights_of_file(
 ) -> dict[str, Any]:
   """The variables of a network whose weights, or answers, come from a file.
 
-  Args:
-    run: the network.
-    store: of its workdir.
-    only_try: whether what answers is asked about a few images alone.
+  Where it is only a try, what answers is asked about a few images alone.
 
   Raises:
     errors.InputError: they are not whole, not finite, or of another network.

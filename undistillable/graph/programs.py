@@ -47,12 +47,8 @@ class Program:
 def build(run: runs.Run, num_examples: int) -> Program:
   """Builds the functions of a run; compiles nothing.
 
-  Args:
-    run: the run.
-    num_examples: in its training set.
-
-  Returns:
-    The program; the same object for runs that differ in their seed alone.
+  Of so many examples in its training set. It is the same program for runs that
+  differ in their seed alone.
 
   Raises:
     ValueError: an unknown name or an impossible value in its config.
@@ -82,9 +78,7 @@ def asked(
 ) -> tuple[list[str], list[str]]:
   """What its answers depend on beside the weights of the network itself.
 
-  Args:
-    run: a network, of a thief or of the owner.
-    variables: of it, as `store.Store.variables` gives them.
+  Its variables are as `store.Store.variables` gives them.
 
   Returns:
     The roles of other networks, and the names of what was trained beside it.
