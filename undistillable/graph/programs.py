@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from undistillable import (
   data,
@@ -22,7 +23,7 @@ from undistillable import (
 )
 from undistillable.data import batches
 from undistillable.graph import runs
-from undistillable.training import optimizers, parallel
+from undistillable.training import evaluate, optimizers, parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,19 @@ def build(run: runs.Run, num_examples: int) -> Program:
 def answer_fn(run: runs.Run) -> method_lib.ApplyFn:
   """What a client of a network is answered, `(variables, images) -> [B, K]`."""
   return _answer_fn(run.as_asked)
+
+
+def answers(
+  run: runs.Run,
+  variables: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  batch_size: int,
+) -> np.ndarray:
+  """What a client of a network is answered about images, float32[N, K]."""
+  answer, prepare = answer_fn(run), _prepare(run)
+  return evaluate.predict(
+    answer, variables, arrays, prepare, batch_size=batch_size
+  )
 
 
 @functools.lru_cache(maxsize=64)
@@ -147,12 +161,10 @@ def _build(run: runs.Run, num_examples: int) -> Program:
     if role != 'images'
   }
   network = _network(run)
-  mean, std = data.NORMALIZATIONS[run.normalization]
-  prepare = functools.partial(batches.prepare_fn, mean, std, dtype=run.dtype)
-  prepare_train = prepare(augment=run.recipe['augment'])
+  prepare = _prepare(run, run.recipe['augment'])
   if run.access_to_data == 'none':
     image_shape = data.get_source(run.judged_on['name']).image_shape
-    prepare_train = batches.blank_fn(image_shape, run.dtype)
+    prepare = batches.blank_fn(image_shape, run.dtype)
   settings = run.method_settings
   updates = num_examples // run.recipe['batch_size']
   if hasattr(run.module, 'updates_per_epoch'):
@@ -175,9 +187,15 @@ def _build(run: runs.Run, num_examples: int) -> Program:
     network=network,
     parents=parents,
     method=null_teacher.on_nobody(method) if run.robs_nobody else method,
-    prepare=prepare_train,
-    prepare_test=prepare(),
+    prepare=prepare,
+    prepare_test=_prepare(run),
   )
+
+
+def _prepare(run: runs.Run, augment: str = 'none') -> parallel.PrepareFn:
+  """What makes images fit for its network; equal ones for equal arguments."""
+  mean, std = data.NORMALIZATIONS[run.normalization]
+  return batches.prepare_fn(mean, std, augment=augment, dtype=run.dtype)
 
 
 def _network(run: runs.Run) -> nn.Module:

@@ -15,7 +15,7 @@ from undistillable import data, errors, serving
 from undistillable.attacks import synthesis
 from undistillable.graph import programs, runs
 from undistillable.storage import disk, lease
-from undistillable.training import checkpoints, evaluate, hosts, parallel
+from undistillable.training import checkpoints, hosts, parallel
 
 # Of a finished run; the others are for people.
 _TRAINED = ('metrics.jsonl', 'variables')
@@ -115,22 +115,12 @@ class Material(NamedTuple):
     """
     if hasattr(self.run.module, 'serve'):
       variables = {serving.PARENTS: self.frozen, **variables}
-    return self._predict(self.run, arrays, variables)
+    return programs.answers(self.run, variables, arrays, self.batch_size)
 
   def answers_of(self, role: str, arrays: Arrays) -> np.ndarray:
     """What a client of one of its parents is answered, float32[N, K]."""
-    return self._predict(self.run.parents[role], arrays, self.frozen[role])
-
-  def _predict(
-    self, run: runs.Run, arrays: Arrays, variables: Any
-  ) -> np.ndarray:
-    return evaluate.predict(
-      programs.answer_fn(run),
-      variables,
-      arrays,
-      self.program.prepare_test,
-      batch_size=self.batch_size,
-    )
+    run, variables = self.run.parents[role], self.frozen[role]
+    return programs.answers(run, variables, arrays, self.batch_size)
 
 
 class Store:
@@ -336,8 +326,9 @@ class Store:
 
   def answers(self, run: runs.Run, arrays: Arrays) -> np.ndarray:
     """What a client of a finished network is answered, float32[N, K]."""
-    (material,) = self.open([run])
-    return material.answers(arrays, self.variables(run))
+    return programs.answers(
+      run, self.variables(run), arrays, self.eval_batch_size
+    )
 
   def _variables(self, run: runs.Run) -> dict[str, Any]:
     """What a finished run left, and what serving it takes besides."""
