@@ -4,11 +4,10 @@ What it finds is found before data is loaded, or anything compiled or written.
 """
 
 import functools
-import importlib.machinery
-import importlib.util
 import inspect
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable
@@ -119,23 +118,20 @@ def load(path: str) -> ml_collections.ConfigDict:
     place = _named(file)
   if not place.is_file():
     raise errors.InputError(f'there is no config file {place}{_hint(place)}')
-  loader = importlib.machinery.SourceFileLoader('config_file', str(place))
-  spec = importlib.util.spec_from_loader(loader.name, loader)
-  assert spec
-  module = importlib.util.module_from_spec(spec)
   try:
-    loader.exec_module(module)
-    if not callable(getattr(module, 'get_config', None)):
+    module = runpy.run_path(str(place), run_name='config_file')
+    get_config = module.get('get_config')
+    if not callable(get_config):
       raise errors.InputError('it has no function get_config')
     try:
-      inspect.signature(module.get_config).bind(*preset)
+      inspect.signature(get_config).bind(*preset)
     except TypeError as error:
       raise errors.InputError(
         f'it has no presets; given {preset[0]!r}'
         if preset
         else f'it needs a preset, as {file}:name'
       ) from error
-    found = module.get_config(*preset)
+    found = get_config(*preset)
     if not isinstance(found, ml_collections.ConfigDict):
       raise errors.InputError(
         f'get_config returns {type(found).__name__}, expected the config that '
