@@ -123,20 +123,24 @@ class Job:
   def _attack(
     self, name: str, teacher: Run | None, twin: Run | None, model: str
   ) -> list[Run]:
-    module = attacks.get(name)
-    plan = getattr(module, 'plan', None)
+    plan = getattr(attacks.get(name), 'plan', None)
     found = (
       plan(self, teacher, model)
       if plan
       else [self.student(name, model, {'teacher': teacher})]
     )
-    twins = self._beside(found, name, twin, model) if twin else found
-    nulls = found
+    others: dict[str, list[Run]] = {}
+    if twin:
+      others['normal'] = self._beside(found, name, twin, model)
     if teacher and self._has_null(name):
-      nulls = self._beside(found, name, None, model)
-    return [
-      self._compared(*runs) for runs in zip(found, twins, nulls, strict=True)
-    ]
+      others['null'] = self._beside(found, name, None, model)
+    compared = []
+    for index, run in enumerate(found):
+      with_it = {k: v[index] for k, v in others.items() if v[index] != run}
+      if run.role == 'student':
+        with_it = {'control': self.control(run.model), **with_it}
+      compared.append(dataclasses.replace(run, compared_with=with_it))
+    return compared
 
   def _beside(
     self, found: list[Run], name: str, teacher: Run | None, model: str
@@ -149,16 +153,6 @@ class Job:
     # Whoever needs other steps on the way has the student alone in common.
     alike = len(others) == len(found)
     return others if alike else [*found[:-1], others[-1]]
-
-  def _compared(self, run: Run, twin: Run, null: Run) -> Run:
-    """The run of an attack, with those that it is compared with."""
-    others = {'control': self.control(run.model)}
-    if run.role != 'student':
-      others = {}
-    for name, other in (('normal', twin), ('null', null)):
-      if run != other:
-        others[name] = other
-    return dataclasses.replace(run, compared_with=others)
 
   def _has_null(self, name: str) -> bool:
     """Whether an attack is run on nobody too: where it hears answers."""
