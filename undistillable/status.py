@@ -53,28 +53,19 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _planned(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The runs of all studies, each once."""
+  """The runs of all studies, each once; none of a file that is no plan."""
   found: dict[str, dict[str, Any]] = {}
   for path in (*workdir.glob(PLAN), *sorted(workdir.glob(f'*/{PLAN}'))):
-    for run in _listed(path):
-      found.setdefault(run['id'], run)
+    try:
+      lines = disk.read_json(path)
+    except (errors.InputError, OSError):
+      continue  # It is damaged.
+    for line in lines if isinstance(lines, list) else ():
+      if isinstance(line, dict) and all(
+        isinstance(line.get(key), kind) for key, kind in _TYPES.items()
+      ):
+        found.setdefault(line['id'], line)
   return list(found.values())
-
-
-def _listed(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a plan; none of a file that is damaged, or of others."""
-  try:
-    found = disk.read_json(path)
-  except (errors.InputError, OSError):
-    found = []
-  lines = found if isinstance(found, list) else []
-  return [line for line in lines if _is_line(line)]
-
-
-def _is_line(line: Any) -> bool:
-  return isinstance(line, dict) and all(
-    isinstance(line.get(key), kind) for key, kind in _TYPES.items()
-  )
 
 
 def _row(run: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
