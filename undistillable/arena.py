@@ -287,13 +287,13 @@ def _asked(hears: str, teacher: Run) -> Run:
 def _group(attack: str) -> str:
   """What the thief has, in `board_lib.GROUPS`."""
   module = attacks.get(attack)
-  if getattr(module, 'ACCESS', 'scores') == 'weights':
+  if registry.declared(module, 'ACCESS') == 'weights':
     return board_lib.WEIGHTS
   return {
     'own': board_lib.OWN,
     'foreign': board_lib.FOREIGN,
     'none': board_lib.NOTHING,
-  }[getattr(module, 'DATA', 'own')]
+  }[registry.declared(module, 'DATA')]
 
 
 def measure_fn(

@@ -214,8 +214,8 @@ def _others(config: ml_collections.ConfigDict, network: str) -> list[str]:
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
     and name not in (*lists, *config_lib.NOT_TRIED)
-    and getattr(module, 'DATA', 'own') not in unfit
-    and getattr(module, 'ACCESS', 'scores') not in unfit
+    and registry.declared(module, 'DATA') not in unfit
+    and registry.declared(module, 'ACCESS') not in unfit
   ]
 
 

@@ -336,7 +336,7 @@ def base() -> ml_collections.ConfigDict:
     else name
     for name, module in attacks.ATTACKS.items()
     if module.PARENTS
-    and getattr(module, 'DATA', 'own') == 'own'
+    and registry.declared(module, 'DATA') == 'own'
     and name not in NOT_TRIED
   )
   # Of label smoothing, the control that is as free to choose as a thief is.

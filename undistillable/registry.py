@@ -11,6 +11,11 @@ from undistillable import errors
 
 # What a method does that trains nothing: a defense, or an attack.
 _INSTEAD = ('serve', 'pick')
+# What a method may declare, its default first.
+_KNOWN = {
+  'ACCESS': ('scores', 'labels', 'weights'),
+  'DATA': ('own', 'foreign', 'none'),
+}
 # How the functions of a method are called, where it has them.
 _CALLED = {
   'make': ('model', 'optimizer', 'settings', 'parents'),
@@ -75,6 +80,16 @@ def find(name: str, known: Mapping[str, ModuleType], kind: str) -> ModuleType:
       f'have a default ({error})'
     ) from error
   return module
+
+
+def declared(module: ModuleType, name: str) -> str:
+  """Its ACCESS, what a teacher gives away; or its DATA, what it learns from."""
+  value, known = getattr(module, name, _KNOWN[name][0]), _KNOWN[name]
+  if value not in known:
+    raise ValueError(
+      f'{module.__name__!r} has {name} = {value!r}; known: {", ".join(known)}'
+    )
+  return value
 
 
 def short(name: str) -> str:

@@ -157,8 +157,8 @@ class Job:
   def _has_null(self, name: str) -> bool:
     """Whether an attack is run on nobody too: where it hears answers."""
     module = attacks.get(name)
-    hears = 'teacher' in getattr(module, 'PARENTS', ())
-    reads = getattr(module, 'ACCESS', 'scores') == 'weights'
+    hears = 'teacher' in module.PARENTS
+    reads = registry.declared(module, 'ACCESS') == 'weights'
     return self.config.null_teacher and hears and not reads
 
   def control(self, model: str) -> Run:
@@ -308,7 +308,7 @@ class Job:
         'recorded, once for each image'
       )
     foreign = (
-      getattr(attacks.get(name), 'DATA', 'own') == 'foreign'
+      registry.declared(attacks.get(name), 'DATA') == 'foreign'
       for name in config.attacks
     )
     if not (config.transfer and any(foreign)):

@@ -13,7 +13,7 @@ import inspect
 import json
 import pathlib
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -188,26 +188,17 @@ class Run:
     """Whether it is an attack without a teacher: see `null_teacher`."""
     if self.is_owners or 'teacher' in self.parents:
       return False
-    return 'teacher' in getattr(self.module, 'PARENTS', ())
+    return 'teacher' in self.module.PARENTS
 
   @property
   def access_to_data(self) -> str:
     """What its method learns from: 'own', 'foreign' or 'none'."""
-    return self._declared('DATA', ('own', 'foreign', 'none'))
+    return registry.declared(self.module, 'DATA')
 
   @property
   def access(self) -> str:
     """What its teacher gives away: 'labels', 'scores' or 'weights'."""
-    return self._declared('ACCESS', ('scores', 'labels', 'weights'))
-
-  def _declared(self, name: str, known: Sequence[str]) -> str:
-    """What its module declares; the first of what is known by default."""
-    value = getattr(self.module, name, known[0])
-    if value not in known:
-      raise ValueError(
-        f'{self.method!r} has {name} = {value!r}; known: {", ".join(known)}'
-      )
-    return value
+    return registry.declared(self.module, 'ACCESS')
 
   @property
   def has_owners_data(self) -> bool:
