@@ -234,43 +234,35 @@ def _run() -> None:
   """The command line; its flags are not defined for whoever imports this."""
   from undistillable import main
 
-  weights = flags.DEFINE_string(
+  flags.DEFINE_string(
     'weights', None, 'A file with those of the network that is audited.'
   )
-  model = flags.DEFINE_string(
+  flags.DEFINE_string(
     'model', None, 'The name of its architecture; None: that of the config.'
   )
-  answers = flags.DEFINE_string(
+  flags.DEFINE_string(
     'answers',
     None,
     'In place of both: what answers for the network. A file of jax.export, a '
     'folder of undistillable.export, or a module as my_package.my_answers.',
   )
-  served = flags.DEFINE_string(
+  flags.DEFINE_string(
     'served',
     None,
     'The defense behind which it is served, as stingy, top_k:k=3 or '
     'my_package.my_wrapper; None: the verdict is on the network itself.',
   )
-  budget = flags.DEFINE_enum(
-    'budget', 'small', ['small', 'full'], 'How much is tried.'
-  )
+  flags.DEFINE_enum('budget', 'small', ['small', 'full'], 'How much is tried.')
   prefix = 'config.'
-  names = (flag.lstrip('-').split('=')[0] for flag in sys.argv[1:])
+  typed = (flag.lstrip('-').split('=')[0] for flag in sys.argv[1:])
   fixed = frozenset(
-    name.removeprefix(prefix) for name in names if name.startswith(prefix)
+    name.removeprefix(prefix) for name in typed if name.startswith(prefix)
   )
 
   def change(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    return changed(
-      config,
-      budget.value,
-      model=model.value,
-      weights=weights.value,
-      answers=answers.value,
-      served=served.value,
-      fixed=fixed,
-    )
+    names = 'budget', 'model', 'weights', 'answers', 'served'
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    return changed(config, **given, fixed=fixed)
 
   main.run(STUDY, 'undistillable.audit', change)
 
