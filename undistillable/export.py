@@ -97,7 +97,10 @@ def export(
     **{name: variables[name] for name in beside},
     serving.PARENTS: {role: _own(kept[role]) for role in roles},
   }
-  names = _class_names(workdir, chosen)
+  answers = responses.read(workdir)  # Where the study has kept some.
+  names = None
+  if answers and chosen.id in answers['ids']:
+    names = answers['class_names'].tolist()
   told = _describe(chosen, result, [*roles, *beside], names)
   study = workdir / 'results.json'
   results = _read(study) if study.exists() else None
@@ -245,14 +248,6 @@ def _protected(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _own(variables: Mapping[str, Any]) -> dict[str, Any]:
   """Those of a network itself, as far as there are any."""
   return {k: v for k, v in serving.own(variables).items() if v}
-
-
-def _class_names(workdir: pathlib.Path, run: runs_lib.Run) -> list[str] | None:
-  """What the classes are called, where the study has kept it."""
-  kept = responses.read(workdir)
-  if kept is None or run.id not in kept['ids']:
-    return None
-  return kept['class_names'].tolist()
 
 
 def _describe(
