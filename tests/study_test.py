@@ -302,7 +302,7 @@ def test_the_seed_of_a_partner_is_none_of_the_report(done, tmp_path):
   store = store_lib.Store(tmp_path, config.data_dir)
   planned = study.MAIN.plan_fn(config)
   partner = dataclasses.replace(planned[0], role='partner', seed=2**31)
-  study._write_plan([*planned, partner], tmp_path, 'a config', ())
+  study._write_plan([*planned, partner], tmp_path, 'a config', study.MAIN)
   (tmp_path / 'results.json').unlink()
   asked = []
 

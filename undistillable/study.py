@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -129,7 +129,7 @@ def run(
   )
   _check_data(planned, store, config)
   # From here on, what there is to mend is found, and something is written.
-  _write_plan(planned, folder, own_config, _free(study))
+  _write_plan(planned, folder, own_config, study)
   results = execute.train_all(
     planned,
     store,
@@ -221,11 +221,10 @@ def _own_config(
 ) -> Any:
   """What says whose report this is; one config must not replace another's."""
   path = folder / 'config.json'
-  free = _free(study)
-  content = disk.as_json(_not_free(config.to_dict(), free))
+  content = disk.as_json(_not_free(config.to_dict(), study))
   kept = disk.restored(path, disk.json_bytes(content))
   if not kept and not reuse and path.exists():
-    found = _not_free(disk.read_json(path), free)
+    found = _not_free(disk.read_json(path), study)
     if found != content:
       differences = _differences(found, content)
       more = len(differences) - _MOST_NAMED
@@ -240,15 +239,11 @@ def _own_config(
   return content
 
 
-def _free(study: Study) -> set[str]:
-  """Fields that may change in its workdir."""
-  return set(_FREE_FIELDS) - set(study.fixed_fields)
-
-
-def _not_free(config: Any, free: Collection[str]) -> Any:
-  """A config, or what is in such a file; in earlier ones fewer were free."""
+def _not_free(config: Any, study: Study) -> Any:
+  """What of a config may not change; in earlier files more was written."""
   if not isinstance(config, dict):
     return config
+  free = set(_FREE_FIELDS) - set(study.fixed_fields)
   return {k: v for k, v in config.items() if k not in free}
 
 
@@ -257,7 +252,7 @@ def _write_plan(
   planned: Sequence[runs_lib.Run],
   folder: pathlib.Path,
   own_config: Any,
-  free: Collection[str],
+  study: Study,
 ) -> None:
   """Writes the config, and lists the runs for `status`.
 
@@ -277,7 +272,7 @@ def _write_plan(
   path, config_path = folder / status.PLAN, folder / 'config.json'
   with lease.wait(folder / _LEASE):
     there = path.exists() and config_path.exists()
-    if there and _not_free(disk.read_json(config_path), free) == own_config:
+    if there and _not_free(disk.read_json(config_path), study) == own_config:
       try:
         listed = {run['id']: run for run in disk.read_json(path)} | listed
       except (errors.InputError, KeyError, TypeError):
