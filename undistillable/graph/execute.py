@@ -489,7 +489,7 @@ def weights_of_file(
     raise errors.InputError(
       f'init_from={path}: the weights are for other images or classes '
       f'than those of {run.judged_on["name"]} '
-      f'({task.num_classes} classes): {", ".join(differing)}'
+      f'({len(task.class_names)} classes): {", ".join(differing)}'
     )
   broken = [k for k, array in given.items() if not np.isfinite(array).all()]
   if broken:

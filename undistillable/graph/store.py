@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import shutil
@@ -39,10 +38,6 @@ class Task(NamedTuple):
   val: Arrays
   test: Arrays
   class_names: tuple[str, ...]
-
-  @property
-  def num_classes(self) -> int:
-    return len(self.class_names)
 
 
 def load_task(
@@ -152,13 +147,13 @@ class Store:
     # The last few: the teachers of all seeds serve students in turn.
     self.variables = functools.lru_cache(maxsize=8)(self._variables)
     self._load_task = functools.lru_cache(maxsize=2)(
-      lambda settings: load_task(json.loads(settings), data_dir)
+      lambda settings: load_task(dict(settings), data_dir)
     )
 
   def task(self, settings: Mapping[str, Any]) -> Task:
     """A data set; see `load_task`."""
-    keys = ('name', 'limit', 'val_fraction', 'val_seed')
-    return self._load_task(json.dumps({key: settings[key] for key in keys}))
+    keys = 'name', 'limit', 'val_fraction', 'val_seed'
+    return self._load_task(tuple((key, settings[key]) for key in keys))
 
   def examples(self, run: runs.Run) -> Arrays:
     """What a run is trained on; of no data, only how many there would be."""
