@@ -127,7 +127,7 @@ def run(
   store = store_lib.Store(
     workdir, config.data_dir, config.eval_batch_size, config.resident
   )
-  _check_data(planned, store, config)
+  _check_data(planned, store, config.data_dir)
   # From here on, what there is to mend is found, and something is written.
   _write_plan(planned, folder, own_config, study)
   results = execute.train_all(
@@ -284,7 +284,7 @@ def _write_plan(
 def _check_data(
   planned: Sequence[runs_lib.Run],
   store: store_lib.Store,
-  config: ml_collections.ConfigDict,
+  data_dir: str | None,
 ) -> None:
   """Checks that the data of all runs to train are there, and fill a batch.
 
@@ -304,7 +304,7 @@ def _check_data(
     keys = ('name', 'outliers', 'transfer')
     names = {one.get(key) for one in used for key in keys}
     for name in filter(None, names):
-      data.check(name, data_dir=config.data_dir)
+      data.check(name, data_dir=data_dir)
     for run in missing:
       _check_delay(run, store.num_steps(run))
       if run.init_from:
