@@ -211,9 +211,10 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   """A cell with its runs, or with the reason why there are none."""
   module = attacks.get(attack)
-  hears = registry.declared(module, 'ACCESS')
+  hears = getattr(module, 'ACCESS', 'scores')
   if hasattr(module, 'hears'):
-    hears = module.hears(registry.settings(module, thief.settings(module)))
+    settings = thief.settings(attack, module)
+    hears = module.hears(registry.settings(module, settings))
   cell, asked = cell._replace(hears=hears), _asked(hears, teacher)
   try:
     found = thief.attack(attack, asked, cell.student)
@@ -227,7 +228,7 @@ def _with_settings(job: plan.Job, field: str, method: Method) -> plan.Job:
   name, changes, _ = method
   if not changes:
     return job
-  known = job.settings(_METHODS[field].get(name))
+  known = job.settings(name, _METHODS[field].get(name))
   for key in changes.keys() - known.keys():
     raise errors.InputError(
       f'{field}: {name} has no setting {key!r}; known: '

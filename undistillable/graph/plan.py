@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -272,9 +271,9 @@ class Job:
     changes = self.config.recipes.get('made_up', {})
     return self.student('kd', model, parents, recipe=dict(changes))
 
-  def settings(self, module: ModuleType) -> dict[str, Any]:
+  def settings(self, method: str, module: Any) -> dict[str, Any]:
     """Those of a method: its defaults, and what the config changes."""
-    found, name = registry.defaults(module), registry.short(module.__name__)
+    found, name = registry.defaults(module), registry.short(method)
     if name in self.config:  # To get what is missing takes 1 ms.
       found |= dict(self.config[name])
     return found
@@ -350,7 +349,7 @@ class Job:
       seed=self.seed,
     )
     _check_black_box(run)
-    found = self.settings(run.module) | dict(settings or {})
+    found = self.settings(method, run.module) | dict(settings or {})
     learns_from = run.learns_from
     if 'images' in parents or run.access_to_data == 'none':
       learns_from = {}
