@@ -211,7 +211,7 @@ def _cells(job: plan.Job) -> Iterator[Cell]:
 def _try(thief: plan.Job, attack: str, teacher: Run, cell: Cell) -> Cell:
   """A cell with its runs, or with the reason why there are none."""
   module = attacks.get(attack)
-  hears = getattr(module, 'ACCESS', 'scores')
+  hears = registry.declared(module, 'ACCESS')
   if hasattr(module, 'hears'):
     settings = thief.settings(attack, module)
     hears = module.hears(registry.settings(module, settings))
