@@ -330,7 +330,10 @@ def test_images_that_thieves_make_up_are_tried_too():
 
 
 def test_nobody_pays_twice_for_an_answer_who_was_interrupted(tmp_path):
-  """A service that stops after five images; it goes on with the sixth."""
+  """A service that stops after five images, and is asked in other pieces then.
+
+  Of what it has answered one file is damaged: those images are asked again.
+  """
   images, paid = _images(11), []
 
   def answer(given):
@@ -339,15 +342,21 @@ def test_nobody_pays_twice_for_an_answer_who_was_interrupted(tmp_path):
     paid.extend(given)
     return _linear(given)
 
-  network = _box(answer)
-  with pytest.raises(errors.InputError, match='come back tomorrow'):
-    network.asked([images[:5], images[5:]], 3, tmp_path / 'kept')
-  np.testing.assert_array_equal(paid, images[:5])
+  network, kept = _box(answer), tmp_path / 'kept'
+  for _ in range(2):
+    with pytest.raises(errors.InputError, match='come back tomorrow'):
+      network.asked([images[:5], images[5:]], 3, kept)
+    np.testing.assert_array_equal(paid, images[:5])
   paid.clear()
-  found = network.asked([images[:5], images[5:]], 3, tmp_path / 'kept')
-  np.testing.assert_array_equal(paid, images[5:])
-  whole = network.asked([images], 3)
-  chex.assert_trees_all_equal(found, whole)
+  with pytest.raises(errors.InputError, match='come back tomorrow'):
+    network.asked([images], 1, kept)
+  np.testing.assert_array_equal(paid, images[5:10])
+  paid.clear()
+  largest = max(kept.iterdir(), key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:100])
+  found = network.asked([images], 2, kept)
+  np.testing.assert_array_equal(paid, [*images[:3], images[10]])
+  chex.assert_trees_all_equal(found, network.asked([images], 3))
 
 
 def _audit(source, **given):

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,30 +101,40 @@ class BlackBox(nn.Module):
       errors.InputError: it fails, or its answers are not one logit, or
         logarithm of a score, a class.
     """
-    keys, answers = [], []
+    # By key.
+    said = {} if kept is None else _kept_answers(kept, self.num_classes)
+    done, total = 0, sum(map(len, sets))
     for images in sets:
       for start in range(0, len(images), batch_size):
         few = images[start : start + batch_size]
-        keys.append(np.asarray(_keys(few)))
-        answers.append(self._kept_answers(few, kept))
+        keys = np.asarray(_keys(few))
+        new = [key.tobytes() not in said for key in keys]
+        if any(new):
+          answers = self._answers(few[new])
+          if kept is not None and self.is_recorded:
+            _keep(kept, keys[new], answers)
+          for key, answer in zip(keys[new], answers, strict=True):
+            said.setdefault(key.tobytes(), answer)
+        done += len(few)
         logging.log_every_n_seconds(
           logging.INFO,
           '%d of %d images are answered',
           _LOG_SECONDS,
-          sum(map(len, answers)),
-          sum(map(len, sets)),
+          done,
+          total,
         )
     if not self.is_recorded:
       self._check_made_up(sets[0][:2].shape)
-    said = np.concatenate(answers)
-    if (said >= 0).all() and (abs(said.sum(-1) - 1) < _OFF).all():
+    answers = np.stack([*said.values()])
+    if (answers >= 0).all() and (abs(answers.sum(-1) - 1) < _OFF).all():
       raise errors.InputError(
         'answers look like probabilities; expected logits, or log-probabilities'
       )
-    found = {'nothing': np.zeros((), np.float32)}
+    found: dict[str, Any] = {'nothing': np.zeros((), np.float32)}
     if self.is_recorded:
-      known, first = np.unique(np.concatenate(keys), axis=0, return_index=True)
-      found |= {'keys': known, 'answers': said[first]}
+      keys = np.frombuffer(b''.join(said), np.uint32).reshape(-1, _WORDS)
+      found['keys'], order = np.unique(keys, axis=0, return_index=True)
+      found['answers'] = answers[order]
     return {'params': found}
 
   def _check_made_up(self, shape: tuple[int, ...]) -> None:
@@ -133,19 +144,6 @@ class BlackBox(nn.Module):
       self._answers(images)
     except errors.InputError as error:
       raise errors.InputError(f'of random pixels: {error}') from error
-
-  def _kept_answers(
-    self, images: np.ndarray, kept: pathlib.Path | None
-  ) -> np.ndarray:
-    """As `_answers`, of which those in a folder are not asked for again."""
-    if kept is None or not self.is_recorded:
-      return self._answers(images)
-    path = kept / f'{hashlib.sha256(images.tobytes()).hexdigest()}.npz'
-    if not path.exists():
-      kept.mkdir(parents=True, exist_ok=True)
-      disk.save_arrays(path, {'answers': self._answers(images)})
-    with np.load(path) as found:
-      return found['answers']
 
   def _answers(self, images: np.ndarray) -> np.ndarray:
     """What it says, checked: float32[B, K]."""
@@ -191,6 +189,32 @@ def _keys(images: Any) -> jax.Array:
     [jnp.sum(flat * one[None], axis=1, dtype=jnp.uint32) for one in factors],
     axis=1,
   )
+
+
+def _keep(folder: pathlib.Path, keys: np.ndarray, answers: np.ndarray) -> None:
+  """Writes the answers to images, uint32[B, 4] and float32[B, K]."""
+  folder.mkdir(parents=True, exist_ok=True)
+  name = hashlib.sha256(keys.tobytes()).hexdigest()
+  disk.save_arrays(folder / f'{name}.npz', {'keys': keys, 'answers': answers})
+
+
+def _kept_answers(
+  folder: pathlib.Path, num_classes: int
+) -> dict[bytes, np.ndarray]:
+  """What `_keep` wrote, by key; what is damaged is asked again."""
+  found: dict[bytes, np.ndarray] = {}
+  for path in sorted(folder.glob('*.npz')):
+    try:
+      # Opened here: of what is no archive NumPy leaves it open.
+      with path.open('rb') as file, np.load(file) as arrays:
+        keys, answers = arrays['keys'], arrays['answers']
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+      logging.warning('%s cannot be read; those images are asked again', path)
+      continue
+    if answers.shape == (len(keys), num_classes):
+      for key, answer in zip(keys, answers, strict=True):
+        found.setdefault(key.tobytes(), answer)
+  return found
 
 
 def _looked_up(
