@@ -19,9 +19,14 @@ os.environ.setdefault(
 )
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
+# Commands do not start again for larger pages of memory.
+os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=0')
+
 import jax  # noqa: E402
 import jaxlib.version  # noqa: E402
 import pytest  # noqa: E402
+
+from undistillable import cpu  # noqa: E402
 
 # In a third of the time by the older emitter of fusions: the newer one writes
 # MLIR first. Later versions have that alone, and end at a flag unknown to them.
@@ -31,6 +36,8 @@ if jaxlib.version.__version_info__ < (0, 11):
     '--xla_cpu_use_fusion_emitters=false '
     '--xla_cpu_parallel_codegen_split_count=1',  # Workers fill the cores.
   )
+
+cpu.use_onednn()  # As commands do.
 
 # Of tracing, a quarter is the search for cycles among what is traced.
 gc.set_threshold(50_000)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from undistillable import defenses, models
+from undistillable import cpu, defenses, models
 from undistillable.models import convolution, layers, resnet
 
 
@@ -240,19 +240,21 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize(
-  ('channels', 'features', 'groups', 'geometry'),
+  ('channels', 'features', 'groups', 'onednn', 'geometry'),
   [
-    *itertools.product([3], [5], [1], GEOMETRIES),
-    *itertools.product([7], [4], [1], GEOMETRIES[::3]),
-    *itertools.product([6], [6], [6], GEOMETRIES),
+    *itertools.product([3], [5], [1], [False], GEOMETRIES),
+    *itertools.product([7], [4], [1], [False], GEOMETRIES[::3]),
+    *itertools.product([6], [6], [6], [False, True], GEOMETRIES),
     # Of several channels a group: one path, whatever their number.
-    *itertools.product([6], [12], [6], GEOMETRIES[1::4]),
-    *itertools.product([8], [12], [2], GEOMETRIES[::2]),
+    *itertools.product([6], [12], [6], [False], GEOMETRIES[1::4]),
+    *itertools.product([8], [12], [2], [False], GEOMETRIES[::2]),
   ],
 )
 def test_convolution_equals_xla_s(
-  channels, features, groups, geometry, monkeypatch
+  channels, features, groups, onednn, geometry, monkeypatch
 ):
+  # What is written for oneDNN has to be right without it, too.
+  monkeypatch.setattr(cpu, 'has_onednn', lambda: onednn)
   shape, size, strides, padding = geometry
   # Chunks of two or three images, and one image or two that are left.
   monkeypatch.setattr(convolution, '_DEPTHWISE_IMAGES', 2)
@@ -337,8 +339,8 @@ def test_convolution_in_tiles_equals_xla_s(
     np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * scale)
 
 
-def _can_be_in_tiles(batch, size, kernel, strides):
-  del batch, size
+def _can_be_in_tiles(batch, size, kernel, strides, least):
+  del batch, size, least
   return (*kernel.shape[:2], strides) == (3, 3, 1)
 
 
@@ -465,8 +467,14 @@ def test_gradients_of_convolutions_work_in_loops_and_over_batches(groups):
     np.testing.assert_allclose(actual, expected, atol=1e-5 * scale, rtol=1e-4)
 
 
-@pytest.mark.parametrize('groups', [2, 4])
-def test_a_cpu_is_spared_the_grouped_convolution_and_others_are_not(groups):
+@pytest.mark.parametrize(
+  ('groups', 'onednn'), [(2, False), (2, True), (4, False)]
+)
+def test_a_cpu_is_spared_the_grouped_convolution_and_others_are_not(
+  groups, onednn, monkeypatch
+):
+  monkeypatch.setattr(cpu, 'has_onednn', lambda: onednn)
+
   def fn(x, kernel):
     return convolution.conv(x, kernel, padding=1, groups=groups)
 

@@ -17,7 +17,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from undistillable import config as config_lib, errors, terminal
+from undistillable import config as config_lib, cpu, errors, terminal
 from undistillable.storage import paths
 
 
@@ -45,6 +45,7 @@ def run(main: Callable[[], None], default: str | None = None) -> None:
     default: the config file where none is named.
   """
   terminal.be_printable()
+  cpu.use_onednn()
 
   def say(argv: list[str]) -> None:
     if len(argv) > 1:

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from undistillable import command, errors, study
+from undistillable import command, cpu, errors, study
 from undistillable.storage import paths
 from undistillable.training import hosts
 
@@ -61,6 +61,7 @@ def run(
     module: what was run with `python -m`, for the report.
     change_fn: makes of the config what is run.
   """
+  cpu.use_huge_pages()
   command.run(lambda: _main(chosen, module, change_fn))
 
 

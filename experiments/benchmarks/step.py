@@ -27,6 +27,7 @@ from absl import flags, logging
 from undistillable import (
   attacks,
   command,
+  cpu,
   data,
   defenses,
   method as method_lib,
@@ -212,4 +213,5 @@ def _share_of_peak(images_per_s: float) -> float | None:
 
 
 if __name__ == '__main__':
+  cpu.use_huge_pages()
   command.run(main)

@@ -25,14 +25,19 @@ import jax.typing
 import numpy as np
 from jax import export
 
+from undistillable import cpu
 from undistillable.models import winograd
 
 # Bytes of the images, or of their gradients, that are read at a time for the
 # gradient of a kernel: a core's cache holds both.
 _CHUNK_BYTES = 2**19
 _WINOGRAD_BYTES = 5 * 2**20  # Of transformed images, at a time.
-_WINOGRAD_SAVING = 50  # Products that a transformed value must save.
+# Products that a transformed value must save; those of the outputs are
+# transformed once more than those of a kernel's gradient.
+_WINOGRAD_SAVING = 50
+_WINOGRAD_SAVING_OF_GRADIENT = 30
 _DEPTHWISE_IMAGES = 4  # Whose products are summed before they are written.
+_FEW_WEIGHTS = 4  # Of a channel.
 
 _BranchFn = Callable[[jax.Array, jax.Array], jax.Array]
 _Tree = TypeVar('_Tree')  # Of arrays.
@@ -72,14 +77,14 @@ def conv(
 
   if x.dtype != kernel.dtype:
     raise ValueError(f'x is {x.dtype} and the kernel {kernel.dtype}')
-  direct, on_cpu = _branches(strides, padding, groups)
+  direct, on_cpu = _branches(strides, padding, groups, cpu.has_onednn())
   # Decided when it is compiled, for the platform that it is compiled for.
   return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
 
 @functools.lru_cache(maxsize=256)
 def _branches(
-  strides: int, padding: int, groups: int
+  strides: int, padding: int, groups: int, onednn: bool
 ) -> tuple[_BranchFn, _BranchFn]:
   """XLA's own convolution, and what a CPU does instead.
 
@@ -100,7 +105,8 @@ def _branches(
     if x.shape[0] == 0 or rows < kernel.shape[0] or columns < kernel.shape[1]:
       return direct(x, kernel)  # There is nothing to compute.
     if groups == x.shape[-1] == kernel.shape[-1] > 1:
-      return _depthwise(x, kernel, strides, padding)
+      depthwise = _depthwise if onednn else _depthwise_in_shifts
+      return depthwise(x, kernel, strides, padding)
     if groups > 1:
       return _grouped_on_cpu(x, kernel, strides, padding, groups)
     return _dense_on_cpu(x, kernel, strides, padding)
@@ -196,7 +202,8 @@ def _convolve_fast(
     n + sum(both) - winograd.OVERLAP
     for n, both in zip(x.shape[1:3], edges, strict=True)
   )
-  if not _suits_winograd(x.shape[0], (height, width), kernel, strides):
+  size = height, width
+  if not _suits_winograd(x.shape[0], size, kernel, strides, _WINOGRAD_SAVING):
     return _convolve(x, kernel, edges, strides)
   transformed = winograd.transform_kernel(kernel)
 
@@ -204,12 +211,16 @@ def _convolve_fast(
     tiles = _to_tiles(x, edges, winograd.OVERLAP)
     return winograd.convolve(tiles, transformed)[:, :height, :width]
 
-  chunk = _winograd_images((height, width), kernel)
+  chunk = _winograd_images(size, kernel)
   return _map_over_chunks(chunk_outputs, chunk, x)
 
 
 def _suits_winograd(
-  batch: int, size: tuple[int, ...], kernel: jax.Array, strides: int
+  batch: int,
+  size: tuple[int, ...],
+  kernel: jax.Array,
+  strides: int,
+  least: float,
 ) -> bool:
   """Whether Winograd's convolution, with outputs of that size, is faster.
 
@@ -227,7 +238,7 @@ def _suits_winograd(
   products = channels * features * winograd.PIXELS * tiles
   saved = channels * features * side**2 * batch * math.prod(size) - products
   values = tiles * (channels + features) + channels * features
-  return saved >= _WINOGRAD_SAVING * winograd.PIXELS * values
+  return saved >= least * winograd.PIXELS * values
 
 
 def _winograd_images(size: tuple[int, ...], kernel: jax.Array) -> int:
@@ -263,7 +274,9 @@ def _dense_kernel_gradient(
   channels of 32x32 pixels take 41 ms, and 107 ms in XLA's own single piece.
   """
   size = grad.shape[1:3]
-  if _suits_winograd(len(x), size, kernel, strides):
+  if _suits_winograd(
+    len(x), size, kernel, strides, _WINOGRAD_SAVING_OF_GRADIENT
+  ):
     return _winograd_kernel_gradient(x, grad, kernel, padding)
   rows, columns = (
     (padding, (n_out - 1) * strides + k - n_in - padding)
@@ -296,6 +309,18 @@ def _winograd_kernel_gradient(
   chunk = _winograd_images(grad.shape[1:3], kernel)
   total = _sum_over_chunks(chunk_products, chunk, x, grad)
   return winograd.kernel_gradient(total)
+
+
+def _convolve_depthwise(
+  x: jax.Array, kernel: jax.Array, edges: _Edges, strides: int = 1
+) -> jax.Array:
+  """A depthwise convolution by oneDNN; of few weights, by XLA.
+
+  It makes one loop of them and what follows, as of the phases of a gradient.
+  """
+  if math.prod(kernel.shape[:2]) <= _FEW_WEIGHTS:
+    return _sum_of_shifts(x, kernel, edges, strides)
+  return _convolve(x, kernel, edges, strides, groups=x.shape[-1])
 
 
 def _sum_of_shifts(
@@ -375,7 +400,9 @@ def _image_gradient(
     first_row, rows = first_weight_and_padding(0, row)
     first_column, columns = first_weight_and_padding(1, column)
     weights = kernel[first_row::strides, first_column::strides]
-    return convolve(grad, weights[::-1, ::-1], (rows, columns))
+    # Or XLA would have the convolution mirror them, which oneDNN cannot.
+    mirrored = jax.lax.optimization_barrier(weights[::-1, ::-1])
+    return convolve(grad, mirrored, (rows, columns))
 
   if strides > min(kernel.shape[:2]):  # Some pixels meet no weight at all.
     wider = [(0, max(0, strides - k)) for k in kernel.shape[:2]]
@@ -436,6 +463,9 @@ _dense = _with_gradients(
   _convolve_fast, _dense_kernel_gradient, lambda kernel: kernel.swapaxes(2, 3)
 )
 _depthwise = _with_gradients(
+  _convolve_depthwise, _depthwise_kernel_gradient, lambda kernel: kernel
+)
+_depthwise_in_shifts = _with_gradients(
   _sum_of_shifts, _depthwise_kernel_gradient, lambda kernel: kernel
 )
 

@@ -12,7 +12,6 @@ share of every batch, and is given the answers of all: no array spans hosts.
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -24,17 +23,6 @@ import numpy as np
 from undistillable import errors, method as method_lib
 from undistillable.data import augment
 from undistillable.training import hosts
-
-# With JAX 0.7.2 and 0.8.0, not with 0.8.3, a product of matrices on a CPU may
-# be one with the weights that lay in the same place of the memory before:
-# XNNPACK keeps them, packed, by their address. This is read when the first
-# array is made.
-if jax.__version_info__ < (0, 9) and 'xnnpack' not in os.environ.get(
-  'XLA_FLAGS', ''
-):
-  os.environ['XLA_FLAGS'] = (
-    f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_xnnpack=false'.strip()
-  )
 
 AXIS = 'batch'
 # A loop on a CPU comes back after about as long, and after as many steps.
