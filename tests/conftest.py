@@ -37,7 +37,7 @@ if jaxlib.version.__version_info__ < (0, 11):
     '--xla_cpu_parallel_codegen_split_count=1',  # Workers fill the cores.
   )
 
-cpu.use_onednn()  # As commands do.
+cpu.use_fast_convolutions()  # As commands do.
 
 # Of tracing, a quarter is the search for cycles among what is traced.
 gc.set_threshold(50_000)

@@ -363,8 +363,9 @@ def _cpu_gradients(fn, x, kernel):
   ],
 )
 def test_only_convolutions_of_much_work_are_in_tiles(
-  channels, size, batch, strides, dtype, in_tiles
+  channels, size, batch, strides, dtype, in_tiles, monkeypatch
 ):
+  monkeypatch.setattr(convolution, '_WINOGRAD_SAVING', 50)
   x = jax.ShapeDtypeStruct((batch, size, size, channels), dtype)
   kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), dtype)
 
@@ -378,7 +379,8 @@ def test_only_convolutions_of_much_work_are_in_tiles(
     assert 'stablehlo.convolution' in exported.mlir_module()
 
 
-def test_many_channels_are_convolved_in_tiles_to_rounding():
+def test_many_channels_are_convolved_in_tiles_to_rounding(monkeypatch):
+  monkeypatch.setattr(convolution, '_WINOGRAD_SAVING', 50)
   x, kernel = _normal(64, 8, 7, 96), _normal(3, 3, 96, 128, seed=1)
   x = np.maximum(x, 0)
 

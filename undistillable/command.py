@@ -45,7 +45,7 @@ def run(main: Callable[[], None], default: str | None = None) -> None:
     default: the config file where none is named.
   """
   terminal.be_printable()
-  cpu.use_onednn()
+  cpu.use_fast_convolutions()
 
   def say(argv: list[str]) -> None:
     if len(argv) > 1:

@@ -12,42 +12,51 @@ from typing import Any
 
 import jax
 
-_ONEDNN = (
-  '--xla_cpu_experimental_onednn_custom_call=true',
-  # Or YNNPACK, which comes first, would take most convolutions.
+_ONEDNN = '--xla_cpu_experimental_onednn_custom_call=true'
+# YNNPACK, which comes before oneDNN and Eigen.
+_NO_YNN = (
   '--xla_cpu_experimental_ynn_fusion_type='
-  '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION',
+  '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 )
-_KNOWS_ONEDNN = (
-  (0, 11) <= jax.__version_info__ < (0, 13)
-  and platform.system() == 'Linux'
-  and platform.machine() == 'x86_64'
-)
+_VERSION = jax.__version_info__
+if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+  _FLAGS: tuple[str, ...] = ()
+elif (0, 11) <= _VERSION < (0, 13):
+  _FLAGS = _ONEDNN, _NO_YNN
+elif (0, 10) <= _VERSION < (0, 11):
+  _FLAGS = (_NO_YNN,)  # Its jaxlib has no oneDNN.
+else:
+  _FLAGS = ()
+
+# With JAX 0.10 a loop over tiles of images takes three times as long.
+HAS_FAST_LOOPS = _VERSION >= (0, 11)
+
 _HUGE_PAGES = 'glibc.malloc.hugetlb'
 _PACKAGES = 'undistillable', 'experiments'
 
 
-def use_onednn() -> None:
-  """Leaves convolutions on a CPU to oneDNN, the library that PyTorch uses.
+def use_fast_convolutions() -> None:
+  """Has a CPU's convolutions done by the fastest library in `jaxlib`.
 
-  Every command does. It is in the `jaxlib` of JAX 0.11 and 0.12 for Linux on
-  x86-64. Elsewhere nothing changes, nor where `XLA_FLAGS` speaks of oneDNN or
-  YNNPACK already, or where JAX keeps what it has compiled in a folder: it
-  cannot write programs of oneDNN. Too late when the first array is made.
+  On Linux and x86-64, with JAX 0.11 and 0.12, that is oneDNN, which PyTorch
+  uses, and with 0.10 Eigen. Every command calls this. Elsewhere nothing changes,
+  nor where `XLA_FLAGS` speaks of oneDNN or YNNPACK already, or where JAX keeps
+  what it has compiled in a folder: it cannot write programs of oneDNN. Too late
+  when the first array is made.
   """
   config: Any = jax.config  # It does not declare its values.
   keeps = (
     config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
   )
   mentioned = any(name in _flags() for name in ('onednn', 'ynn'))
-  if _KNOWS_ONEDNN and not keeps and not mentioned:
-    _add(*_ONEDNN)
+  if not keeps and not mentioned:
+    _add(*_FLAGS)
 
 
 def has_onednn() -> bool:
   """Whether a CPU's convolutions are left to oneDNN."""
   given = _flags().split()
-  return _KNOWS_ONEDNN and all(flag in given for flag in _ONEDNN)
+  return _ONEDNN in _FLAGS and all(flag in given for flag in _FLAGS)
 
 
 def use_huge_pages() -> None:
@@ -98,11 +107,12 @@ def _flags() -> str:
 
 
 def _add(*flags: str) -> None:
-  os.environ['XLA_FLAGS'] = ' '.join((_flags(), *flags)).strip()
+  if flags:
+    os.environ['XLA_FLAGS'] = ' '.join((_flags(), *flags)).strip()
 
 
 # With JAX 0.7.2 and 0.8.0, not with 0.8.3, a product of matrices may be one
 # with the weights that lay in the same place of the memory before: XNNPACK
 # keeps them, packed, by their address.
-if jax.__version_info__ < (0, 9) and 'xnnpack' not in _flags():
+if _VERSION < (0, 9) and 'xnnpack' not in _flags():
   _add('--xla_cpu_use_xnnpack=false')

@@ -34,7 +34,7 @@ _CHUNK_BYTES = 2**19
 _WINOGRAD_BYTES = 5 * 2**20  # Of transformed images, at a time.
 # Products that a transformed value must save; those of the outputs are
 # transformed once more than those of a kernel's gradient.
-_WINOGRAD_SAVING = 50
+_WINOGRAD_SAVING = 50 if cpu.HAS_FAST_LOOPS else 300
 _WINOGRAD_SAVING_OF_GRADIENT = 30
 _DEPTHWISE_IMAGES = 4  # Whose products are summed before they are written.
 _FEW_WEIGHTS = 4  # Of a channel.
