@@ -39,10 +39,10 @@ def use_fast_convolutions() -> None:
   """Has a CPU's convolutions done by the fastest library in `jaxlib`.
 
   On Linux and x86-64, with JAX 0.11 and 0.12, that is oneDNN, which PyTorch
-  uses, and with 0.10 Eigen. Every command calls this. Elsewhere nothing changes,
-  nor where `XLA_FLAGS` speaks of oneDNN or YNNPACK already, or where JAX keeps
-  what it has compiled in a folder: it cannot write programs of oneDNN. Too late
-  when the first array is made.
+  uses, and with 0.10 Eigen. Every command calls this. Elsewhere nothing
+  changes, nor where `XLA_FLAGS` speaks of oneDNN or YNNPACK already, or where
+  JAX keeps what it has compiled in a folder: it cannot write programs of
+  oneDNN. Too late when the first array is made.
   """
   config: Any = jax.config  # It does not declare its values.
   keeps = (
