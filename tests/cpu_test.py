@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from undistillable import cpu
@@ -13,28 +14,38 @@ from undistillable import cpu
 BOTH = cpu._ONEDNN, cpu._NO_YNN
 ROOT = pathlib.Path(__file__).parents[1]
 HAS_IT = cpu._ONEDNN in cpu._FLAGS
+# Writes outputs and gradients; of two of them prints how many convolutions are
+# oneDNN's, and how many are not.
 PROGRAM = """
+import itertools, sys
 import jax, numpy as np
 from undistillable import cpu
 from undistillable.models import convolution
 
 cpu.use_fast_convolutions()
 
-def both(x, kernel, groups):
+def both(x, kernel, groups, strides, padding):
   def fn(x, kernel):
-    return convolution.conv(x, kernel, padding=1, groups=groups)
+    return convolution.conv(
+      x, kernel, groups=groups, strides=strides, padding=padding)
   y, vjp = jax.vjp(fn, x, kernel)
   return y, *vjp(np.cos(np.arange(y.size)).reshape(y.shape).astype('float32'))
 
-for groups in (1, 8):
+found = {}
+for given in itertools.product((1, 8), (1, 2, 3), (1, 2), (0, 1, 4)):
+  groups, side, *rest = given
   x = np.sin(np.arange(4 * 9 * 8 * 8)).reshape(4, 9, 8, 8).astype('float32')
-  kernel = np.sin(np.arange(72 * (8 // groups)).astype('float32'))
-  kernel = kernel.reshape(3, 3, -1, 8)
-  jitted = jax.jit(both, static_argnums=2).lower(x, kernel, groups).compile()
-  text = jitted.as_text()
-  print(text.count('custom_call_target="__onednn$convolution"'),
-        text.count(' convolution('),
-        *(f'{float(np.abs(a).sum()):.4g}' for a in jitted(x, kernel)))
+  kernel = np.sin(np.arange(side * side * 8 * 8 // groups).astype('float32'))
+  kernel = kernel.reshape(side, side, -1, 8)
+  jitted = jax.jit(both, static_argnums=(2, 3, 4))
+  compiled = jitted.lower(x, kernel, groups, *rest).compile()
+  for i, array in enumerate(compiled(x, kernel)):
+    found[f'{given} {i}'] = array
+  if given[1:] == (3, 1, 1):
+    text = compiled.as_text()
+    print(text.count('custom_call_target="__onednn$convolution"'),
+          text.count(' convolution('))
+np.savez(sys.argv[1], **found)
 """
 
 
@@ -51,19 +62,24 @@ def _run(*command, **variables):
 
 
 @pytest.mark.skipif(not HAS_IT, reason='this jaxlib has no oneDNN')
-def test_convolutions_are_left_to_onednn_and_answer_the_same():
-  kept = {'JAX_ENABLE_COMPILATION_CACHE': 'false', 'XLA_FLAGS': None}
-  kept['JAX_DISABLE_MOST_OPTIMIZATIONS'] = None
-  done = _run('-c', PROGRAM, **kept)
-  assert done.returncode == 0, done.stderr
-  other = '--xla_cpu_experimental_onednn_custom_call=false'
-  without = _run('-c', PROGRAM, **(kept | {'XLA_FLAGS': other}))
-  lines = [line.split() for line in done.stdout.splitlines()]
-  expected = [line.split() for line in without.stdout.splitlines()]
-  assert [line[2:] for line in lines] == [line[2:] for line in expected]
-  # Outputs and both gradients; of a depthwise kernel it is no convolution.
-  assert [line[:2] for line in lines] == [['3', '0'], ['2', '0']]
-  assert [line[0] for line in expected] == ['0', '0']
+def test_convolutions_are_left_to_onednn_and_answer_the_same(tmp_path):
+  given = {
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': None,
+  }
+  printed, found = [], []
+  for flags in (None, '--xla_cpu_experimental_onednn_custom_call=false'):
+    file = tmp_path / f'{len(found)}.npz'
+    done = _run('-c', PROGRAM, str(file), XLA_FLAGS=flags, **given)
+    assert done.returncode == 0, done.stderr
+    printed.append(done.stdout.splitlines())
+    found.append(dict(np.load(file)))
+  # Outputs and both gradients; that of a depthwise kernel is no convolution.
+  assert printed[0] == ['3 0', '2 0']
+  assert [line[:2] for line in printed[1]] == ['0 ', '0 ']
+  assert found[0].keys() == found[1].keys()
+  for name, actual in found[0].items():
+    np.testing.assert_allclose(actual, found[1][name], atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(
