@@ -119,6 +119,7 @@ def _starts_again(
   tunables=None,
   setting='always [madvise] never',
   library='glibc',
+  plugins=False,
 ):
   """What the process would start again as, or None."""
   monkeypatch.setattr(sys, 'orig_argv', list(argv))
@@ -128,6 +129,7 @@ def _starts_again(
   monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
   if tunables is not None:
     monkeypatch.setenv('GLIBC_TUNABLES', tunables)
+  monkeypatch.setattr(cpu, '_HAS_PLUGINS', plugins)
   monkeypatch.setattr(cpu.platform, 'libc_ver', lambda: (library, '2.36'))
   monkeypatch.setattr(pathlib.Path, 'read_text', lambda self: setting)
   started = []
@@ -175,6 +177,7 @@ def test_a_command_starts_again_with_its_whole_line(
     {'setting': '[always] madvise never'},
     {'setting': 'always madvise [never]'},
     {'library': ''},
+    {'plugins': True},
     {'argv': ('python', 'mine.py'), 'runs': None},
     {'argv': ('python', 'mine.py'), 'runs': 'undistillable.main'},
     {'argv': ('python', '-m', 'pdb', '-m', 'undistillable.main')},

@@ -4,6 +4,7 @@ XLA reads `XLA_FLAGS` once, then, and ends the process at a flag that it does
 not know: so each is for the versions of JAX that it was measured with.
 """
 
+import importlib.util
 import os
 import pathlib
 import platform
@@ -19,7 +20,10 @@ _NO_YNN = (
   '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 )
 _VERSION = jax.__version_info__
-if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+# Those of a GPU or a TPU, which read the same flags, and may know others.
+_HAS_PLUGINS = any(map(importlib.util.find_spec, ('jax_plugins', 'libtpu')))
+_IS_FOR_THIS = (platform.system(), platform.machine()) == ('Linux', 'x86_64')
+if _HAS_PLUGINS or not _IS_FOR_THIS:
   _FLAGS: tuple[str, ...] = ()
 elif (0, 11) <= _VERSION < (0, 13):
   _FLAGS = _ONEDNN, _NO_YNN
@@ -40,9 +44,10 @@ def use_fast_convolutions() -> None:
 
   On Linux and x86-64, with JAX 0.11 and 0.12, that is oneDNN, which PyTorch
   uses, and with 0.10 Eigen. Every command calls this. Elsewhere nothing
-  changes, nor where `XLA_FLAGS` speaks of oneDNN or YNNPACK already, or where
-  JAX keeps what it has compiled in a folder: it cannot write programs of
-  oneDNN. Too late when the first array is made.
+  changes, nor beside a plugin for GPUs or TPUs, nor where `XLA_FLAGS` speaks of
+  oneDNN or YNNPACK already, or where JAX keeps what it has compiled in a
+  folder: it cannot write programs of oneDNN. Too late when the first array is
+  made.
   """
   config: Any = jax.config  # It does not declare its values.
   keeps = (
@@ -64,13 +69,15 @@ def use_huge_pages() -> None:
 
   Once, as the same process, with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which
   is read when a process starts: for what fills gigabytes, a CPU spends up to a
-  third of its time on looking up pages of 4 KiB. Nothing happens where that
-  variable speaks of huge pages already; where Linux gives them to all, or to
-  none; and in a program of one's own, a debugger or a notebook.
+  third of its time on looking up pages of 4 KiB. Nothing happens beside a
+  plugin for GPUs or TPUs; where that variable speaks of huge pages already;
+  where Linux gives them to all, or to none; and in a program of one's own, a
+  debugger or a notebook.
   """
   given = os.environ.get('GLIBC_TUNABLES', '')
   if (
     _is_a_command_of_ours()
+    and not _HAS_PLUGINS
     and _HUGE_PAGES not in given
     and platform.libc_ver()[0] == 'glibc'
     and _gives_huge_pages_to_who_asks()
