@@ -379,6 +379,21 @@ def test_only_convolutions_of_much_work_are_in_tiles(
     assert 'stablehlo.convolution' in exported.mlir_module()
 
 
+@pytest.mark.parametrize(('channels', 'convolutions'), [(32, 1), (64, 0)])
+def test_the_gradient_of_a_kernel_is_in_tiles_before_outputs_are(
+  channels, convolutions, monkeypatch
+):
+  monkeypatch.setattr(convolution, '_WINOGRAD_SAVING', 50)
+  x = jax.ShapeDtypeStruct((128, 8, 8, channels), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
+
+  def fn(x, kernel):
+    return convolution.conv(x, kernel, padding=1)
+
+  text = _cpu_gradients(fn, x, kernel)
+  assert text.count('stablehlo.convolution') == convolutions
+
+
 def test_many_channels_are_convolved_in_tiles_to_rounding(monkeypatch):
   monkeypatch.setattr(convolution, '_WINOGRAD_SAVING', 50)
   x, kernel = _normal(64, 8, 7, 96), _normal(3, 3, 96, 128, seed=1)

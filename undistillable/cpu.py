@@ -22,15 +22,16 @@ _NO_YNN = (
 _VERSION = jax.__version_info__
 # Those of a GPU or a TPU, which read the same flags, and may know others.
 _HAS_PLUGINS = any(map(importlib.util.find_spec, ('jax_plugins', 'libtpu')))
-_IS_FOR_THIS = (platform.system(), platform.machine()) == ('Linux', 'x86_64')
-if _HAS_PLUGINS or not _IS_FOR_THIS:
-  _FLAGS: tuple[str, ...] = ()
-elif (0, 11) <= _VERSION < (0, 13):
-  _FLAGS = _ONEDNN, _NO_YNN
-elif (0, 10) <= _VERSION < (0, 11):
-  _FLAGS = (_NO_YNN,)  # Its jaxlib has no oneDNN.
-else:
-  _FLAGS = ()
+_IS_LINUX_ON_X86 = (platform.system(), platform.machine()) == (
+  'Linux',
+  'x86_64',
+)
+_FLAGS: tuple[str, ...] = ()
+if _IS_LINUX_ON_X86 and not _HAS_PLUGINS:
+  if (0, 11) <= _VERSION < (0, 13):
+    _FLAGS = _ONEDNN, _NO_YNN
+  elif (0, 10) <= _VERSION < (0, 11):
+    _FLAGS = (_NO_YNN,)  # Its jaxlib has no oneDNN.
 
 # With JAX 0.10 a loop over tiles of images takes three times as long.
 HAS_FAST_LOOPS = _VERSION >= (0, 11)
