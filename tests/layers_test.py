@@ -257,7 +257,9 @@ def test_convolution_equals_xla_s(
   monkeypatch.setattr(cpu, 'has_onednn', lambda: onednn)
   shape, size, strides, padding = geometry
   # Chunks of two or three images, and one image or two that are left.
-  monkeypatch.setattr(convolution, '_DEPTHWISE_IMAGES', 2)
+  monkeypatch.setattr(convolution, '_DEPTHWISE_PARTS', 2)
+  # Either of bands, where it can be cut, or of images alone.
+  monkeypatch.setattr(cpu, 'HAS_FAST_LOOPS', onednn)
   monkeypatch.setattr(convolution, '_CHUNK_BYTES', 10 * channels * size[0] ** 2)
   x = _normal(5, *size, channels)
   kernel = _normal(*shape, channels // groups, features, seed=1)
