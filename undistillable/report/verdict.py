@@ -18,7 +18,7 @@ Pure NumPy and SciPy; nothing here knows what a network is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,15 +155,25 @@ def bootstrap(
   # float[replicates, R_a + R_c], the accuracies.
   hits = np.concatenate(
     [
-      rng.multinomial(number, shares, min(_TOGETHER, replicates - done))
-      @ (kinds.T / number)
-      for done in range(0, replicates, _TOGETHER)
+      drawn @ (kinds.T / number)
+      for drawn in _draws(rng, number, shares, replicates)
     ]
   )
   parts = hits[:, : len(attack)], hits[:, len(attack) :]
   ours, theirs = (_drawn_mean(rng, part) for part in parts)
   low, high = np.quantile(ours - theirs, (level, 1 - LEVEL))
   return 100.0 * float(low), 100.0 * float(high)
+
+
+def _draws(
+  rng: np.random.Generator, number: int, shares: np.ndarray, replicates: int
+) -> Iterator[np.ndarray]:
+  """How often each is drawn of `number`, int[replicates, len(shares)] in parts.
+
+  All at once they are gigabytes, of tens of thousands of images.
+  """
+  for done in range(0, replicates, _TOGETHER):
+    yield rng.multinomial(number, shares, min(_TOGETHER, replicates - done))
 
 
 def _drawn_mean(rng: np.random.Generator, hits: np.ndarray) -> np.ndarray:
@@ -220,10 +230,14 @@ def stability(validation: Mapping[str, np.ndarray]) -> float:
   hits = np.stack([validation[name].mean(axis=0) for name in names])
   number = hits.shape[1]
   rng = np.random.default_rng(0)
-  counts = rng.multinomial(number, np.full(number, 1 / number), _REPLICATES)
+  shares = np.full(number, 1 / number)
   # Rounded: sums of equal numbers in another order are to stay equal.
-  found = np.argmax(np.round(counts @ hits.T, 6), axis=1)
-  return float(np.mean(found == names.index(choose(validation))))
+  found = [
+    np.argmax(np.round(drawn @ hits.T, 6), axis=1)
+    for drawn in _draws(rng, number, shares, _REPLICATES)
+  ]
+  same = np.concatenate(found) == names.index(choose(validation))
+  return float(same.mean())
 
 
 class Contest(NamedTuple):
