@@ -124,6 +124,10 @@ def _convolve(
   groups: int = 1,
 ) -> jax.Array:
   """XLA's own convolution, padded; the kernel dilated by `dilation`."""
+  if min(map(min, edges)) < 0:
+    # Where pixels are to be cut off first, some of XLA's read other memory; it
+    # would make one operation of both again.
+    x, edges = jax.lax.optimization_barrier(_pad(x, edges)), _all(0)
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -468,7 +472,9 @@ def _with_gradients(
 
 
 _dense = _with_gradients(
-  _convolve_fast, _dense_kernel_gradient, lambda kernel: kernel.swapaxes(2, 3)
+  _convolve_fast,
+  _dense_kernel_gradient,
+  lambda kernel: jnp.swapaxes(kernel, 2, 3),
 )
 _depthwise = _with_gradients(
   _convolve_depthwise, _depthwise_kernel_gradient, lambda kernel: kernel
