@@ -320,6 +320,7 @@ def test_a_data_set_larger_than_the_memory_is_refused(digits_dir, monkeypatch):
   data.load('digits', data_dir=digits_dir)
 
 
+@pytest.mark.whole
 def test_cifar10_of_the_shared_folder_is_read(shared):
   data_dir = shared / 'data' / 'tfds'
   data.check('cifar10', data_dir=data_dir)

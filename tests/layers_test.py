@@ -285,6 +285,34 @@ def test_convolution_equals_xla_s(
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('seed', range(12))
+def test_any_convolution_equals_xla_s(seed):
+  rng = np.random.default_rng(seed)
+  strides, padding = int(rng.integers(1, 5)), int(rng.integers(0, 5))
+  groups = int(rng.choice([1, 1, 2, 6]))
+  channels, features = groups * rng.integers(1, 9, size=2)
+  shape = rng.integers(1, 6, size=2)
+  # There is one pixel of outputs at least.
+  size = np.maximum(1, shape - 2 * padding) + rng.integers(0, 12, size=2)
+  x = _normal(rng.integers(1, 19), *size, channels)
+  kernel = _normal(*shape, channels // groups, features, seed=1)
+
+  def ours(x, kernel):
+    return convolution.conv(
+      x, kernel, strides=strides, padding=padding, groups=groups
+    )
+
+  def xla(x, kernel):
+    return _xla_conv(x, kernel, strides, padding, groups)
+
+  for actual, expected in zip(
+    _value_and_grads(ours, x, kernel),
+    _value_and_grads(xla, x, kernel),
+    strict=True,
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_kernel_of_numpy_has_gradients_outside_programs_too():
   x, kernel = np.asarray(_normal(2, 5, 5, 3)), np.asarray(_normal(3, 3, 3, 4))
 

@@ -123,9 +123,16 @@ RNG = jax.random.key(1)
 # Whose batches are split over two devices as well.
 SPLIT = ('airbench94', 'cnn8', 'resnetc8')
 BATCH_SIZE = 8
+MADE_HERE = 'digits', 'patches'  # Data sets without a file of their own.
 SMALL = networks.Small()
 # Those that look into a student want more of it to look into.
 DEEPER = {'skeptical': networks.Small(strides=(1, 2, 2))}
+
+# Of those with files all images are read.
+DATASETS = [
+  pytest.param(name, marks=() if name in MADE_HERE else pytest.mark.whole)
+  for name in data.DATASETS
+]
 
 
 def shrunk(name):
@@ -276,7 +283,7 @@ def test_what_a_method_declares_can_be_read(kind, name):
     assert getattr(module, 'DATA', 'own') in ('own', 'foreign', 'none')
 
 
-@pytest.mark.parametrize('name', data.DATASETS)
+@pytest.mark.parametrize('name', DATASETS)
 def test_dataset(name, tmp_path, request):
   data_dir = _data_dir(name, tmp_path, request)
   loaded = data.load(name, data_dir=data_dir)
@@ -294,7 +301,7 @@ def test_dataset(name, tmp_path, request):
 
 def _data_dir(name, tmp_path, request):
   """Where the real data are, prepared if need be."""
-  if name == 'digits':
+  if name in MADE_HERE:
     return tmp_path
   shared = request.getfixturevalue('shared')
   if name == 'tiny_imagenet':
