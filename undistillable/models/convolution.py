@@ -125,8 +125,8 @@ def _convolve(
 ) -> jax.Array:
   """XLA's own convolution, padded; the kernel dilated by `dilation`."""
   if min(map(min, edges)) < 0:
-    # Where pixels are to be cut off first, some of XLA's read other memory; it
-    # would make one operation of both again.
+    # Eigen's, with JAX before 0.11, reads other memory where it shall cut off.
+    # Behind a barrier, or XLA may make one operation of both again.
     x, edges = jax.lax.optimization_barrier(_pad(x, edges)), _all(0)
   return jax.lax.conv_general_dilated(
     x,
@@ -354,7 +354,7 @@ def _depthwise_kernel_gradient(
 
   144 channels of 17x17 pixels take 6 ms; differentiated by JAX, the products
   are written to memory and summed from there in 49 ms. Parts are bands of one
-  image, of which a cache holds more, as far as its height has such.
+  image, which a cache holds, or images where its height has no such bands.
   """
   bands = math.gcd(grad.shape[1], _DEPTHWISE_PARTS) if cpu.HAS_FAST_LOOPS else 1
 
