@@ -220,6 +220,26 @@ def _xla_conv(x, kernel, strides, padding, groups):
   )
 
 
+def _check_equals_xla_s(x, kernel, strides, padding, groups, atol=1e-5):
+  """Values and gradients, to rounding."""
+
+  def ours(x, kernel):
+    return convolution.conv(
+      x, kernel, strides=strides, padding=padding, groups=groups
+    )
+
+  def xla(x, kernel):
+    return _xla_conv(x, kernel, strides, padding, groups)
+
+  for actual, expected in zip(
+    _value_and_grads(ours, x, kernel),
+    _value_and_grads(xla, x, kernel),
+    strict=True,
+  ):
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=atol)
+
+
 # (kernel, size of the images, strides, padding)
 GEOMETRIES = [
   ((1, 1), (8, 8), 1, 0),
@@ -268,21 +288,7 @@ def test_convolution_equals_xla_s(
   x = _normal(5, *size, channels)
   kernel = _normal(*shape, channels // groups, features, seed=1)
 
-  def ours(x, kernel):
-    return convolution.conv(
-      x, kernel, strides=strides, padding=padding, groups=groups
-    )
-
-  def xla(x, kernel):
-    return _xla_conv(x, kernel, strides, padding, groups)
-
-  for actual, expected in zip(
-    _value_and_grads(ours, x, kernel),
-    _value_and_grads(xla, x, kernel),
-    strict=True,
-  ):
-    assert actual.dtype == expected.dtype
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+  _check_equals_xla_s(x, kernel, strides, padding, groups)
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -297,24 +303,11 @@ def test_any_convolution_equals_xla_s(seed):
   x = _normal(rng.integers(1, 19), *size, channels)
   kernel = _normal(*shape, channels // groups, features, seed=1)
 
-  def ours(x, kernel):
-    return convolution.conv(
-      x, kernel, strides=strides, padding=padding, groups=groups
-    )
-
-  def xla(x, kernel):
-    return _xla_conv(x, kernel, strides, padding, groups)
-
-  for actual, expected in zip(
-    _value_and_grads(ours, x, kernel),
-    _value_and_grads(xla, x, kernel),
-    strict=True,
-  ):
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+  _check_equals_xla_s(x, kernel, strides, padding, groups, atol=1e-4)
 
 
 def test_a_kernel_of_numpy_has_gradients_outside_programs_too():
-  x, kernel = np.asarray(_normal(2, 5, 5, 3)), np.asarray(_normal(3, 3, 3, 4))
+  x, kernel = _normal(2, 5, 5, 3), _normal(3, 3, 3, 4)
 
   def loss(x, kernel):
     return jnp.sin(convolution.conv(x, kernel, padding=1)).sum()
