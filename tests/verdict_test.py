@@ -415,3 +415,15 @@ def test_labels_turned_at_random_open_verdicts_on_average():
       contest = verdict.Contest('s', 'kd', {'kd': verdict.gain(*pair)})
       decided[i] += verdict.judge([contest], margin=2.0).decision != 'open'
   assert decided[1] < decided[0]
+
+
+def test_draws_in_parts_are_those_at_once(monkeypatch):
+  rng = np.random.default_rng(0)
+  hits = {name: rng.random((3, 40)) < 0.7 for name in 'abc'}
+  found = []
+  for together in (7, 10**6):
+    monkeypatch.setattr(verdict, '_TOGETHER', together)
+    bounds = verdict.bootstrap(hits['a'], hits['b'], replicates=100)
+    found.append((verdict.stability(hits), bounds))
+  assert found[0] == found[1]
+  assert 0 < found[0][0] < 1
